@@ -1,0 +1,557 @@
+"""Every table that Python writes, as SQLAlchemy Core metadata: columns, types, keys and grain.
+
+One home for the shape of a table: DDL (`crm tenant add`), COPY column lists, the column schema shown in
+Dagster and the dbt sources' columns are all read from here. A table's `comment` says what one row is.
+Tables that dbt builds are described in `dbt_project/models` and must not be repeated here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+metadata = sa.MetaData()
+control = sa.MetaData()
+
+Text, BigInt, Int, Bool, Date = sa.Text, sa.BigInteger, sa.Integer, sa.Boolean, sa.Date
+Stamp = sa.DateTime(timezone=True)
+Money = sa.Numeric()
+Float = sa.Double
+
+
+def _columns(names: str, kind: type[sa.types.TypeEngine] = Text) -> list[sa.Column]:
+    return [sa.Column(name, kind) for name in names.split()]
+
+
+def _table(name: str, comment: str, columns: Sequence[sa.schema.SchemaItem], *, owner: sa.MetaData = metadata) -> sa.Table:
+    schema, table = name.split(".")
+    return sa.Table(table, owner, *columns, schema=schema, comment=comment)
+
+
+# --- landing -------------------------------------------------------------------------------------------------
+
+landing_files = _table(
+    "landing.files",
+    "One row per file present in the drop folder at the last look.",
+    [
+        sa.Column("path", Text, primary_key=True),  # relative to the tenant's raw folder, POSIX separators
+        sa.Column("sha256", Text, nullable=False),
+        sa.Column("size_bytes", BigInt, nullable=False),
+        sa.Column("modified_at", Stamp, nullable=False),
+        sa.Column("dataset", Text),
+    ],
+)
+
+landing_parameters = _table(
+    "landing.parameters",
+    "One row per business rule in force for the refresh, with the as-of date beside them (name `as_of`).",
+    [sa.Column("name", Text, primary_key=True), sa.Column("value", JSONB, nullable=False)],
+)
+
+# --- raw -----------------------------------------------------------------------------------------------------
+
+raw_files = _table(
+    "raw.files",
+    "One row per file content ever seen under a path: its status, why, how it was read and what it holds.",
+    [
+        sa.Column("path", Text, primary_key=True),
+        sa.Column("sha256", Text, primary_key=True),
+        sa.Column("file_id", Text, nullable=False),  # first 16 hex of sha256: the same content is the same file
+        sa.Column("dataset", Text),
+        sa.Column("status", Text, nullable=False),  # waiting loaded duplicate unrecognised unreadable refused
+        sa.Column("reason", Text),
+        sa.Column("size_bytes", BigInt, nullable=False),
+        sa.Column("modified_at", Stamp, nullable=False),
+        sa.Column("order_key", Text),  # sortable with COLLATE "C": the file order of spec §2
+        sa.Column("file_date", Date),
+        sa.Column("format", Text),  # csv xlsx xls
+        sa.Column("encoding", Text),
+        sa.Column("delimiter", Text),
+        sa.Column("decimal_separator", Text),  # ',' or '.' where the file's values prove it, else null
+        sa.Column("date_order", Text),  # dmy or mdy
+        sa.Column("row_count", BigInt),  # data records in the file
+        sa.Column("first_date", Date),  # sales: span of sale dates, decides what a newer export replaces
+        sa.Column("last_date", Date),
+        sa.Column("mapping", JSONB),  # header -> field
+        sa.Column("unmapped_headers", ARRAY(Text)),
+        sa.Column("missing_fields", ARRAY(Text)),
+        sa.Column("mapping_quality", Int),
+        sa.Column("anomalies", JSONB),  # severity -> count
+        sa.Column("first_seen_at", Stamp, nullable=False),
+        sa.Column("loaded_at", Stamp),
+        sa.Column("deleted_at", Stamp),  # gone from the folder; its rows stay
+    ],
+)
+
+RAW_FIELDS = {
+    "sales_lines": "client_code document_no document_type line_no product_key product_label article vintage "
+    "order_date delivery_date quantity unit_price_ht amount_ht amount_ttc margin email postal_code city country "
+    "delivery_name delivery_postal_code delivery_country",
+    "customers": "client_code last_name first_name full_name email phone mobile address postal_code city country "
+    "type status email_opt_in opt_in_date opt_in_source email_opt_out phone_opt_out post_opt_out birth_date language",
+    "products": "product_key label article vintage family sub_family macro_category colour kind grape sweetness "
+    "price_ttc cost margin price_band premium_tier aroma_fruit aroma_floral aroma_spice aroma_mineral aroma_acidity "
+    "aroma_body aroma_tannin season_tags is_active is_archived allocation sold_by url image_url description awards",
+    "stock": "product_key warehouse quantity reserved as_of",
+    "contacts": "client_code email contact_date channel status campaign_id",
+    "aliases": "label product_key",
+}
+
+_RAW_COMMENTS = {
+    "sales_lines": "One row per line of a sales export, every mapped field as the text it was.",
+    "customers": "One row per line of a customer export, every mapped field as the text it was.",
+    "products": "One row per line of a product export, every mapped field as the text it was.",
+    "stock": "One row per line of a stock export, every mapped field as the text it was.",
+    "contacts": "One row per line of a contact history export, every mapped field as the text it was.",
+    "aliases": "One row per line of an alias file: a label and the product it means.",
+}
+
+RAW_TABLES = {
+    name: _table(
+        f"raw.{name}",
+        _RAW_COMMENTS[name],
+        [
+            sa.Column("file_id", Text, primary_key=True),
+            sa.Column("source_line", BigInt, primary_key=True),  # physical line where the record starts; sheets: row
+            sa.Column("row_no", BigInt, nullable=False),  # ordinal of the record in the file, from 1
+            *_columns(fields),
+            sa.Column("extra", JSONB),  # values of unmapped columns; of a ragged row, the whole row as a list
+            sa.Column("problems", ARRAY(Text)),  # what only landing can see: RAGGED_ROW
+        ],
+    )
+    for name, fields in RAW_FIELDS.items()
+}
+
+# Folder name or keyword (spec §2) -> raw table.
+DATASET_TABLES = {
+    "ventes_lignes": "sales_lines",
+    "clients": "customers",
+    "produits": "products",
+    "stock": "stock",
+    "contacts": "contacts",
+    "alias": "aliases",
+}
+
+# --- staging and curated: what needs a library that SQL has not -----------------------------------------------
+
+emails = _table(
+    "staging.emails",
+    "One row per e-mail text ever met: its normalised address, or why it is none. Known texts are not validated again.",
+    [
+        sa.Column("raw_email", Text, primary_key=True),
+        sa.Column("email", Text),  # null when invalid
+        sa.Column("reason", Text),
+    ],
+)
+
+phones = _table(
+    "staging.phones",
+    "One row per (phone text, country) ever met: its E.164 number, null when it is none.",
+    [
+        sa.Column("raw_phone", Text, primary_key=True),
+        sa.Column("country", Text, primary_key=True),  # ISO 3166 alpha-2, the region it was read in
+        sa.Column("phone", Text),
+    ],
+)
+
+customer_xref = _table(
+    "curated.customer_xref",
+    "One row per client code ever seen: the golden customer it belongs to.",
+    [
+        sa.Column("client_code", Text, primary_key=True),
+        sa.Column("customer_id", Text, nullable=False),
+        sa.Column("matched_by", Text, nullable=False),  # code email phone
+    ],
+)
+
+product_matches = _table(
+    "curated.product_matches",
+    "One row per (product key, label) pair of the sales: the product it was resolved to, and how.",
+    [
+        sa.Column("raw_product_key", Text, primary_key=True),  # as in raw.sales_lines, '' when null
+        sa.Column("raw_product_label", Text, primary_key=True),  # as in raw.sales_lines, '' when null
+        sa.Column("raw_vintage", Text, primary_key=True),  # as in raw.sales_lines, '' when null
+        sa.Column("sale_year", Int, primary_key=True),  # 0 unless the newest vintage not after it had to be chosen
+        sa.Column("product_key", Text, nullable=False),
+        sa.Column("matched_by", Text, nullable=False),  # key alias label fuzzy inferred
+        sa.Column("score", Float),
+        sa.Column("suggestion", Text),  # best catalogue key for the unmatched report, 80..95
+    ],
+)
+
+# --- customers -----------------------------------------------------------------------------------------------
+
+AROMAS = "aroma_fruit aroma_floral aroma_spice aroma_mineral aroma_acidity aroma_body aroma_tannin"
+
+taste_profiles = _table(
+    "customers.taste_profiles",
+    "One row per customer: aroma profile on seven axes 0..1, shrunk to the estate's mean, with its confidence.",
+    [
+        sa.Column("customer_id", Text, primary_key=True),
+        *_columns(AROMAS, Float),
+        sa.Column("confidence", Float, nullable=False),
+        sa.Column("confidence_level", Text, nullable=False),  # Low Medium High
+    ],
+)
+
+clusters = _table(
+    "customers.clusters",
+    "One row per customer with a qualifying order: the behavioural cluster it belongs to, within its population.",
+    [
+        sa.Column("customer_id", Text, primary_key=True),
+        sa.Column("population", Text, nullable=False),  # private professional
+        sa.Column("cluster_id", Text, nullable=False),
+        sa.Column("cluster_name", Text, nullable=False),
+    ],
+)
+
+cluster_profiles = _table(
+    "customers.cluster_profiles",
+    "One row per cluster: size, medians in natural units, and the centroid that keeps its id stable next run.",
+    [
+        sa.Column("cluster_id", Text, primary_key=True),
+        sa.Column("population", Text, nullable=False),
+        sa.Column("cluster_name", Text, nullable=False),
+        sa.Column("size", BigInt, nullable=False),
+        sa.Column("share", Float, nullable=False),
+        *_columns("recency_days frequency monetary average_order_value mean_interval_days diversity", Float),
+        sa.Column("centroid", ARRAY(Float), nullable=False),
+        sa.Column("silhouette", Float),
+        sa.Column("stability", Float),
+    ],
+)
+
+predictions = _table(
+    "customers.predictions",
+    "One row per customer: probability of an order in 90 days, expected orders and value over 365 days, churn flag.",
+    [
+        sa.Column("customer_id", Text, primary_key=True),
+        sa.Column("probability_90d", Float, nullable=False),
+        sa.Column("expected_orders_365d", Float, nullable=False),
+        sa.Column("expected_value_365d", Float, nullable=False),  # EUR HT
+        sa.Column("p_active", Float, nullable=False),
+        sa.Column("is_churning", Bool, nullable=False),
+        sa.Column("lead_score", Float, nullable=False),  # 0..100
+        sa.Column("method", Text, nullable=False),
+    ],
+)
+
+# --- recommendations ------------------------------------------------------------------------------------------
+
+runs = _table(
+    "recommendations.runs",
+    "One row per recommendation run: what went in (versions), what came out (counts, measures), and when.",
+    [
+        sa.Column("run_id", Text, primary_key=True),
+        sa.Column("as_of", Date, nullable=False),
+        sa.Column("is_historical", Bool, nullable=False),
+        sa.Column("dataset_version", Text, nullable=False),
+        sa.Column("state_version", Text, nullable=False),
+        sa.Column("rules_version", Text, nullable=False),
+        sa.Column("code_version", Text, nullable=False),
+        sa.Column("engine", JSONB),
+        sa.Column("n_customers", BigInt),
+        sa.Column("n_items", BigInt),
+        sa.Column("created_at", Stamp, nullable=False),
+        sa.Column("completed_at", Stamp),  # null: not complete, its rows may be replaced
+    ],
+)
+
+items = _table(
+    "recommendations.items",
+    "One row per recommended wine of a customer in a run.",
+    [
+        sa.Column("run_id", Text, primary_key=True),
+        sa.Column("customer_id", Text, primary_key=True),
+        sa.Column("wine_id", Text, primary_key=True),
+        sa.Column("product_key", Text, nullable=False),
+        sa.Column("scenario", Text, nullable=False),  # rebuy cross_sell upsell winback nurture
+        sa.Column("rank", Int, nullable=False),  # 1..n
+        sa.Column("score", Float, nullable=False),  # 0..100, comparable in a run
+        sa.Column("probability", Float, nullable=False),  # that wine in an order within 90 days
+        sa.Column("confidence", Float, nullable=False),
+        *_columns("collaborative content popularity rhythm margin season", Float),  # components, 0..1
+        sa.Column("explain_short", Text, nullable=False),
+        sa.Column("customer_sentence", Text, nullable=False),
+        sa.Column("reasons", JSONB, nullable=False),
+        sa.Column("rules_version", Text, nullable=False),
+    ],
+)
+
+# --- audit, gate, review --------------------------------------------------------------------------------------
+
+findings = _table(
+    "audit.findings",
+    "One row per audit rule that a customer's message breaks, per offending item where the rule is about an item.",
+    [
+        sa.Column("run_id", Text, primary_key=True),
+        sa.Column("customer_id", Text, primary_key=True),
+        sa.Column("rule_code", Text, primary_key=True),
+        sa.Column("product_key", Text, primary_key=True),  # '' when the rule is about the customer
+        sa.Column("rule_no", Int, nullable=False),
+        sa.Column("severity", Text, nullable=False),  # ERROR WARN
+        sa.Column("details", Text, nullable=False),  # the facts, without personal data
+    ],
+)
+
+scores = _table(
+    "audit.scores",
+    "One row per customer of a run: errors, warnings and the audit score 0..100.",
+    [
+        sa.Column("run_id", Text, primary_key=True),
+        sa.Column("customer_id", Text, primary_key=True),
+        sa.Column("n_errors", Int, nullable=False),
+        sa.Column("n_warnings", Int, nullable=False),
+        sa.Column("audit_score", Int, nullable=False),
+        sa.Column("first_rule", Text),  # first error, else first warning
+        sa.Column("rules_version", Text, nullable=False),
+    ],
+)
+
+data_quality = _table(
+    "audit.data_quality",
+    "One row per circuit-breaker check of a run: the measured ratio, its tolerance and its score 0..100.",
+    [
+        sa.Column("run_id", Text, primary_key=True),
+        sa.Column("check_code", Text, primary_key=True),
+        sa.Column("severity", Text, nullable=False),
+        sa.Column("weight", Float, nullable=False),
+        sa.Column("bad", Float, nullable=False),
+        sa.Column("total", Float, nullable=False),
+        sa.Column("tolerance", Float, nullable=False),
+        sa.Column("score", Float, nullable=False),
+    ],
+)
+
+decisions = _table(
+    "gate.decisions",
+    "One row per run: whether anything may be planned or sent from it, and why not. Activation obeys this row.",
+    [
+        sa.Column("run_id", Text, primary_key=True),
+        sa.Column("as_of", Date, nullable=False),
+        sa.Column("status", Text, nullable=False),  # open closed
+        sa.Column("reasons", ARRAY(Text), nullable=False),
+        sa.Column("data_quality_score", Float, nullable=False),
+        sa.Column("gate_export", Bool, nullable=False),
+        sa.Column("n_customers", BigInt, nullable=False),
+        sa.Column("n_permitted", BigInt, nullable=False),
+        sa.Column("n_eligible", BigInt, nullable=False),
+        sa.Column("n_errors", BigInt, nullable=False),
+        sa.Column("n_warnings", BigInt, nullable=False),
+        sa.Column("mean_audit_score", Float),
+        sa.Column("is_historical", Bool, nullable=False),
+        sa.Column("decided_at", Stamp, nullable=False),
+        sa.Column("rules_version", Text, nullable=False),
+    ],
+)
+
+next_actions = _table(
+    "gate.next_actions",
+    "One row per customer of a run: may we write, about what, with which audit score, and if not why.",
+    [
+        sa.Column("run_id", Text, primary_key=True),
+        sa.Column("customer_id", Text, primary_key=True),
+        sa.Column("client_code", Text, nullable=False),  # the code exports show
+        sa.Column("permitted", Bool, nullable=False),
+        sa.Column("permission_reason", Text),
+        sa.Column("scenario", Text),  # of the rank-1 item
+        sa.Column("n_items", Int, nullable=False),
+        sa.Column("audit_score", Int, nullable=False),
+        sa.Column("eligible", Bool, nullable=False),
+        sa.Column("reason", Text),  # permission reason, else first error, else first warning
+        sa.Column("rules_version", Text, nullable=False),
+    ],
+)
+
+review_decisions = _table(
+    "review.decisions",
+    "One row per decision a person took on a recommended wine.",
+    [
+        sa.Column("run_id", Text, primary_key=True),
+        sa.Column("customer_id", Text, primary_key=True),
+        sa.Column("wine_id", Text, primary_key=True),
+        sa.Column("scenario", Text, primary_key=True),
+        sa.Column("decision", Text, nullable=False),  # approve reject later
+        sa.Column("rating", Int),
+        sa.Column("comment", Text),
+        sa.Column("reviewer", Text, nullable=False),
+        sa.Column("decided_at", Stamp, nullable=False),
+    ],
+)
+
+# --- activation, outcomes -------------------------------------------------------------------------------------
+
+campaigns = _table(
+    "activation.campaigns",
+    "One row per occurrence of a campaign: the run it pins, the hash of its plan, and its mode.",
+    [
+        sa.Column("campaign", Text, primary_key=True),
+        sa.Column("occurrence", Text, primary_key=True),  # once, or an ISO week
+        sa.Column("step", Int, primary_key=True),
+        sa.Column("run_id", Text, nullable=False),
+        sa.Column("plan_hash", Text, nullable=False),
+        sa.Column("audience", BigInt, nullable=False),
+        sa.Column("holdout", BigInt, nullable=False),
+        sa.Column("as_of", Date, nullable=False),
+        sa.Column("planned_at", Stamp, nullable=False),
+        sa.Column("expires_on", Date, nullable=False),
+    ],
+)
+
+batches = _table(
+    "activation.batches",
+    "One row per batch of a planned campaign: 200 to 300 customers, the unit of planning and review.",
+    [
+        sa.Column("batch_id", Text, primary_key=True),
+        sa.Column("campaign", Text, nullable=False),
+        sa.Column("occurrence", Text, nullable=False),
+        sa.Column("step", Int, nullable=False),
+        sa.Column("batch_no", Int, nullable=False),
+        sa.Column("run_id", Text, nullable=False),
+        sa.Column("n_messages", BigInt, nullable=False),
+        sa.Column("status", Text, nullable=False),  # planned superseded sent
+    ],
+)
+
+messages = _table(
+    "activation.messages",
+    "One row per message planned for an address: the outbox. A message moves through states and is never repeated.",
+    [
+        sa.Column("message_id", Text, primary_key=True),
+        sa.Column("campaign", Text, nullable=False),
+        sa.Column("occurrence", Text, nullable=False),
+        sa.Column("step", Int, nullable=False),
+        sa.Column("address", Text, nullable=False),  # normalised e-mail
+        sa.Column("customer_id", Text, nullable=False),
+        sa.Column("run_id", Text, nullable=False),
+        sa.Column("batch_id", Text),  # null for the holdout
+        sa.Column("scenario", Text, nullable=False),
+        sa.Column("wine_ids", ARRAY(Text), nullable=False),
+        sa.Column("product_keys", ARRAY(Text), nullable=False),
+        sa.Column("params", JSONB, nullable=False),
+        sa.Column("status", Text, nullable=False),  # planned sending sent failed unknown superseded holdout
+        sa.Column("planned_at", Stamp, nullable=False),
+        sa.Column("sent_at", Stamp),
+        sa.UniqueConstraint("campaign", "occurrence", "step", "address"),
+    ],
+)
+
+attempts = _table(
+    "activation.attempts",
+    "One row per try to hand a chunk of messages to Brevo, dry runs included: what was tried and how it ended.",
+    [
+        sa.Column("attempt_id", Text, primary_key=True),
+        sa.Column("campaign", Text, nullable=False),
+        sa.Column("occurrence", Text, nullable=False),
+        sa.Column("step", Int, nullable=False),
+        sa.Column("tag", Text, nullable=False),  # one per chunk
+        sa.Column("n_messages", BigInt, nullable=False),
+        sa.Column("n_bytes", BigInt, nullable=False),
+        sa.Column("request_hash", Text, nullable=False),
+        sa.Column("is_dry_run", Bool, nullable=False),
+        sa.Column("outcome", Text),  # accepted rejected not_sent unknown dry_run; null while under way
+        sa.Column("started_at", Stamp, nullable=False),
+        sa.Column("ended_at", Stamp),
+    ],
+)
+
+activation_contacts = _table(
+    "activation.contacts",
+    "One row per address known to Brevo: whether it refused or is blocked there.",
+    [
+        sa.Column("address", Text, primary_key=True),
+        sa.Column("is_unsubscribed", Bool, nullable=False),
+        sa.Column("is_blocked", Bool, nullable=False),
+        sa.Column("row_hash", Text),
+        sa.Column("updated_at", Stamp, nullable=False),
+    ],
+)
+
+pauses = _table(
+    "activation.pauses",
+    "One row per stop of a campaign (campaign '*': all of them): who or what stopped it, and until when.",
+    [
+        sa.Column("pause_id", Text, primary_key=True),
+        sa.Column("campaign", Text, nullable=False),
+        sa.Column("reason", Text, nullable=False),
+        sa.Column("paused_by", Text, nullable=False),
+        sa.Column("paused_at", Stamp, nullable=False),
+        sa.Column("resumed_at", Stamp),
+    ],
+)
+
+events = _table(
+    "outcomes.events",
+    "One row per delivery event of a really sent message, duplicates collapsed.",
+    [
+        sa.Column("event_key", Text, primary_key=True),
+        sa.Column("address", Text, nullable=False),
+        sa.Column("tag", Text),
+        sa.Column("event", Text, nullable=False),  # delivered opened clicked soft_bounce hard_bounce unsubscribed spam …
+        sa.Column("occurred_at", Stamp, nullable=False),
+        sa.Column("campaign", Text),
+        sa.Column("channel", Text, nullable=False),
+    ],
+)
+
+reports_written = _table(
+    "reports.documents",
+    "One row per document written for the estate's people: which run, which kind, where it lies.",
+    [
+        sa.Column("run_id", Text, primary_key=True),
+        sa.Column("kind", Text, primary_key=True),  # export weekly_report
+        sa.Column("path", Text, primary_key=True),
+        sa.Column("sha256", Text, nullable=False),
+        sa.Column("size_bytes", BigInt, nullable=False),
+    ],
+)
+
+# --- the control database: no personal data, one connection for all tenants ------------------------------------
+
+file_watch = _table(
+    "watch.files",
+    "One row per file of a tenant's drop folder at the sensor's last look.",
+    [
+        sa.Column("tenant", Text, primary_key=True),
+        sa.Column("path", Text, primary_key=True),
+        sa.Column("signature", Text, nullable=False),  # size, mtime, ctime and inode: what a change cannot keep
+    ],
+    owner=control,
+)
+
+file_drops = _table(
+    "watch.drops",
+    "One row per tenant: the drop folder's last settled state, and which state was asked for and landed.",
+    [
+        sa.Column("tenant", Text, primary_key=True),
+        sa.Column("looked_fingerprint", Text),
+        sa.Column("requested_fingerprint", Text),
+        sa.Column("landed_fingerprint", Text),
+        sa.Column("request_no", BigInt, nullable=False, server_default="0"),  # grows: run keys never repeat
+        sa.Column("tries", Int, nullable=False, server_default="0"),
+        sa.Column("requested_at", Stamp),
+    ],
+    owner=control,
+)
+
+alerts = _table(
+    "alerts.causes",
+    "One row per cause of an alert and tenant: open until the cause is gone.",
+    [
+        sa.Column("tenant", Text, primary_key=True),
+        sa.Column("cause", Text, primary_key=True),
+        sa.Column("message", Text, nullable=False),
+        sa.Column("occurrences", BigInt, nullable=False),
+        sa.Column("opened_at", Stamp, nullable=False),
+        sa.Column("last_seen_at", Stamp, nullable=False),
+        sa.Column("recovered_at", Stamp),
+    ],
+    owner=control,
+)
+
+
+def table(schema: str, name: str) -> sa.Table:
+    """The tenant table `schema.name`; KeyError when Python does not own it."""
+    return metadata.tables[f"{schema}.{name}"]
