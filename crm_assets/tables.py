@@ -178,6 +178,7 @@ product_matches = _table(
         sa.Column("matched_by", Text, nullable=False),  # key alias label fuzzy inferred
         sa.Column("score", Float),
         sa.Column("suggestion", Text),  # best catalogue key for the unmatched report, 80..95
+        sa.Column("vintage_ambiguous", Bool, nullable=False),  # the vintage was chosen by the year of the sale
     ],
 )
 

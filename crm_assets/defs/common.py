@@ -1,0 +1,140 @@
+"""What every asset shares: the tenant partitions, the shape of a Python asset and of a check, plots as metadata.
+
+Keep stage logic out of here.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import sqlalchemy as sa
+
+from crm_assets import run_context, tables
+from crm_assets.databases import TENANT_SCHEMAS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+tenants_partitions = dg.DynamicPartitionsDefinition(name="tenant")
+
+# In an asset's signature: `tenant_run: TenantRun`.
+TenantRun = dg.ResourceParam[run_context.TenantRun]
+
+OWNERS = ("team:data",)
+STAGES = tuple(TENANT_SCHEMAS)
+
+
+def column_schema(table: sa.Table) -> dg.TableSchema:
+    """A table's columns as Dagster shows them."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                name=column.name,
+                type=str(column.type.compile(dialect=_dialect())).lower(),
+                constraints=dg.TableColumnConstraints(nullable=bool(column.nullable), unique=False),
+            )
+            for column in table.columns
+        ]
+    )
+
+
+def _dialect() -> sa.engine.Dialect:
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.dialect()
+
+
+def table_spec(
+    table: sa.Table,
+    *,
+    deps: Sequence[Sequence[str]] = (),
+    description: str | None = None,
+    kinds: Iterable[str] = ("python", "postgres"),
+) -> dg.AssetSpec:
+    """The spec of an asset that is a table written by Python."""
+    assert table.schema is not None
+    return dg.AssetSpec(
+        key=dg.AssetKey([table.schema, table.name]),
+        deps=[dg.AssetKey(list(key)) for key in deps],
+        description="\n\n".join(text for text in (table.comment, description) if text),
+        group_name=table.schema,
+        owners=list(OWNERS),
+        kinds=set(kinds),
+        partitions_def=tenants_partitions,
+        metadata={"dagster/column_schema": column_schema(table), "dagster/table_name": table.fullname},
+    )
+
+
+def tenant_asset(
+    table: sa.Table, *, deps: Sequence[Sequence[str]] = (), kinds: Iterable[str] = ("python", "postgres")
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """An asset that is one table of a tenant. Its description is the table's comment and the function's docstring."""
+
+    def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
+        spec = table_spec(table, deps=deps, description=(function.__doc__ or "").strip(), kinds=kinds)
+        made: dg.AssetsDefinition = dg.multi_asset(specs=[spec], name=f"{table.schema}__{table.name}")(function)
+        return made
+
+    return decorate
+
+
+def tenant_check(
+    asset: Sequence[str], *, blocking: bool = False, description: str | None = None, name: str | None = None
+) -> Callable[[Callable[..., Any]], dg.AssetChecksDefinition]:
+    """A check of a tenant's table. A red one must explain itself: measured value and threshold in its metadata."""
+
+    def decorate(function: Callable[..., Any]) -> dg.AssetChecksDefinition:
+        return dg.asset_check(
+            asset=dg.AssetKey(list(asset)),
+            name=name,
+            blocking=blocking,
+            description=description or (function.__doc__ or "").strip(),
+            partitions_def=tenants_partitions,
+        )(function)
+
+    return decorate
+
+
+def materialized(
+    rows: int, table: sa.Table | None = None, run: run_context.TenantRun | None = None, **metadata: Any
+) -> dg.MaterializeResult[Any]:
+    """The result of an asset: how many rows, as of when, and what a person would look at. No personal data."""
+    shown: dict[str, Any] = {"dagster/row_count": rows, **metadata}
+    if run is not None:
+        shown["as_of"] = run.as_of.isoformat()
+    return dg.MaterializeResult(
+        asset_key=[table.schema or "", table.name] if table is not None else None, metadata=shown
+    )
+
+
+def plot(figure: Figure) -> dg.MarkdownMetadataValue:
+    """A matplotlib figure as an image that the UI shows in line."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=80, bbox_inches="tight", metadata={"Software": None})
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return dg.MetadataValue.md(f"![plot](data:image/png;base64,{encoded})")
+
+
+def new_figure(width: float = 8, height: float = 4) -> Figure:
+    """An empty figure, without a display and without pyplot's global state."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+# External assets: what later stages write and earlier ones read, as of the run's start (no cycle).
+STATE_TABLES = (
+    tables.messages,
+    tables.activation_contacts,
+    tables.events,
+    tables.review_decisions,
+)
+
+
+def state_key(table: sa.Table) -> dg.AssetKey:
+    """The key under which a table that later stages write is read by earlier ones."""
+    return dg.AssetKey(["state", table.name])

@@ -1,0 +1,330 @@
+"""The business rules: the shape of `config/rules.yaml`, and a tenant's overrides laid over it.
+
+The numbers live in the YAML file, never here: a field without a value in the file is an error, not a default.
+Unknown keys are refused, so that a misspelt override cannot be silently without effect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+RULES_FILE = Path(__file__).parent / "config" / "rules.yaml"
+
+
+class Section(BaseModel):
+    """A part of the rules: frozen, and closed to keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Vat(Section):
+    default: float
+    by_country: dict[str, float]
+    other_countries: float
+    by_family: dict[str, float]
+
+
+class BottleCoefficient(Section):
+    pattern: str
+    coefficient: float
+
+
+class Values(Section):
+    vat: Vat
+    two_digit_year_pivot: int
+    bottle_coefficients: list[BottleCoefficient]
+    countries: dict[str, str] = {}
+
+
+class Documents(Section):
+    same_number_max_days: int
+    types: dict[str, Literal["count", "credit", "ignore"]]
+
+
+class TypePattern(Section):
+    pattern: str
+    type: str
+
+
+class StatusPattern(Section):
+    pattern: str
+    status: str
+
+
+class KindPattern(Section):
+    pattern: str
+    kind: str
+
+
+class Customers(Section):
+    name_similarity: float
+    phone_max_codes: int
+    email_max_names: int
+    invalid_email_share: float
+    collective_order_share: float
+    exclude_customers: list[str]
+    types: list[TypePattern]
+    professional_types: list[str]
+    statuses: list[StatusPattern]
+
+
+class PriceSegments(Section):
+    standard: float
+    premium: float
+    luxury: float
+
+
+class Products(Section):
+    fuzzy_match: float
+    fuzzy_margin: float
+    suggestion_min: float
+    stock_coverage_min: float
+    stock_max_age_days: int
+    price_segments: PriceSegments
+    customer_price_months: int
+    missing_price_days: int
+    popularity_days: int
+    recommendable_kinds: list[str]
+    kinds: list[KindPattern]
+
+
+class RfmEdges(Section):
+    recency: list[float]
+    frequency: list[float]
+    monetary: list[float]
+
+
+class Rfm(Section):
+    method: Literal["quintile", "edges"]
+    edges_below_customers: int
+    edges: RfmEdges
+
+
+class ConfidenceLevels(Section):
+    medium: float
+    high: float
+
+
+class Taste(Section):
+    half_weight_days: float
+    shrinkage_orders: float
+    full_confidence_orders: float
+    confidence_levels: ConfidenceLevels
+
+
+class Clusters(Section):
+    seed: int
+    k_min: int
+    k_max: int
+    stability_min: float
+    stability_resamples: int
+    smallest_share_min: float
+    sample_max: int
+
+
+class Engagement(Section):
+    open: float
+    click: float
+    bounce: float
+
+
+class Predictions(Section):
+    horizon_days: int
+    value_days: int
+    churn_interval_factor: float
+    churn_p_active: float
+    engagement_days: int
+    engagement: Engagement
+    min_customers: int
+    min_history_days: int
+
+
+class ComponentWeights(Section):
+    collaborative: float
+    content: float
+    popularity: float
+    rhythm: float
+    margin: float
+    season: float
+
+
+class ScenarioWeights(Section):
+    rebuy: ComponentWeights
+    cross_sell: ComponentWeights
+    upsell: ComponentWeights
+    winback: ComponentWeights
+    nurture: ComponentWeights
+
+
+class Multipliers(Section):
+    rebuy: float
+    cross_sell: float
+    upsell: float
+    winback: float
+    nurture: float
+
+
+class Recommendations(Section):
+    max_per_customer: int
+    bought_window_days: int
+    bought_window_days_professional: int
+    rejection_days: int
+    winback_after_days: int
+    winback_min_lifetime: float
+    rebuy_min_days: int
+    rebuy_max_days: int
+    rebuy_rhythm_share: float
+    upsell_max_price_ratio: float
+    nurture_price_segment: str
+    max_family_share: float
+    stock_bottles_per_message: float
+    stock_response_rate: float
+    probability_days: int
+    confidence_percentile: float
+    candidates_per_list: int
+    season_tags: dict[str, list[int]]
+    weights: ScenarioWeights
+    multipliers: Multipliers
+
+
+class Permission(Section):
+    adult_age: int
+    inactive_days: int
+    recent_order_days: int
+    professional_basis: bool
+    wine_trade_types: list[str]
+
+
+class Audit(Section):
+    error_points: int
+    warning_points: int
+    min_score: int
+    silence_days: int
+    fatigue_contacts: int
+    fatigue_days: int
+    duplicate_days: int
+    diversity_min_items: int
+    diversity_max_share: float
+    low_confidence: float
+
+
+class Tolerance(Section):
+    severity: Literal["ERROR", "WARN"]
+    tolerance: float
+
+
+class CircuitBreaker(Section):
+    weights: dict[Literal["ERROR", "WARN"], float]
+    min_score: float
+    window_days: int
+    stale_after_days: int
+    stale_span_days: int
+    volume_history_files: int
+    max_realistic_price: float
+    tolerances: dict[str, Tolerance]
+
+
+class Contacts(Section):
+    statuses: dict[str, Literal["contact", "engagement", "bounced", "refused"]]
+
+
+class Review(Section):
+    sample_size: int
+    max_rejected_share: float
+    carry_days: int
+
+
+class Activation(Section):
+    batch_size: int
+    batch_min: int
+    batch_max: int
+    carton_bottles: int
+    forbidden_words: list[str]
+    chunk_max_messages: int
+    chunk_max_bytes: int
+    plan_expires_days: int
+    holdout_share: float
+    holdout_min_eligible: int
+    conversion_days: int
+
+
+class Weekly(Section):
+    weekday: int
+    hour: int
+
+
+class Automation(Section):
+    weekly: Weekly
+    settle_looks: int
+    retry_after_minutes: int
+    max_tries: int
+
+
+class BusinessRules(Section):
+    """All business rules in force for one tenant."""
+
+    values: Values
+    documents: Documents
+    customers: Customers
+    products: Products
+    rfm: Rfm
+    taste: Taste
+    clusters: Clusters
+    predictions: Predictions
+    recommendations: Recommendations
+    permission: Permission
+    audit: Audit
+    circuit_breaker: CircuitBreaker
+    contacts: Contacts
+    review: Review
+    activation: Activation
+    automation: Automation
+
+    @cached_property
+    def version(self) -> str:
+        """First 12 hex of the SHA-256 of the effective rules."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    def parameters(self) -> dict[str, Any]:
+        """Every node of the rules under its dotted name, for `landing.parameters`."""
+        nodes: dict[str, Any] = {}
+
+        def walk(prefix: str, node: Any) -> None:
+            if prefix:
+                nodes[prefix] = node
+            if isinstance(node, dict):
+                for key, value in node.items():
+                    walk(f"{prefix}.{key}" if prefix else str(key), value)
+
+        walk("", self.model_dump(mode="json"))
+        return nodes
+
+
+@cache
+def defaults() -> dict[str, Any]:
+    """The rules as `config/rules.yaml` has them."""
+    loaded = yaml.safe_load(RULES_FILE.read_text(encoding="utf-8"))
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `overrides` laid over it, mapping by mapping; lists and scalars are replaced whole."""
+    merged = dict(base)
+    for key, value in overrides.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def load(overrides: dict[str, Any] | None = None) -> BusinessRules:
+    """The rules in force under a tenant's `rules:` mapping; pydantic.ValidationError names a wrong key."""
+    return BusinessRules.model_validate(merge(defaults(), overrides or {}))

@@ -1,0 +1,79 @@
+"""The environment, read and validated once. Nobody else reads os.environ.
+
+Each variable is described in `.env.example`; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import secrets
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """The CRM_* variables. Relative folders are taken from the project root."""
+
+    model_config = SettingsConfigDict(env_prefix="CRM_", env_file=ROOT / ".env", extra="ignore", frozen=True)
+
+    home: Path = Field(ROOT / "var", description="Folder of the state: embedded database, dbt targets, exports, logs.")
+    data: Path = Field(ROOT / "data", description="Folder of the drop folders: <data>/<tenant>/raw/.")
+    tenants: Path = Field(ROOT / "tenants", description="Folder of the tenant files: <slug>.yaml.")
+    database_url: SecretStr | None = Field(
+        None, description="URL of a PostgreSQL >= 14 whose role may create databases and roles; unset: embedded server."
+    )
+    database_prefix: str = Field("crm_", description="Prefix of tenant and control databases and roles.")
+    dagster_database: str = Field("dagster", description="Name of the database (and role) of Dagster's storage.")
+    secret: SecretStr | None = Field(
+        None, description="Secret from which database passwords are derived; unset: made once, kept in CRM_HOME/secret."
+    )
+    port: int = Field(3000, description="Port of the Dagster UI.")
+    host: str = Field("127.0.0.1", description="Address the Dagster UI listens on.")
+    code_host: str = Field("127.0.0.1", description="Host of the code server that workspace.yaml points at.")
+    code_port: int = Field(3030, description="Port of the code server that workspace.yaml points at.")
+    embedded_idle_minutes: float = Field(
+        30, description="Minutes without a connection after which an embedded server started by a command stops."
+    )
+    live: bool = Field(False, description="1 allows live sending where the tenant's file does too; else all is a dry run.")
+
+    @field_validator("home", "data", "tenants")
+    @classmethod
+    def _from_root(cls, value: Path) -> Path:
+        return value if value.is_absolute() else ROOT / value
+
+    @field_validator("database_prefix", "dagster_database")
+    @classmethod
+    def _is_identifier(cls, value: str) -> str:
+        if not value.replace("_", "a").isalnum() or not value.islower() or not value[0].isalpha():
+            raise ValueError("lower-case letters, digits and underscores only, starting with a letter")
+        return value
+
+    def secret_bytes(self) -> bytes:
+        """The deployment's secret; made once where CRM_SECRET is not set."""
+        if self.secret is not None:
+            return self.secret.get_secret_value().encode()
+        path = self.home / "secret"
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            self.home.mkdir(parents=True, exist_ok=True)
+            scratch = path.with_name(f".secret-{secrets.token_hex(4)}")
+            scratch.touch(mode=0o600)
+            scratch.write_text(secrets.token_hex(32))
+            try:
+                path.hardlink_to(scratch)  # two first commands at once: the first secret stays
+            except FileExistsError:
+                pass
+            finally:
+                scratch.unlink()
+            return path.read_bytes()
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process."""
+    return Settings()

@@ -1,0 +1,110 @@
+"""Shared fixtures: one PostgreSQL per session, a fresh database per test from a template.
+
+`CRM_TEST_DATABASE_URL` names a server to use instead of the embedded one. Tests only ever create and drop
+databases and roles whose names start with `crmtest_`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from crm_assets import databases, local
+from crm_assets.resources.warehouse import Warehouse
+from crm_assets.settings import ROOT, Settings, settings
+
+PREFIX = f"crmtest_{os.getpid()}_"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def session_home() -> Iterator[Path]:
+    """CRM_HOME of the session, outside the project: the developer's own state is never touched."""
+    # Not pytest's tmp_path: its 0700 parent could not be entered by the server's user.
+    home = Path(tempfile.mkdtemp(prefix="crmtest-"))
+    home.chmod(0o755)
+    yield home
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment(session_home: Path) -> Iterator[Settings]:
+    """The settings of the session, in the environment so that child processes share them."""
+    mine = {
+        "CRM_HOME": str(session_home),
+        "CRM_DATA": str(session_home / "data"),
+        "CRM_TENANTS": str(session_home / "tenants"),
+        "CRM_DATABASE_PREFIX": PREFIX,
+        "CRM_DAGSTER_DATABASE": f"{PREFIX}dagster",
+        "CRM_SECRET": "only for tests",
+        "CRM_LIVE": "0",
+        "DAGSTER_HOME": str(session_home / "dagster"),
+        "DAGSTER_DISABLE_TELEMETRY": "yes",
+        "GX_ANALYTICS_ENABLED": "false",
+    }
+    server = os.environ.get("CRM_TEST_DATABASE_URL")
+    os.environ.pop("CRM_DATABASE_URL", None)
+    if server:
+        mine["CRM_DATABASE_URL"] = server
+    before = {name: os.environ.get(name) for name in mine}
+    os.environ.update(mine)
+    settings.cache_clear()
+    yield settings()
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def cluster(environment: Settings) -> Iterator[databases.Cluster]:
+    """The PostgreSQL server of the session."""
+    made = databases.cluster(environment)
+    yield made
+    with psycopg.connect(made.admin_url, autocommit=True) as admin:
+        pattern = PREFIX.replace("_", r"\_") + "%"
+        names = admin.execute("select datname from pg_database where datname like %s", [pattern]).fetchall()
+        for (name,) in names:
+            admin.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+        roles = admin.execute("select rolname from pg_roles where rolname like %s", [pattern]).fetchall()
+        for (name,) in roles:
+            admin.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(name)))
+    if environment.database_url is None:
+        local.stop_server(environment)
+
+
+@pytest.fixture(scope="session")
+def template(cluster: databases.Cluster) -> str:
+    """Name of a role and of its database with every Python-owned table, to copy from."""
+    databases.ensure_tenant(cluster, "template")
+    return cluster.role("template")
+
+
+@pytest.fixture
+def tenant_warehouse(cluster: databases.Cluster, template: str) -> Iterator[Warehouse]:
+    """A fresh, empty tenant database."""
+    name = f"{PREFIX}w{next(_numbers)}"
+    with psycopg.connect(cluster.admin_url, autocommit=True) as admin:
+        admin.execute(
+            sql.SQL("create database {} template {} owner {}").format(*map(sql.Identifier, (name, template, template)))
+        )
+    url = cluster.url(template)
+    yield Warehouse(url.replace(f"/{template}", f"/{name}", 1))
+    with psycopg.connect(cluster.admin_url, autocommit=True) as admin:
+        admin.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """The sample estate's files."""
+    return ROOT / "data" / "samples"
