@@ -46,14 +46,15 @@ class Cluster:
     def password(self, role: str) -> str:
         return hmac.new(self.config.secret_bytes(), f"role:{role}".encode(), hashlib.sha256).hexdigest()[:40]
 
-    def url(self, role: str, scheme: str = "postgresql") -> str:
-        """URL of the database that bears the role's name, as that role."""
+    def url(self, role: str, scheme: str = "postgresql", database: str | None = None) -> str:
+        """URL as `role` of a database, by default the one that bears the role's name."""
+        database = database or role
         credentials = f"{quote(role)}:{quote(self.password(role))}"
         options = dict(self.options)
         if self.host.startswith("/"):
-            return f"{scheme}://{credentials}@/{role}?{urlencode({'host': self.host, 'port': self.port, **options})}"
+            return f"{scheme}://{credentials}@/{database}?{urlencode({'host': self.host, 'port': self.port, **options})}"
         query = f"?{urlencode(options)}" if options else ""
-        return f"{scheme}://{credentials}@{self.host}:{self.port}/{role}{query}"
+        return f"{scheme}://{credentials}@{self.host}:{self.port}/{database}{query}"
 
     def tenant_url(self, slug: str) -> str:
         return self.url(self.role(slug))

@@ -98,8 +98,7 @@ def tenant_warehouse(cluster: databases.Cluster, template: str) -> Iterator[Ware
         admin.execute(
             sql.SQL("create database {} template {} owner {}").format(*map(sql.Identifier, (name, template, template)))
         )
-    url = cluster.url(template)
-    yield Warehouse(url.replace(f"/{template}", f"/{name}", 1))
+    yield Warehouse(cluster.url(template, database=name))
     with psycopg.connect(cluster.admin_url, autocommit=True) as admin:
         admin.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
 
