@@ -1,0 +1,22 @@
+select
+    null::text as order_id,
+    null::text as customer_id,
+    null::text as client_code,
+    null::text as document_type,
+    null::text as document_no,
+    null::text as treatment,
+    null::date as order_date,
+    null::date as delivery_date,
+    null::bigint as lines,
+    null::numeric as bottles,
+    null::numeric as amount_ht,
+    null::numeric as amount_ttc,
+    null::numeric as margin,
+    null::boolean as is_counted,
+    null::boolean as is_credit_note,
+    null::boolean as is_reversed,
+    null::boolean as is_qualifying,
+    null::boolean as is_document_inferred,
+    null::boolean as is_split,
+    null::boolean as is_number_reused
+where false
