@@ -142,6 +142,7 @@ class Predictions(Section):
     churn_p_active: float
     engagement_days: int
     engagement: Engagement
+    prior_orders: float
     min_customers: int
     min_history_days: int
 
@@ -189,6 +190,10 @@ class Recommendations(Section):
     probability_days: int
     confidence_percentile: float
     candidates_per_list: int
+    memory_days: float
+    ranker_prior_orders: float
+    calibration_max_customers: int
+    calibration_min_positives: int
     season_tags: dict[str, list[int]]
     weights: ScenarioWeights
     multipliers: Multipliers
