@@ -1154,7 +1154,7 @@ def sales_files(documents: list[Document]) -> list[SampleFile]:
                 at + 1,
                 {
                     **record,
-                    "client": f"0{9900 + nth}",
+                    "client": f"0{9000 + nth}",
                     "line": "1",
                     "document": f"F2025-9{nth:04d}",
                     "to_name": "",
