@@ -69,6 +69,7 @@ class Customers(Section):
     email_max_names: int
     invalid_email_share: float
     collective_order_share: float
+    collective_min_orders: int
     exclude_customers: list[str]
     types: list[TypePattern]
     professional_types: list[str]
