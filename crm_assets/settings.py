@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     embedded_idle_minutes: float = Field(
         30, description="Minutes without a connection after which an embedded server started by a command stops."
     )
+    dagster_url: SecretStr | None = Field(
+        None, description="URL of Dagster's storage, read by dagster.yaml. Set by ./crm; set it yourself in containers only."
+    )
     live: bool = Field(False, description="1 allows live sending where the tenant's file does too; else all is a dry run.")
 
     @field_validator("home", "data", "tenants")

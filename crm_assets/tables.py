@@ -7,7 +7,9 @@ Tables that dbt builds are described in `dbt_project/models` and must not be rep
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -511,17 +513,6 @@ reports_written = _table(
 
 # --- the control database: no personal data, one connection for all tenants ------------------------------------
 
-file_watch = _table(
-    "watch.files",
-    "One row per file of a tenant's drop folder at the sensor's last look.",
-    [
-        sa.Column("tenant", Text, primary_key=True),
-        sa.Column("path", Text, primary_key=True),
-        sa.Column("signature", Text, nullable=False),  # size, mtime, ctime and inode: what a change cannot keep
-    ],
-    owner=control,
-)
-
 file_drops = _table(
     "watch.drops",
     "One row per tenant: the drop folder's last settled state, and which state was asked for and landed.",
@@ -556,3 +547,8 @@ alerts = _table(
 def table(schema: str, name: str) -> sa.Table:
     """The tenant table `schema.name`; KeyError when Python does not own it."""
     return metadata.tables[f"{schema}.{name}"]
+
+
+def json_text(value: Any) -> str:
+    """A value as the text of a jsonb column, keys sorted: the same value is the same text."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)

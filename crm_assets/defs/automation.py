@@ -1,0 +1,268 @@
+"""When things run: jobs, the file sensor, the weekly schedule, what follows a run, and who hears of a failure.
+
+The spine is sensors and one schedule, in every environment. None of them ever sends: `send_campaign` is started
+by a person, and is a dry run unless the tenant's file, the environment and the plan's hash all say otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+
+from crm_assets import run_context
+from crm_assets.defs.common import tenants_partitions
+from crm_assets.defs.resources import PARTITION_TAG
+from crm_assets.settings import settings
+from crm_assets.tenants import Registry, Tenant
+
+WEEK_TAG = "crm/week"
+TRIGGER_TAG = "crm/trigger"
+REFRESH_STAGES = "landing raw staging curated rfm customers recommendations audit gate".split()
+# A tick has 60 s: many tenants at once are asked for over several ticks.
+MAX_REQUESTS_PER_TICK = 50
+
+
+def _tables(*names: str) -> dg.AssetSelection:
+    return dg.AssetSelection.assets(*(dg.AssetKey(name.split(".")) for name in names))
+
+
+refresh_job = dg.define_asset_job(
+    "refresh",
+    selection=dg.AssetSelection.groups(*REFRESH_STAGES),
+    partitions_def=tenants_partitions,
+    description="Lands what is new and computes everything up to the gate. Sends nothing.",
+)
+plan_campaign_job = dg.define_asset_job(
+    "plan_campaign",
+    selection=_tables("activation.campaigns", "activation.batches", "activation.messages"),
+    partitions_def=tenants_partitions,
+    description="Plans the messages of the estate's campaigns from the gate in force. Sends nothing.",
+)
+send_campaign_job = dg.define_asset_job(
+    "send_campaign",
+    selection=_tables("activation.attempts"),
+    partitions_def=tenants_partitions,
+    description="Hands planned batches to Brevo: a dry run unless live sending is switched on everywhere it must be.",
+)
+report_job = dg.define_asset_job(
+    "report",
+    selection=dg.AssetSelection.groups("outcomes", "reports"),
+    partitions_def=tenants_partitions,
+    description="What became of the messages, the exports and the weekly report of the gate in force.",
+)
+JOBS = [refresh_job, plan_campaign_job, send_campaign_job, report_job]
+
+
+def _control() -> Any:
+    from crm_assets.resources.control import Control
+
+    return Control()
+
+
+@dg.sensor(
+    name="tenant_files",
+    minimum_interval_seconds=15,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Keeps the `tenant` partitions equal to the tenant files, and reports a file that is wrong.",
+)
+def tenant_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    registry = Registry(settings().tenants)
+    control, now = _control(), datetime.now(UTC)
+    known = set(context.instance.get_dynamic_partitions("tenant"))
+    new = [slug for slug in registry.tenants if slug not in known]
+    # An estate whose file is wrong for the moment keeps its partition and its history.
+    gone = [slug for slug in known if slug not in registry.tenants and slug not in registry.errors]
+    for slug, problem in registry.errors.items():
+        control.raise_alert(slug, "tenant-file", problem, now)
+    for slug in registry.tenants:
+        control.recover(slug, "tenant-file", now)
+    requests: list[Any] = []
+    if new:
+        requests.append(tenants_partitions.build_add_request(new))
+    if gone:
+        requests.append(tenants_partitions.build_delete_request(gone))
+    if requests:
+        return dg.SensorResult(dynamic_partitions_requests=requests)
+    wrong = "; ".join(registry.errors.values())
+    return dg.SkipReason(f"{len(registry.tenants)} tenants, no change" + (f"; {wrong}" if wrong else ""))
+
+
+@dg.sensor(
+    name="dropped_files",
+    job=refresh_job,
+    minimum_interval_seconds=10,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Asks for one refresh per settled drop: when a folder looks the same twice and has not landed so.",
+)
+def dropped_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    from crm_assets.resources.control import Drop, fingerprint, is_due
+    from crm_assets.resources.drop_zone import DropZone
+
+    control, now, config = _control(), datetime.now(UTC), settings()
+    drops = control.drops()
+    partitions = set(context.instance.get_dynamic_partitions("tenant"))
+    requests: list[dg.RunRequest] = []
+    looks: dict[str, str] = {}
+    unreachable: list[str] = []
+    for tenant in Registry(config.tenants):
+        if tenant.slug not in partitions:
+            continue
+        try:
+            files = DropZone(run_context.raw_folder(tenant, config)).list()
+        except OSError as error:  # one estate's folder out of reach must not stop the others
+            control.raise_alert(tenant.slug, "drop-folder", f"the drop folder cannot be read: {error}", now)
+            unreachable.append(tenant.slug)
+            continue
+        control.recover(tenant.slug, "drop-folder", now)
+        state = fingerprint({file.path: file.signature for file in files})
+        drop = drops.get(tenant.slug, Drop(tenant.slug))
+        looks[tenant.slug] = state
+        rules = tenant.business_rules.automation
+        settled = drop.looked_fingerprint == state
+        waits = drop.landed_fingerprint is None and not files
+        if not settled or waits or len(requests) >= MAX_REQUESTS_PER_TICK:
+            continue
+        if is_due(drop, state, now, timedelta(minutes=rules.retry_after_minutes), rules.max_tries):
+            number = control.requested(tenant.slug, state, now)
+            requests.append(
+                dg.RunRequest(
+                    # The number grows: content that comes back to an earlier state must not look already done.
+                    run_key=f"files:{tenant.slug}:{number}",
+                    partition_key=tenant.slug,
+                    tags={TRIGGER_TAG: "files"},
+                )
+            )
+    control.looked(looks)
+    if requests:
+        return dg.SensorResult(run_requests=requests)
+    return dg.SkipReason(
+        f"{len(looks)} folders looked at, nothing new has settled"
+        + (f"; out of reach: {', '.join(unreachable)}" if unreachable else "")
+    )
+
+
+def week_due(tenant: Tenant, now: datetime) -> str | None:
+    """The ISO week whose weekly refresh is due for the estate at `now`, None before its hour has come."""
+    weekly = tenant.business_rules.automation.weekly
+    local = now.astimezone(tenant.zone)
+    if (local.isoweekday(), local.hour) < (weekly.weekday, weekly.hour):
+        return None
+    year, week, _ = local.isocalendar()
+    return f"{year}-W{week:02d}"
+
+
+@dg.schedule(
+    job=refresh_job,
+    cron_schedule="*/15 * * * *",
+    execution_timezone="UTC",
+    name="weekly_refresh",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="From Monday 06:00 where the estate is: one refresh a week, then the campaigns that follow it.",
+)
+def weekly_refresh(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    now = context.scheduled_execution_time.astimezone(UTC)
+    partitions = set(context.instance.get_dynamic_partitions("tenant"))
+    due = {t.slug: week for t in Registry(settings().tenants) if t.slug in partitions and (week := week_due(t, now))}
+    asked: set[tuple[str, str]] = set()
+    for week in set(due.values()):
+        for record in context.instance.get_run_records(dg.RunsFilter(job_name="refresh", tags={WEEK_TAG: week})):
+            asked.add((record.dagster_run.tags.get(PARTITION_TAG, ""), week))
+    requests = [(slug, week) for slug, week in due.items() if (slug, week) not in asked]
+    for slug, week in requests[:MAX_REQUESTS_PER_TICK]:
+        yield dg.RunRequest(
+            run_key=f"weekly:{week}:{slug}",
+            partition_key=slug,
+            tags={WEEK_TAG: week, TRIGGER_TAG: "weekly"},
+        )
+    if not requests:
+        yield dg.SkipReason(f"no estate has a weekly refresh due ({len(due)} done this week)")
+
+
+def _follow(context: dg.RunStatusSensorContext, reason: str) -> dg.RunRequest | dg.SkipReason:
+    """The same tenant's next job after a run; one per run, however often the sensor looks."""
+    run = context.dagster_run
+    slug = run.tags.get(PARTITION_TAG)
+    if not slug:
+        return dg.SkipReason("the run names no tenant")
+    return dg.RunRequest(
+        run_key=f"{reason}:{run.run_id}",
+        partition_key=slug,
+        tags={TRIGGER_TAG: reason, **({WEEK_TAG: run.tags[WEEK_TAG]} if WEEK_TAG in run.tags else {})},
+    )
+
+
+@dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.SUCCESS,
+    monitored_jobs=[refresh_job],
+    request_job=plan_campaign_job,
+    name="plan_after_refresh",
+    minimum_interval_seconds=10,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="After a refresh whose gate is open: plans the campaigns that are due (weekly ones after the weekly one).",
+)
+def plan_after_refresh(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
+    from crm_assets import campaigns
+
+    run = context.dagster_run
+    slug = run.tags.get(PARTITION_TAG, "")
+    registry = Registry(settings().tenants)
+    if slug not in registry.tenants:
+        return dg.SkipReason(f"no usable tenant file for {slug!r}")
+    due = campaigns.due(registry.folder, slug, is_weekly=WEEK_TAG in run.tags)
+    if not due:
+        return dg.SkipReason(f"{slug} has no campaign that follows this refresh")
+    return _follow(context, "after-refresh")
+
+
+@dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.SUCCESS,
+    monitored_jobs=[plan_campaign_job],
+    request_job=report_job,
+    name="report_after_plan",
+    minimum_interval_seconds=10,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="After a plan: writes the exports and the report of the run it was planned from.",
+)
+def report_after_plan(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
+    return _follow(context, "after-plan")
+
+
+@dg.run_failure_sensor(
+    name="run_failures",
+    minimum_interval_seconds=10,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Writes one alert per cause: the same step failing for the same reason is one alert, counted.",
+)
+def run_failures(context: dg.RunFailureSensorContext) -> None:
+    run = context.dagster_run
+    slug = run.tags.get(PARTITION_TAG, "-")
+    steps = context.get_step_failure_events()
+    step = steps[0].step_key or "run" if steps else "run"
+    error = steps[0].step_failure_data.error if steps else None
+    kind = (error.cause or error).cls_name if error else "RunFailure"
+    # The error's text may quote data: the alert names its class and says where to read it.
+    _control().raise_alert(
+        slug,
+        f"run:{run.job_name}:{step}:{kind}",
+        f"job {run.job_name} failed in {step} with {kind}; run {run.run_id}",
+        datetime.now(UTC),
+    )
+
+
+@dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.SUCCESS,
+    name="run_recoveries",
+    minimum_interval_seconds=10,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Closes the alerts of a job that has succeeded again for the same tenant.",
+)
+def run_recoveries(context: dg.RunStatusSensorContext) -> None:
+    run = context.dagster_run
+    _control().recover(run.tags.get(PARTITION_TAG, "-"), f"run:{run.job_name}:", datetime.now(UTC))
+
+
+SENSORS = [tenant_files, dropped_files, plan_after_refresh, report_after_plan, run_failures, run_recoveries]
+SCHEDULES = [weekly_refresh]

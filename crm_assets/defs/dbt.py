@@ -1,0 +1,147 @@
+"""The dbt models as assets: one `@dbt_assets` for the refresh, another for outcomes.
+
+A model's key is [stage, model], its group the stage, and its tests are its checks. dbt runs once per tenant run,
+against that tenant's database, with the tenant's own target folder so that its partial parse stays good.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+from dagster_dbt import (
+    DagsterDbtTranslator,
+    DagsterDbtTranslatorSettings,
+    DbtCliResource,
+    DbtProject,
+    dbt_assets,
+)
+from psycopg.conninfo import conninfo_to_dict
+
+from crm_assets import run_context
+from crm_assets.dbt_manifest import MANIFEST, PROJECT, dbt_executable
+from crm_assets.defs.common import STATE_TABLES, TenantRun, tenants_partitions
+
+project = DbtProject(project_dir=PROJECT)
+_STATE = {(table.schema, table.name) for table in STATE_TABLES}
+
+if not MANIFEST.exists():
+    raise FileNotFoundError(f"{MANIFEST} is missing: every ./crm command makes it; or run: ./crm check")
+
+
+class StageTranslator(DagsterDbtTranslator):
+    """Keys and groups by stage. State that later stages write is read under ["state", table]: no cycle."""
+
+    def __init__(self, reads_state: bool) -> None:
+        super().__init__(DagsterDbtTranslatorSettings(enable_source_tests_as_checks=False))
+        self.reads_state = reads_state
+
+    def get_asset_spec(
+        self, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None
+    ) -> dg.AssetSpec:
+        spec = super().get_asset_spec(manifest, unique_id, project)
+        props = self.get_resource_props(manifest, unique_id)
+        if props["resource_type"] == "source":
+            schema, name = props["source_name"], props["name"]
+            is_state = (schema, name) in _STATE and (self.reads_state or schema == "outcomes")
+            return spec.replace_attributes(key=dg.AssetKey(["state" if is_state else schema, name]))
+        stage = props["fqn"][1]
+        return spec.replace_attributes(
+            key=dg.AssetKey([stage, props["name"]]),
+            group_name=stage,
+            kinds={"dbt", "postgres"},
+            partitions_def=tenants_partitions,
+        )
+
+    def get_asset_check_spec(
+        self, asset_spec: dg.AssetSpec, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None
+    ) -> dg.AssetCheckSpec | None:
+        spec = super().get_asset_check_spec(asset_spec, manifest, unique_id, project)
+        # Without partitions a red check would not say whose it is.
+        return spec and spec._replace(partitions_def=tenants_partitions)
+
+
+class Dbt(DbtCliResource):
+    """dbt's command line. `dbt --version` costs seconds and asks the network: the installed package knows."""
+
+    @property
+    def _cli_version(self) -> Any:
+        from importlib.metadata import version as installed
+
+        from packaging import version
+
+        return version.parse(installed("dbt-core"))
+
+
+def dbt_resource() -> Dbt:
+    """The dbt of this Python environment, on our project and its profile."""
+    return Dbt(project_dir=os.fspath(PROJECT), profiles_dir=os.fspath(PROJECT), dbt_executable=dbt_executable())
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Variables for dbt, which takes a connection from nowhere else. One run per process: nobody else sees them."""
+    before = {name: os.environ.get(name) for name in variables}  # noqa: TID251
+    os.environ.update(variables)  # noqa: TID251
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]  # noqa: TID251
+            else:
+                os.environ[name] = value  # noqa: TID251
+
+
+def connection_variables(tenant_run: run_context.TenantRun) -> dict[str, str]:
+    """What `profiles.yml` reads, for the run's tenant."""
+    parts = conninfo_to_dict(tenant_run.warehouse.url)
+    return {
+        "CRM_DBT_HOST": str(parts.get("host", "127.0.0.1")),
+        "CRM_DBT_PORT": str(parts.get("port", "5432")),
+        "CRM_DBT_USER": str(parts["user"]),
+        "CRM_DBT_PASSWORD": str(parts["password"]),
+        "CRM_DBT_DBNAME": str(parts["dbname"]),
+        "CRM_DBT_APPLICATION_NAME": run_context.DBT_APPLICATION_NAME,
+        "CRM_DBT_SCHEMA_SUFFIX": tenant_run.warehouse.schema_suffix,
+    }
+
+
+def _build(
+    context: dg.AssetExecutionContext, dbt: DbtCliResource, tenant_run: run_context.TenantRun
+) -> Iterator[Any]:
+    target = f"{tenant_run.tenant.slug}{tenant_run.warehouse.schema_suffix}"
+    with _environment(connection_variables(tenant_run)):
+        invocation = dbt.cli(
+            ["build"], context=context, target_path=tenant_run.home / "dbt" / target, raise_on_error=True
+        )
+        yield from invocation.stream().fetch_row_counts()
+
+
+@dbt_assets(
+    manifest=MANIFEST,
+    project=project,
+    exclude="tag:outcomes",
+    name="dbt_refresh",
+    partitions_def=tenants_partitions,
+    dagster_dbt_translator=StageTranslator(reads_state=True),
+)
+def dbt_refresh(context: dg.AssetExecutionContext, dbt: DbtCliResource, tenant_run: TenantRun) -> Iterator[Any]:
+    """Staging, curated, rfm and the facts that the audit looks at."""
+    yield from _build(context, dbt, tenant_run, "refresh")
+
+
+@dbt_assets(
+    manifest=MANIFEST,
+    project=project,
+    select="tag:outcomes",
+    name="dbt_outcomes",
+    partitions_def=tenants_partitions,
+    dagster_dbt_translator=StageTranslator(reads_state=False),
+)
+def dbt_outcomes(context: dg.AssetExecutionContext, dbt: DbtCliResource, tenant_run: TenantRun) -> Iterator[Any]:
+    """What became of the messages."""
+    yield from _build(context, dbt, tenant_run, "outcomes")
