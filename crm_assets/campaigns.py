@@ -1,6 +1,7 @@
 """Campaign files: `tenants/<slug>/campaigns/<name>.yaml`, checked before anything is planned from them.
 
-A wrong file names itself, the key and the reason, and takes no other campaign down. No database and no Dagster
+A wrong file names itself, the key and the reason, and takes no other campaign down. No database and no
+Dagster
 here; who is written to is decided by `logic/activation.py`.
 """
 
@@ -15,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from crm_assets.rules import BusinessRules
-from crm_assets.tenants import Country, Tenant
+from crm_assets.tenants import Country, Registry, Tenant, TenantError
 
 NAME = re.compile(r"^[a-z][a-z0-9_]{1,39}$")
 
@@ -35,7 +36,7 @@ Locale = Literal["fr", "en", "de"]
 Department = Annotated[str, Field(pattern=r"^(\d{2}|2[AB]|9[78]\d)$")]
 
 
-class CampaignError(Exception):
+class CampaignError(TenantError):
     """A campaign file that cannot be used: says which file, which key and why."""
 
 
@@ -44,7 +45,9 @@ class _Model(BaseModel):
 
 
 class Audience(_Model):
-    """Whom the campaign addresses. An empty list leaves that criterion open; private customers unless said otherwise."""
+    """Whom the campaign addresses. An empty list leaves that criterion open; private customers unless said
+    otherwise.
+    """
 
     types: list[CustomerType] = Field(["private"], min_length=1)
     segments: list[Segment] = []
@@ -65,7 +68,9 @@ class Campaign(_Model):
     send_on: date | None = None  # once: the day it leaves; planned from `plan_expires_days` before
     audience: Audience = Audience.model_validate({})
     subject: dict[Locale, Annotated[str, Field(min_length=3, max_length=150)]]
-    text: dict[Locale, Annotated[str, Field(min_length=3)]] = {}  # paragraphs above the wines; needed unless reco
+    text: dict[
+        Locale, Annotated[str, Field(min_length=3)]
+    ] = {}  # paragraphs above the wines; needed unless reco
     sender_name: str | None = Field(None, max_length=70)  # Brevo's limit
     sender_email: str | None = None
     reply_to: str | None = None
@@ -130,7 +135,10 @@ def load_campaign(path: Path, tenant: Tenant) -> Campaign:
     if tenant.locale not in campaign.subject:
         raise wrong("subject", f"nothing in the estate's language {tenant.locale!r}")
     if campaign.kind != "reco" and tenant.locale not in campaign.text:
-        raise wrong("text", f"a campaign of kind {campaign.kind} needs a text in the estate's language {tenant.locale!r}")
+        raise wrong(
+            "text",
+            f"a campaign of kind {campaign.kind} needs a text in the estate's language {tenant.locale!r}",
+        )
     if campaign.kind != "reco" and campaign.audience.scenarios:
         raise wrong("audience.scenarios", "only campaigns of kind reco have scenarios")
     if campaign.occurrence == "weekly" and campaign.send_on is not None:
@@ -165,6 +173,22 @@ class CampaignFiles:
         known = ", ".join(self.campaigns) or "none"
         raise CampaignError(f"no campaign {name!r} in {self.folder} (known: {known})")
 
-    def due(self, as_of: date) -> list[Campaign]:
-        """The campaigns to plan on `as_of`, by name."""
-        return [c for c in self.campaigns.values() if c.is_due(as_of, self.tenant.business_rules)]
+    def due(self, as_of: date, *, is_weekly: bool) -> list[Campaign]:
+        """The campaigns to plan on `as_of`, by name; weekly ones only after the weekly refresh."""
+        rules = self.tenant.business_rules
+        return [
+            campaign
+            for campaign in self.campaigns.values()
+            if campaign.is_due(as_of, rules) and (is_weekly or campaign.occurrence == "once")
+        ]
+
+
+def due(tenants_folder: Path, slug: str, as_of: date, *, is_weekly: bool) -> list[Campaign]:
+    """The campaigns of a tenant to plan on `as_of`."""
+    return CampaignFiles(tenants_folder, Registry(tenants_folder).get(slug)).due(as_of, is_weekly=is_weekly)
+
+
+def problems(tenants_folder: Path, slug: str) -> dict[str, str]:
+    """What is wrong with a tenant's campaign files: `<slug>/campaigns/<name>` -> file, key and reason."""
+    files = CampaignFiles(tenants_folder, Registry(tenants_folder).get(slug))
+    return {f"{slug}/campaigns/{name}": reason for name, reason in files.errors.items()}

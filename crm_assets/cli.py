@@ -1,1 +1,483 @@
-print("ok")
+"""The command line: what `./crm` runs. Every command does the set-up it needs.
+
+`--json` prints one JSON object on stdout, everything else goes to stderr. Exit 0: ok; 1: refused or failed, with the
+reason; 2: usage. Heavy imports stay inside the commands: a run without news must end before Dagster is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+
+from crm_assets.settings import ROOT, Settings, settings
+
+Result = dict[str, Any]
+
+
+class Refused(Exception):
+    """What was asked cannot be done; the message is for the person who asked."""
+
+
+def say(message: str) -> None:
+    """Tell the person what is going on, away from stdout."""
+    print(f"crm: {message}", file=sys.stderr, flush=True)
+
+
+# --- helpers
+
+
+def _registry(config: Settings) -> Any:
+    from crm_assets.tenants import Registry
+
+    return Registry(config.tenants)
+
+
+def _warehouse(config: Settings, slug: str) -> Any:
+    from crm_assets import databases
+    from crm_assets.resources.warehouse import Warehouse
+
+    return Warehouse(databases.ensure_tenant(databases.cluster(config), slug), application_name="crm-cli")
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no date, YYYY-MM-DD is expected") from None
+
+
+# --- commands
+
+
+def cmd_up(config: Settings, args: argparse.Namespace) -> int:
+    from crm_assets import up
+
+    return up.up(config, say)
+
+
+def cmd_down(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import local
+
+    stopped = local.stop_server(config)
+    say("the embedded PostgreSQL has stopped" if stopped else "no embedded PostgreSQL was running")
+    return {"stopped": stopped}
+
+
+def cmd_demo(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import up
+
+    _registry(config).get(args.tenant)
+    dropped = up.drop_samples(config, args.tenant)
+    say(f"dropped {len(dropped)} files into {config.data / args.tenant / 'raw'}")
+    return {"tenant": args.tenant, "dropped": dropped}
+
+
+def cmd_tenant_add(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import databases
+    from crm_assets.tenants import RESERVED_SLUGS, SLUG, TEMPLATE
+
+    slug = args.slug
+    if not SLUG.match(slug) or slug in RESERVED_SLUGS:
+        raise Refused(f"{slug!r} is no slug: {SLUG.pattern}, and not one of {', '.join(sorted(RESERVED_SLUGS))}")
+    path = config.tenants / f"{slug}.yaml"
+    made = not path.exists()
+    if made:
+        config.tenants.mkdir(parents=True, exist_ok=True)
+        path.write_text(TEMPLATE.format(name=slug.replace("_", " ").title()), encoding="utf-8")
+    tenant = _registry(config).get(slug)
+    databases.ensure_tenant(databases.cluster(config), tenant.slug)
+    folder = config.data / slug / "raw"
+    folder.mkdir(parents=True, exist_ok=True)
+    say(f"{path} {'written: fill it in' if made else 'was there'}; drop exports into {folder}")
+    return {"tenant": slug, "file": str(path), "created": made, "drop_folder": str(folder)}
+
+
+def cmd_tenant_list(config: Settings, args: argparse.Namespace) -> Result:
+    registry = _registry(config)
+    for tenant in registry:
+        say(f"{tenant.slug}: {tenant.name} ({tenant.locale}, {tenant.timezone})")
+    for slug, problem in registry.errors.items():
+        say(f"{slug}: WRONG: {problem}")
+    return {"tenants": sorted(registry.tenants), "errors": registry.errors}
+
+
+def cmd_tenant_check(config: Settings, args: argparse.Namespace) -> Result:
+    registry = _registry(config)
+    problems = dict(registry.errors)
+    from crm_assets import campaigns
+
+    for slug in registry.tenants:
+        problems.update(campaigns.problems(registry.folder, slug))
+    if problems:
+        raise Refused("; ".join(problems.values()))
+    say(f"{len(registry.tenants)} tenant files are right")
+    return {"tenants": sorted(registry.tenants), "errors": {}}
+
+
+def cmd_url(config: Settings, args: argparse.Namespace) -> Result:
+    tenant = _registry(config).get(args.tenant)
+    url = _warehouse(config, tenant.slug).url
+    if not args.json:
+        print(url)
+    return {"tenant": tenant.slug, "url": url}
+
+
+def _nothing_new(config: Settings, tenant: Any, as_of: date | None) -> str | None:
+    """The run_id that already holds the answer, when neither files, rules, code, state nor day have changed."""
+    from datetime import UTC, datetime
+
+    from crm_assets import run_context, versions
+    from crm_assets.resources import raw_store
+    from crm_assets.resources.drop_zone import DropZone
+
+    warehouse = _warehouse(config, tenant.slug)
+    if raw_store.has_news(warehouse, DropZone(run_context.raw_folder(tenant, config))):
+        return None
+    day = as_of or tenant.today(datetime.now(UTC))
+    run_id = versions.run_id(
+        tenant.slug,
+        day.isoformat(),
+        versions.dataset_version(warehouse),
+        versions.state_version(warehouse),
+        tenant.business_rules.version,
+        versions.code_version(),
+    )
+    row = warehouse.rows("select as_of, is_historical from gate.decisions where run_id = %s", [run_id])
+    if not row:
+        return None
+    # An answer that was historical when it was made is one still; the present's must be the newest.
+    return run_id if row[0][1] or not run_context.is_historical(warehouse, day) else None
+
+
+def _gate(warehouse: Any, run_id: str | None = None) -> Result | None:
+    rows = warehouse.rows(
+        "select run_id, as_of, status, reasons, data_quality_score, gate_export, n_customers, n_permitted, n_eligible"
+        " from gate.decisions where run_id = coalesce(%s, run_id) and (%s::text is not null or not is_historical)"
+        " order by as_of desc, decided_at desc limit 1",
+        [run_id, run_id],
+    )
+    names = "run_id as_of status reasons data_quality_score gate_export n_customers n_permitted n_eligible".split()
+    return dict(zip(names, rows[0], strict=True)) if rows else None
+
+
+def cmd_run(config: Settings, args: argparse.Namespace) -> Result:
+    started = time.monotonic()
+    tenant = _registry(config).get(args.tenant)
+    found = None if args.force else _nothing_new(config, tenant, args.as_of)
+    if found:
+        gate = _gate(_warehouse(config, tenant.slug), found)
+        say(f"nothing has changed since run {found}; nothing to do")
+        return {"tenant": tenant.slug, "changed": False, "run_id": found, "gate": gate}
+    from crm_assets import runs
+
+    as_of = args.as_of.isoformat() if args.as_of else None
+    outcome = runs.execute(config, "refresh", tenant.slug, as_of=as_of, log_level=args.log_level)
+    if not outcome.succeeded:
+        reasons = "; ".join(f"{step}: {reason}" for step, reason in outcome.failures.items())
+        raise Refused(f"run {outcome.dagster_run_id} failed: {reasons or 'see the Dagster UI'}")
+    warehouse = _warehouse(config, tenant.slug)
+    latest = warehouse.rows("select run_id from gate.decisions order by decided_at desc limit 1")
+    gate = _gate(warehouse, latest[0][0]) if latest else None
+    seconds = round(time.monotonic() - started, 1)
+    if gate:
+        say(
+            f"run {gate['run_id']} as of {gate['as_of']}: gate {gate['status']}"
+            f"{' (' + ', '.join(gate['reasons']) + ')' if gate['reasons'] else ''},"
+            f" {gate['n_eligible']} of {gate['n_customers']} customers eligible, {seconds} s"
+        )
+    for check in outcome.failed_checks:
+        say(f"check not passed: {check}")
+    return {
+        "tenant": tenant.slug,
+        "changed": True,
+        "run_id": gate["run_id"] if gate else None,
+        "dagster_run_id": outcome.dagster_run_id,
+        "gate": gate,
+        "failed_checks": outcome.failed_checks,
+        "seconds": seconds,
+    }
+
+
+def cmd_ingest(config: Settings, args: argparse.Namespace) -> Result:
+    tenant = _registry(config).get(args.tenant)
+    from crm_assets import runs
+
+    outcome = runs.execute(config, "ingest", tenant.slug, log_level=args.log_level)
+    if not outcome.succeeded:
+        raise Refused("; ".join(f"{step}: {reason}" for step, reason in outcome.failures.items()))
+    files = _files_by_status(_warehouse(config, tenant.slug))
+    say(", ".join(f"{count} {status}" for status, count in files.items()) or "no files")
+    return {"tenant": tenant.slug, "dagster_run_id": outcome.dagster_run_id, "files": files}
+
+
+def _files_by_status(warehouse: Any) -> dict[str, int]:
+    return dict(warehouse.rows("select status, count(*) from raw.files group by status order by status"))
+
+
+def cmd_status(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets.resources.control import Control
+
+    registry = _registry(config)
+    control = Control(config)
+    result: Result = {"tenants": {}, "errors": registry.errors}
+    for tenant in [registry.get(args.tenant)] if args.tenant else registry:
+        warehouse = _warehouse(config, tenant.slug)
+        troubled = warehouse.rows(
+            "select path, status, reason from raw.files where status not in ('loaded', 'duplicate')"
+            " and deleted_at is null order by path"
+        )
+        actions = warehouse.rows(
+            "select coalesce(reason, 'ELIGIBLE'), count(*) from gate.next_actions where run_id ="
+            " (select run_id from gate.decisions where not is_historical order by as_of desc, decided_at desc limit 1)"
+            " group by 1 order by 2 desc, 1"
+        )
+        messages = dict(
+            warehouse.rows("select status, count(*) from activation.messages group by status order by status")
+        )
+        alerts = [{"cause": a.cause, "message": a.message} for a in control.open_alerts(tenant.slug)]
+        status = {
+            "files": _files_by_status(warehouse),
+            "troubled_files": [dict(zip(("path", "status", "reason"), row, strict=True)) for row in troubled],
+            "last_run": _last_run(config, tenant.slug),
+            "gate": _gate(warehouse),
+            "next_actions": dict(actions),
+            "messages": messages,
+            "alerts": alerts,
+        }
+        result["tenants"][tenant.slug] = status
+        _say_status(tenant.slug, status)
+    for problem in registry.errors.values():
+        say(f"WRONG: {problem}")
+    return result
+
+
+def _say_status(slug: str, status: Result) -> None:
+    say(f"{slug}: files: {', '.join(f'{n} {s}' for s, n in status['files'].items()) or 'none'}")
+    for file in status["troubled_files"]:
+        say(f"  {file['path']}: {file['status']}: {file['reason']}")
+    run, gate = status["last_run"], status["gate"]
+    say(f"  last run: {run['job']} {run['status']} at {run['started_at']}" if run else "  no run yet")
+    if gate:
+        reasons = f" ({', '.join(gate['reasons'])})" if gate["reasons"] else ""
+        say(f"  gate {gate['status']}{reasons} as of {gate['as_of']}, data quality {gate['data_quality_score']:.0f}")
+    say(f"  next actions: {', '.join(f'{n} {r}' for r, n in status['next_actions'].items()) or 'none'}")
+    if status["messages"]:
+        say(f"  messages: {', '.join(f'{n} {s}' for s, n in status['messages'].items())}")
+    for alert in status["alerts"]:
+        say(f"  ALERT {alert['cause']}: {alert['message']}")
+
+
+def _last_run(config: Settings, slug: str) -> Result | None:
+    """The newest Dagster run of a tenant, read from its storage: importing Dagster would take seconds."""
+    import psycopg
+
+    from crm_assets import databases
+
+    cluster = databases.cluster(config)
+    databases.ensure_dagster(cluster)
+    with psycopg.connect(cluster.url(config.dagster_database)) as connection:
+        if not connection.execute("select to_regclass('runs')").fetchone()[0]:  # type: ignore[index]
+            return None
+        row = connection.execute(
+            "select r.run_id, r.pipeline_name, r.status, to_timestamp(r.start_time)::timestamptz(0)::text from runs r"
+            " join run_tags t on t.run_id = r.run_id and t.key = 'dagster/partition' and t.value = %s"
+            " order by r.id desc limit 1",
+            [slug],
+        ).fetchone()
+    return dict(zip(("run_id", "job", "status", "started_at"), row, strict=True)) if row else None
+
+
+def cmd_export(config: Settings, args: argparse.Namespace) -> Result:
+    tenant = _registry(config).get(args.tenant)
+    warehouse = _warehouse(config, tenant.slug)
+    gate = _gate(warehouse, args.run)
+    if gate is None:
+        raise Refused(f"no run {args.run!r} of {tenant.slug}" if args.run else f"{tenant.slug} has no run yet")
+    from crm_assets import documents
+
+    written = documents.export_run(warehouse, gate["run_id"], Path(args.to))
+    say(f"{len(written)} files of run {gate['run_id']} written to {args.to}")
+    return {"tenant": tenant.slug, "run_id": gate["run_id"], "files": [str(path) for path in written]}
+
+
+def _activation(config: Settings, args: argparse.Namespace, what: Callable[..., Result]) -> Result:
+    from crm_assets import run_context
+
+    tenant = _registry(config).get(args.tenant)
+    with run_context.tenant_run(tenant, say=say) as run:
+        return what(run, args.campaign)
+
+
+def cmd_plan(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import activation
+
+    result = _activation(config, args, activation.plan)
+    say(f"{result['planned']} messages planned in {result['batches']} batches, {result['holdout']} held out")
+    return result
+
+
+def cmd_send(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import activation
+
+    result = _activation(config, args, activation.send)
+    say(f"{'dry run' if result['dry_run'] else 'live'}: {result['messages']} messages in {result['chunks']} chunks")
+    return result
+
+
+def _call(command: list[str], environment: dict[str, str] | None = None) -> int:
+    say("$ " + " ".join(command))
+    program = str(Path(sys.executable).parent / command[0])
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}  # noqa: TID251
+    return subprocess.run([program, *command[1:]], cwd=ROOT, env=env).returncode
+
+
+def cmd_test(config: Settings, args: argparse.Namespace) -> int:
+    from crm_assets.dbt_manifest import ensure_manifest
+
+    ensure_manifest()
+    return min(1, _call(["python", "-m", "pytest", *args.arguments]))
+
+
+def cmd_check(config: Settings, args: argparse.Namespace) -> int:
+    from crm_assets.dbt_manifest import ensure_manifest
+
+    say("dbt parse")
+    ensure_manifest()
+    steps = [
+        ["ruff", "check", "."],
+        ["ruff", "format", "--check", "."],
+        ["mypy"],
+        ["sqlfluff", "lint", "--processes", "2", "dbt_project/models", "dbt_project/tests"],
+        ["dagster", "definitions", "validate", "-m", "crm_assets.definitions", "--log-level", "warning"],
+    ]
+    quiet = {"DAGSTER_DISABLE_TELEMETRY": "yes"}
+    failed = [step[0] + " " + step[1] if len(step) > 1 else step[0] for step in steps if _call(step, quiet)]
+    if failed:
+        say(f"failed: {', '.join(failed)}")
+        return 1
+    say("all checks passed")
+    return 0
+
+
+def cmd_bench(config: Settings, args: argparse.Namespace) -> int:
+    return _call(["python", "-m", "benchmarks.bench", *args.arguments])
+
+
+def cmd_exec(config: Settings, args: argparse.Namespace) -> int:
+    from crm_assets import up
+
+    if not args.arguments:
+        raise Refused("a command is expected, e.g.: ./crm exec dagster run list")
+    return _call(args.arguments, up.prepare(config, say))
+
+
+# --- the parser
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser(prog="crm", description="Customer marketing for wine estates, as a data pipeline.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, function: Callable[..., Any], text: str, within: Any = commands) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = within.add_parser(name, help=text, description=text)
+        made.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+        made.set_defaults(function=function)
+        return made
+
+    def add_tenant(made: argparse.ArgumentParser, required: bool = True, **more: Any) -> None:
+        made.add_argument("--tenant", required=required, metavar="T", help="the estate's slug", **more)
+
+    def add_run_options(made: argparse.ArgumentParser) -> None:
+        levels = ("DEBUG", "INFO", "WARNING", "ERROR")
+        made.add_argument("--log-level", default="WARNING", choices=levels, help="how much of Dagster's log to show")
+
+    add("up", cmd_up, "start everything: PostgreSQL, the demo estate, the Dagster UI, sensors and schedules")
+    add("down", cmd_down, "stop the embedded PostgreSQL that a command has left running")
+    demo = add("demo", cmd_demo, "drop the sample files into an estate's folder")
+    add_tenant(demo, required=False, default="demo")
+
+    tenant = commands.add_parser("tenant", help="estates: add, list, check")
+    within = tenant.add_subparsers(dest="subcommand", required=True, metavar="add|list|check")
+    add("add", cmd_tenant_add, "make an estate: its file, database and folder", within).add_argument("slug")
+    add("list", cmd_tenant_list, "list the estates", within)
+    add("check", cmd_tenant_check, "check the estates' files and campaigns", within)
+
+    ingest = add("ingest", cmd_ingest, "land what is new, without computing anything from it")
+    add_tenant(ingest)
+    add_run_options(ingest)
+    run = add("run", cmd_run, "land what is new and refresh up to the gate")
+    add_tenant(run)
+    add_run_options(run)
+    run.add_argument("--as-of", type=_day, metavar="YYYY-MM-DD", help="day the run is made for")
+    run.add_argument("--force", action="store_true", help="run even when nothing has changed")
+    add_tenant(add("url", cmd_url, "print the URL of an estate's database, starting the embedded server"))
+    add_tenant(add("status", cmd_status, "files, last run, gate, next actions, alerts"), required=False)
+    export = add("export", cmd_export, "write the four files of a run as CSV and JSON")
+    add_tenant(export)
+    export.add_argument("--run", metavar="ID", help="run_id; default: the run of the gate in force")
+    export.add_argument("--to", required=True, metavar="DIR")
+    for name, function, text in (
+        ("plan", cmd_plan, "plan a campaign's messages from the gate in force"),
+        ("send", cmd_send, "send a planned campaign: a dry run unless live is switched on everywhere it must be"),
+    ):
+        made = add(name, function, text)
+        add_tenant(made)
+        made.add_argument("--campaign", required=True, metavar="NAME")
+    add("check", cmd_check, "ruff, mypy, sqlfluff, dbt parse, definitions")
+    for name, function, text in (
+        ("test", cmd_test, "run the test suite; further arguments go to pytest"),
+        ("bench", cmd_bench, "measure the speeds that README.md states"),
+        ("exec", cmd_exec, "run a program of .venv with the environment of ./crm up, e.g. dagster"),
+    ):
+        made = add(name, function, text)
+        made.add_argument("arguments", nargs=argparse.REMAINDER)
+    return top
+
+
+def _fail(message: str, as_json: bool) -> NoReturn:
+    say(message)
+    if as_json:
+        print(json.dumps({"error": message}, ensure_ascii=False))
+    sys.exit(1)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the process's exit code."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    args = parser().parse_args(argv)
+    try:
+        config = settings()
+    except ValidationError as error:
+        # The values may be secrets: only names and reasons.
+        _fail("; ".join(f"CRM_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()), args.json)
+    from crm_assets.databases import DatabaseError
+    from crm_assets.dbt_manifest import ManifestError
+    from crm_assets.local import ServerError
+    from crm_assets.tenants import TenantError
+    from crm_assets.up import UpError
+
+    try:
+        result = args.function(config, args)
+    except (Refused, TenantError, DatabaseError, ManifestError, ServerError, UpError) as error:
+        _fail(str(error), args.json)
+    if isinstance(result, int):
+        return result
+    if args.json:
+        print(json.dumps(result, default=str, ensure_ascii=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

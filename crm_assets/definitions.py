@@ -5,7 +5,7 @@ import dagster as dg
 from crm_assets import defs as stages
 from crm_assets.defs import automation, state
 from crm_assets.defs.dbt import dbt_resource
-from crm_assets.defs.resources import TenantRunResource
+from crm_assets.defs.resources import tenant_run_resource
 
 defs = dg.Definitions(
     assets=[*dg.load_assets_from_package_module(stages), *state.state_specs],
@@ -13,7 +13,7 @@ defs = dg.Definitions(
     jobs=automation.JOBS,
     schedules=automation.SCHEDULES,
     sensors=automation.SENSORS,
-    resources={"tenant_run": TenantRunResource(), "dbt": dbt_resource()},
+    resources={"tenant_run": tenant_run_resource, "dbt": dbt_resource()},
     # A step process costs seconds of imports; between tenants the run queue does the work.
     executor=dg.in_process_executor,
 )

@@ -30,7 +30,9 @@ def texts(locale: str) -> dict[str, Any]:
 
 @cache
 def environment(locale: str) -> jinja2.Environment:
-    """Jinja2 for one language: HTML-escaping, strict about missing values, with filters for numbers and dates."""
+    """Jinja2 for one language: HTML-escaping, strict about missing values, with filters for numbers and
+    dates.
+    """
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
@@ -51,7 +53,9 @@ def template_hash(name: str, locale: str) -> str:
     """First 16 hex of the SHA-256 of a template and the wording that goes into it."""
     digest = hashlib.sha256((FOLDER / name).read_bytes())
     digest.update((FOLDER / f"texts_{locale}.yaml").read_bytes())
-    digest.update((FOLDER / "texts_fr.yaml").read_bytes())  # the legal notices stand in French in every language
+    digest.update(
+        (FOLDER / "texts_fr.yaml").read_bytes()
+    )  # the legal notices stand in French in every language
     return digest.hexdigest()[:16]
 
 

@@ -24,6 +24,7 @@ from crm_assets.settings import Settings, settings
 from crm_assets.tenants import Tenant
 
 APPLICATION_NAME = "crm-run"
+LOCK_APPLICATION_NAME = "crm-lock"  # followed by the Dagster run that holds or waits for the lock
 DBT_APPLICATION_NAME = "crm-dbt"  # constant: dbt parses anew whenever a value of its profile changes
 _LOCK_KEY = "hashtext('crm tenant run')"
 
@@ -42,6 +43,8 @@ class TenantRun:
     cluster: databases.Cluster
     dagster_run_id: str = ""
     tags: dict[str, str] = field(default_factory=dict)
+    # The drop folder as it was when the run began: what it will have refreshed when it gets to the gate.
+    drop_fingerprint: str = ""
 
     @property
     def rules(self) -> BusinessRules:
@@ -54,6 +57,13 @@ class TenantRun:
     @property
     def raw_folder(self) -> str:
         return raw_folder(self.tenant, self.config)
+
+    def mark_refreshed(self) -> None:
+        """Tell the file sensor that this state of the folder needs no further run."""
+        from crm_assets.resources.control import Control
+
+        if self.drop_fingerprint and not self.is_historical:
+            Control(self.config).landed(self.tenant.slug, self.drop_fingerprint)
 
     @cached_property
     def dataset_version(self) -> str:
@@ -76,6 +86,17 @@ def raw_folder(tenant: Tenant, config: Settings) -> str:
     return tenant.source.raw_url or str(config.data / tenant.slug / "raw")
 
 
+def drop_fingerprint(tenant: Tenant, config: Settings) -> str:
+    """The state of the tenant's drop folder, as the file sensor sees it; empty when it is out of reach."""
+    from crm_assets.resources.control import fingerprint
+    from crm_assets.resources.drop_zone import DropZone
+
+    try:
+        return fingerprint({file.path: file.signature for file in DropZone(raw_folder(tenant, config)).list()})
+    except OSError:
+        return ""
+
+
 def is_historical(warehouse: Warehouse, as_of: date) -> bool:
     """Whether a run of the present has already been made for a later day."""
     newest = warehouse.rows("select max(as_of) from gate.decisions where not is_historical")[0][0]
@@ -83,9 +104,10 @@ def is_historical(warehouse: Warehouse, as_of: date) -> bool:
 
 
 @contextmanager
-def _only_run(url: str, say: Callable[[str], None]) -> Iterator[None]:
+def _only_run(url: str, dagster_run_id: str, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the tenant's run lock; wait for the run that has it."""
-    with psycopg.connect(url, autocommit=True, application_name="crm-lock") as connection:
+    name = f"{LOCK_APPLICATION_NAME} {dagster_run_id}".strip()
+    with psycopg.connect(url, autocommit=True, application_name=name) as connection:
         waiting = False
         while not connection.execute(f"select pg_try_advisory_lock({_LOCK_KEY})".encode()).fetchone()[0]:  # type: ignore[index]
             if not waiting:
@@ -101,6 +123,16 @@ def _only_run(url: str, say: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
+def living_runs(warehouse: Warehouse) -> set[str]:
+    """The Dagster runs of a tenant whose process still holds, or waits for, the tenant's lock."""
+    rows = warehouse.rows(
+        "select split_part(application_name, ' ', 2) from pg_stat_activity"
+        " where datname = current_database() and starts_with(application_name, %s)",
+        [f"{LOCK_APPLICATION_NAME} "],
+    )
+    return {row[0] for row in rows}
+
+
 @contextmanager
 def tenant_run(
     tenant: Tenant,
@@ -114,7 +146,7 @@ def tenant_run(
     config = settings()
     cluster = databases.cluster(config)
     url = databases.ensure_tenant(cluster, tenant.slug)
-    with _only_run(url, say):
+    with _only_run(url, dagster_run_id, say):
         now = datetime.now(UTC)
         day = as_of or tenant.today(now)
         warehouse = Warehouse(url, application_name=APPLICATION_NAME)
@@ -133,6 +165,7 @@ def tenant_run(
             dagster_run_id=dagster_run_id,
             tags=tags or {},
         )
+        run.drop_fingerprint = drop_fingerprint(tenant, config)
         try:
             yield run
         finally:

@@ -4,8 +4,6 @@ The spine is sensors and one schedule, in every environment. None of them ever s
 by a person, and is a dry run unless the tenant's file, the environment and the plan's hash all say otherwise.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -35,6 +33,12 @@ refresh_job = dg.define_asset_job(
     partitions_def=tenants_partitions,
     description="Lands what is new and computes everything up to the gate. Sends nothing.",
 )
+ingest_job = dg.define_asset_job(
+    "ingest",
+    selection=dg.AssetSelection.groups("landing", "raw"),
+    partitions_def=tenants_partitions,
+    description="Lands what is new and computes nothing from it.",
+)
 plan_campaign_job = dg.define_asset_job(
     "plan_campaign",
     selection=_tables("activation.campaigns", "activation.batches", "activation.messages"),
@@ -53,7 +57,7 @@ report_job = dg.define_asset_job(
     partitions_def=tenants_partitions,
     description="What became of the messages, the exports and the weekly report of the gate in force.",
 )
-JOBS = [refresh_job, plan_campaign_job, send_campaign_job, report_job]
+JOBS = [ingest_job, refresh_job, plan_campaign_job, send_campaign_job, report_job]
 
 
 def _control() -> Any:
@@ -264,5 +268,36 @@ def run_recoveries(context: dg.RunStatusSensorContext) -> None:
     _control().recover(run.tags.get(PARTITION_TAG, "-"), f"run:{run.job_name}:", datetime.now(UTC))
 
 
-SENSORS = [tenant_files, dropped_files, plan_after_refresh, report_after_plan, run_failures, run_recoveries]
+@dg.sensor(
+    name="lost_runs",
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Fails the runs whose process is gone: a killed worker leaves its run started for ever.",
+)
+def lost_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    from crm_assets import databases
+    from crm_assets.resources.warehouse import Warehouse
+
+    cluster, registry = databases.cluster(), Registry(settings().tenants)
+    suspects = set((context.cursor or "").split())
+    living: dict[str, set[str]] = {}
+    lost: list[str] = []
+    started = context.instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+    for run in (record.dagster_run for record in started):
+        slug = run.tags.get(PARTITION_TAG, "")
+        if slug not in registry.tenants:
+            continue
+        if slug not in living:
+            living[slug] = run_context.living_runs(Warehouse(cluster.tenant_url(slug)))
+        if run.run_id in living[slug]:
+            continue
+        lost.append(run.run_id)
+        # Seen twice: a run that is just opening or closing its lock is not lost.
+        if run.run_id in suspects:
+            context.instance.report_run_failed(run, message="the run's process is gone; it will be asked for again")
+    context.update_cursor(" ".join(lost))
+    return dg.SkipReason(f"{len(started)} runs under way, {len(lost)} without a process")
+
+
+SENSORS = [lost_runs, tenant_files, dropped_files, plan_after_refresh, report_after_plan, run_failures, run_recoveries]
 SCHEDULES = [weekly_refresh]

@@ -4,8 +4,6 @@ A model's key is [stage, model], its group the stage, and its tests are its chec
 against that tenant's database, with the tenant's own target folder so that its partial parse stays good.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,13 +1,11 @@
-"""The wiring: which resources the definitions get. The only other module with `@dg.definitions`."""
+"""The wiring: which resources the definitions get."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date
 
 import dagster as dg
-from pydantic import Field
 
 from crm_assets import run_context
 from crm_assets.settings import settings
@@ -16,27 +14,31 @@ from crm_assets.tenants import Registry
 PARTITION_TAG = "dagster/partition"
 
 
-class TenantRunResource(dg.ConfigurableResourceFactory[run_context.TenantRun]):
-    """Opens the run of the tenant that the run's partition names, and holds its lock until the run ends."""
-
-    as_of: str = Field("", description="Day the run is made for, YYYY-MM-DD; empty: the tenant's own, else today.")
-
-    @contextmanager
-    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[run_context.TenantRun]:
-        run = context.run
-        slug = run.tags.get(PARTITION_TAG) if run else None
-        if not slug:
-            raise dg.Failure(
-                "this run names no tenant: choose one partition (tags "
-                f"{PARTITION_TAG}=<slug>); ranges of tenants run as one run each"
-            )
-        tenant = Registry(settings().tenants).get(slug)
-        log = context.log
-        with run_context.tenant_run(
-            tenant,
-            as_of=date.fromisoformat(self.as_of) if self.as_of else None,
-            dagster_run_id=run.run_id if run else "",
-            tags=dict(run.tags) if run else {},
-            say=log.info if log else print,
-        ) as opened:
-            yield opened
+@dg.resource(
+    config_schema={
+        "as_of": dg.Field(
+            str,
+            default_value="",
+            description="Day the run is made for, YYYY-MM-DD; empty: the tenant's own, else today where the estate is.",
+        )
+    },
+    description="The run of the tenant that the run's partition names; holds its lock until the run ends.",
+)
+def tenant_run_resource(context: dg.InitResourceContext) -> Iterator[run_context.TenantRun]:
+    """Opens the tenant's run. A generator: what stands after the yield happens when the run ends."""
+    run = context.run
+    slug = run.tags.get(PARTITION_TAG) if run else None
+    if run is None or not slug:
+        raise dg.Failure(
+            f"this run names no tenant: choose one partition (tag {PARTITION_TAG}=<slug>);"
+            " several tenants are launched as one run each"
+        )
+    as_of = context.resource_config["as_of"]
+    with run_context.tenant_run(
+        Registry(settings().tenants).get(slug),
+        as_of=date.fromisoformat(as_of) if as_of else None,
+        dagster_run_id=run.run_id,
+        tags=dict(run.tags),
+        say=context.log.info if context.log else print,
+    ) as opened:
+        yield opened

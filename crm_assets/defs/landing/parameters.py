@@ -1,7 +1,5 @@
 """The rules and the as-of date, as a table that dbt models read. dbt variables would cost a parse at each change."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import dagster as dg

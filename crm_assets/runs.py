@@ -1,0 +1,63 @@
+"""Start a Dagster job for a tenant from the command line: in this process, recorded in the instance like any run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from crm_assets import up
+from crm_assets.settings import Settings
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How a run ended: its id in Dagster, whether it succeeded, and the steps that failed with their error's class."""
+
+    dagster_run_id: str
+    succeeded: bool
+    failures: dict[str, str]
+    failed_checks: list[str]
+
+
+def execute(
+    config: Settings,
+    job_name: str,
+    slug: str,
+    *,
+    as_of: str | None = None,
+    op_config: dict[str, Any] | None = None,
+    log_level: str = "WARNING",
+) -> RunOutcome:
+    """Run a job for one tenant and wait for its end."""
+    os.environ.update(up.prepare(config, lambda _: None))  # noqa: TID251 - what Dagster and dbt read
+    import dagster as dg
+
+    from crm_assets.definitions import defs
+
+    run_config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": log_level}}}}
+    if as_of:
+        run_config["resources"] = {"tenant_run": {"config": {"as_of": as_of}}}
+    if op_config:
+        run_config["ops"] = op_config
+    with dg.DagsterInstance.get() as instance:
+        if slug not in instance.get_dynamic_partitions("tenant"):
+            instance.add_dynamic_partitions("tenant", [slug])
+        result = defs.resolve_job_def(job_name).execute_in_process(
+            instance=instance,
+            partition_key=slug,
+            run_config=run_config,
+            tags={"crm/trigger": "command"},
+            raise_on_error=False,
+        )
+        failures = {}
+        for event in result.get_step_failure_events():
+            error = event.step_failure_data.error
+            cause = (error.cause or error) if error else None
+            failures[event.step_key or "run"] = f"{cause.cls_name}: {cause.message.strip()}" if cause else "failed"
+        checks = [
+            "/".join([*check.asset_key.path, check.check_name])
+            for check in result.get_asset_check_evaluations()
+            if not check.passed
+        ]
+        return RunOutcome(result.run_id, result.success, failures, sorted(checks))
