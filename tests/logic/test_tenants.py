@@ -1,0 +1,88 @@
+"""A tenant file that is wrong names itself, the key and the reason, and takes no other down."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+
+from crm_assets.settings import ROOT
+from crm_assets.tenants import TEMPLATE, Registry, TenantError, load_tenant
+
+GOOD = TEMPLATE.format(name="Domaine Test")
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ("lokale: fr\n", "key 'lokale': unknown key"),
+        ("rules: {audit: {min_scor: 70}}\n", "key 'rules.audit.min_scor': unknown key"),
+        ("rules: {audit: {min_score: high}}\n", "key 'rules.audit.min_score'"),
+        ("brevo: {api_key_variable: xkeysib-123}\n", "key 'brevo.api_key_variable'"),
+        ("document_numbers: monthly\n", "key 'document_numbers'"),
+    ],
+)
+def test_a_wrong_key_is_named(tmp_path: Path, extra: str, expected: str) -> None:
+    with pytest.raises(TenantError, match="a_test.yaml") as refused:
+        load_tenant(write(tmp_path, "a_test.yaml", GOOD + extra))
+    assert expected in str(refused.value)
+
+
+def test_a_wrong_value_of_the_template_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TenantError, match=r"key 'timezone': .*Europe/Pariss"):
+        load_tenant(write(tmp_path, "a_test.yaml", GOOD.replace("Europe/Paris", "Europe/Pariss")))
+
+
+@pytest.mark.parametrize("text", ["", "- a list\n", "name: [unclosed\n", "name: caf\x00e\n"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(TenantError, match=r"^broken\.yaml: "):
+        load_tenant(write(tmp_path, "broken.yaml", text))
+
+
+@pytest.mark.parametrize("name", ["Demo.yaml", "1a.yaml", "control.yaml", "dagster.yaml", "a-b.yaml"])
+def test_a_file_name_that_is_no_slug_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(TenantError, match="slug"):
+        load_tenant(write(tmp_path, name, GOOD))
+
+
+def test_a_wrong_file_takes_no_other_down(tmp_path: Path) -> None:
+    write(tmp_path, "good_one.yaml", GOOD)
+    write(tmp_path, "bad_one.yaml", "locale: fr\n")
+    registry = Registry(tmp_path)
+    assert list(registry.tenants) == ["good_one"]
+    assert "bad_one.yaml" in registry.errors["bad_one"]
+    assert "key 'name'" in registry.errors["bad_one"]
+    with pytest.raises(TenantError, match="bad_one"):
+        registry.get("bad_one")
+    with pytest.raises(TenantError, match="crm tenant add third"):
+        registry.get("third")
+
+
+def test_overrides_change_the_rules_and_their_version(tmp_path: Path) -> None:
+    plain = load_tenant(write(tmp_path, "plain.yaml", GOOD))
+    other = load_tenant(write(tmp_path, "other.yaml", GOOD + "rules: {audit: {silence_days: 21}}\n"))
+    assert (plain.business_rules.audit.silence_days, other.business_rules.audit.silence_days) == (14, 21)
+    assert other.business_rules.audit.min_score == plain.business_rules.audit.min_score
+    assert plain.business_rules.version != other.business_rules.version
+
+
+def test_today_is_the_fixed_day_or_the_day_where_the_estate_is(tmp_path: Path) -> None:
+    late = datetime(2026, 1, 5, 23, 30, tzinfo=UTC)
+    plain = load_tenant(write(tmp_path, "plain.yaml", GOOD))
+    fixed = load_tenant(write(tmp_path, "fixed.yaml", GOOD + "as_of: 2025-12-31\n"))
+    assert plain.today(late) == date(2026, 1, 6)
+    assert fixed.today(late) == date(2025, 12, 31)
+
+
+def test_the_projects_own_tenants_are_right() -> None:
+    registry = Registry(ROOT / "tenants")
+    assert registry.errors == {}
+    assert {"demo", "vieux_lavoir"} <= set(registry.tenants)
+    assert registry.get("demo").as_of == date(2025, 12, 31)
