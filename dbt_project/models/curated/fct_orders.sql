@@ -1,22 +1,99 @@
+with documents as (
+
+    select
+        order_id,
+        min(customer_id) as customer_id,
+        min(client_code) as client_code,
+        min(document_type) as document_type,
+        min(document_no) as document_no,
+        min(treatment) as treatment,
+        min(sale_date) as order_date,
+        max(delivery_date) as delivery_date,
+        count(*) as lines,
+        sum(bottles) as bottles,
+        sum(amount_ht) as amount_ht,
+        sum(amount_ttc) as amount_ttc,
+        sum(margin) as margin,
+        bool_or(is_document_inferred) as is_document_inferred,
+        min(file_id) <> max(file_id) as is_split
+    from {{ ref('fct_sales_lines') }}
+    group by order_id
+
+),
+
+reused as (
+
+    select document_type, document_no
+    from documents
+    group by document_type, document_no
+    having count(*) > 1
+
+),
+
+ranked as (
+
+    -- A credit note takes back the newest earlier document of the same customer, amount and bottles, one for one.
+    select
+        order_id,
+        customer_id,
+        abs(amount_ht) as amount,
+        abs(bottles) as bottles,
+        order_date,
+        amount_ht < 0 as is_credit,
+        row_number() over (
+            partition by customer_id, abs(amount_ht), abs(bottles), amount_ht < 0
+            order by order_date desc, order_id collate "C" desc
+        ) as position
+    from documents
+    where
+        treatment in ('count', 'credit')
+        and amount_ht <> 0
+        and customer_id in (
+            select credits.customer_id from documents as credits
+            where credits.amount_ht < 0 and credits.treatment in ('count', 'credit')
+        )
+
+),
+
+reversed as (
+
+    select bought.order_id
+    from ranked as bought
+    inner join ranked as credit
+        on
+            bought.customer_id = credit.customer_id
+            and bought.amount = credit.amount
+            and bought.bottles = credit.bottles
+            and bought.position = credit.position
+            and bought.order_date <= credit.order_date
+    where not bought.is_credit and credit.is_credit and credit.order_date <= {{ as_of() }}
+
+)
+
 select
-    null::text as order_id,
-    null::text as customer_id,
-    null::text as client_code,
-    null::text as document_type,
-    null::text as document_no,
-    null::text as treatment,
-    null::date as order_date,
-    null::date as delivery_date,
-    null::bigint as lines,
-    null::numeric as bottles,
-    null::numeric as amount_ht,
-    null::numeric as amount_ttc,
-    null::numeric as margin,
-    null::boolean as is_counted,
-    null::boolean as is_credit_note,
-    null::boolean as is_reversed,
-    null::boolean as is_qualifying,
-    null::boolean as is_document_inferred,
-    null::boolean as is_split,
-    null::boolean as is_number_reused
-where false
+    documents.order_id,
+    documents.customer_id,
+    documents.client_code,
+    documents.document_type,
+    documents.document_no,
+    documents.treatment,
+    documents.order_date,
+    documents.delivery_date,
+    documents.lines,
+    documents.bottles,
+    documents.amount_ht,
+    documents.amount_ttc,
+    documents.margin,
+    documents.treatment in ('count', 'credit') as is_counted,
+    documents.treatment = 'credit' or documents.amount_ht < 0 as is_credit_note,
+    reversed.order_id is not null as is_reversed,
+    documents.treatment = 'count'
+    and documents.amount_ht > 0
+    and reversed.order_id is null
+    and documents.order_date <= {{ as_of() }} as is_qualifying,
+    documents.is_document_inferred,
+    documents.is_split,
+    reused.document_no is not null as is_number_reused
+from documents
+left join reused on documents.document_type = reused.document_type and documents.document_no = reused.document_no
+left join reversed on documents.order_id = reversed.order_id

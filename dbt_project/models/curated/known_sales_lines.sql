@@ -1,37 +1,6 @@
 {{ config(materialized='view') }}
 
-select
-    null::text as line_id,
-    null::text as customer_id,
-    null::text as client_code,
-    null::text as document_type,
-    null::text as document_no,
-    null::text as line_no,
-    null::text as order_id,
-    null::date as sale_date,
-    null::date as delivery_date,
-    null::date as revenue_date,
-    null::text as product_key,
-    null::text as wine_id,
-    null::text as kind,
-    null::text as product_label,
-    null::numeric as quantity,
-    null::numeric as bottles,
-    null::numeric as unit_price_ht,
-    null::numeric as amount_ht,
-    null::numeric as amount_ttc,
-    null::numeric as margin,
-    null::boolean as amount_derived,
-    null::text as treatment,
-    null::boolean as is_counted,
-    null::boolean as is_negated,
-    null::boolean as is_gift,
-    null::boolean as is_document_inferred,
-    null::boolean as is_vintage_ambiguous,
-    null::boolean as is_product_inferred,
-    null::boolean as is_customer_inferred,
-    null::boolean as has_conflict,
-    null::text as matched_by,
-    null::text as file_id,
-    null::bigint as source_line
-where false
+-- The only place that decides what is future (spec.md §3, Dates).
+select *
+from {{ ref('fct_sales_lines') }}
+where is_counted and sale_date <= {{ as_of() }}

@@ -1,13 +1,50 @@
+with doubtful as (
+
+    select * from {{ source('curated', 'product_matches') }}
+    where matched_by in ('fuzzy', 'inferred')
+
+),
+
+sold as (
+
+    select
+        doubtful.raw_product_key,
+        doubtful.raw_product_label,
+        doubtful.raw_vintage,
+        doubtful.sale_year,
+        count(*) as lines,
+        sum(sales.amount_ht) as amount_ht,
+        max(sales.sale_date) as last_sale_date
+    from doubtful
+    inner join {{ ref('stg_sales_lines') }} as sales
+        on
+            doubtful.raw_product_key = sales.raw_product_key
+            and doubtful.raw_product_label = sales.raw_product_label
+            and doubtful.raw_vintage = sales.raw_vintage
+            and doubtful.sale_year in (0, extract(year from sales.sale_date))
+    inner join {{ ref('sales_line_versions') }} as versions on sales.row_id = versions.row_id
+    where versions.is_current
+    group by
+        doubtful.raw_product_key, doubtful.raw_product_label, doubtful.raw_vintage, doubtful.sale_year
+
+)
+
 select
-    null::text as raw_product_key,
-    null::text as raw_product_label,
-    null::text as raw_vintage,
-    null::integer as sale_year,
-    null::text as product_key,
-    null::text as matched_by,
-    null::numeric as score,
-    null::text as suggestion,
-    null::bigint as lines,
-    null::numeric as amount_ht,
-    null::date as last_sale_date
-where false
+    doubtful.raw_product_key,
+    doubtful.raw_product_label,
+    doubtful.raw_vintage,
+    doubtful.sale_year,
+    doubtful.product_key,
+    doubtful.matched_by,
+    doubtful.score::numeric as score,
+    doubtful.suggestion,
+    sold.lines,
+    sold.amount_ht,
+    sold.last_sale_date
+from doubtful
+inner join sold
+    on
+        doubtful.raw_product_key = sold.raw_product_key
+        and doubtful.raw_product_label = sold.raw_product_label
+        and doubtful.raw_vintage = sold.raw_vintage
+        and doubtful.sale_year = sold.sale_year

@@ -1,0 +1,52 @@
+with cards as (
+
+    select cards.*, xref.customer_id, profiles.email as current_email
+    from {{ ref('stg_customers') }} as cards
+    inner join {{ source('curated', 'customer_xref') }} as xref on cards.client_code = xref.client_code
+    inner join {{ ref('customer_profiles') }} as profiles on xref.customer_id = profiles.customer_id
+
+),
+
+statements as (
+
+    -- A refusal holds for the address it was written beside, and for the one its person has now.
+    select
+        unnest(array[cards.email, cards.current_email]) as address,
+        case when cards.email_opt_out then cards.file_date end as refused_on,
+        case
+            when cards.email_opt_in and cards.opt_in_source is not null and not cards.email_opt_out
+                then cards.opt_in_date
+        end as opted_in_on,
+        false as is_refused_at_brevo
+    from cards
+
+    union all
+
+    select address, contact_date as refused_on, null as opted_in_on, false as is_refused_at_brevo
+    from {{ ref('contact_events') }}
+    where is_refused and channel = 'email'
+
+    union all
+
+    select lower(address) as address, occurred_at::date as refused_on, null as opted_in_on, false as is_refused_at_brevo
+    from {{ source('outcomes', 'events') }}
+    where event in ('unsubscribed', 'unsubscribe')
+
+    union all
+
+    select lower(address) as address, null as refused_on, null as opted_in_on, true as is_refused_at_brevo
+    from {{ source('activation', 'contacts') }}
+    where is_unsubscribed or is_blocked
+
+)
+
+select
+    address,
+    max(refused_on) as refused_on,
+    max(opted_in_on) as opted_in_on,
+    bool_or(is_refused_at_brevo) as is_refused_at_brevo,
+    bool_or(is_refused_at_brevo)
+    or coalesce(max(refused_on) >= coalesce(max(opted_in_on), date '-infinity'), false) as is_refused
+from statements
+where address is not null
+group by address

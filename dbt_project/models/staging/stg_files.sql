@@ -1,0 +1,33 @@
+with source as (
+
+    select * from {{ source('raw', 'files') }}
+
+),
+
+renamed as (
+
+    select distinct on (file_id collate "C")
+        file_id,
+        path,
+        dataset,
+        order_key,
+
+        file_date,
+        modified_at::date as modified_on,
+
+        decimal_separator,
+        coalesce(date_order, 'dmy') as date_order,
+        coalesce(format in ('xlsx', 'xls'), false) as is_spreadsheet,
+        not coalesce('document_no' = any(missing_fields), false) as has_document_no,
+
+        row_count
+    from source
+    where status = 'loaded'
+    order by file_id collate "C", path collate "C"
+
+)
+
+select
+    *,
+    row_number() over (order by order_key collate "C" nulls first, file_id collate "C") as file_rank
+from renamed

@@ -1,0 +1,190 @@
+{#- Three steps, each fenced with `offset 0` so that PostgreSQL computes a value once and not wherever it is named:
+    texts cleaned, values typed, reasons to refuse the row. -#}
+with source as (
+
+    select
+        lines.*,
+        files.file_rank,
+        files.decimal_separator,
+        files.date_order,
+        files.is_spreadsheet,
+        files.has_document_no
+    from {{ source('raw', 'sales_lines') }} as lines
+    inner join {{ ref('stg_files') }} as files on lines.file_id = files.file_id
+
+),
+
+cleaned as (
+
+    select
+        file_id,
+        file_rank,
+        source_line,
+        decimal_separator,
+        date_order,
+        is_spreadsheet,
+        has_document_no,
+        problems,
+
+        {{ client_code('client_code') }} as client_code,
+        {{ clean_text('document_no') }} as document_no,
+        case
+            when document_type ~ '^[A-Z0-9]+$' then document_type
+            else coalesce({{ normalize_label('document_type') }}, '')
+        end as document_type,
+        {{ clean_text('line_no') }} as line_no,
+
+        coalesce(product_key, '') as raw_product_key,
+        coalesce(product_label, '') as raw_product_label,
+        coalesce(vintage, '') as raw_vintage,
+        coalesce(article, '') as raw_article,
+        {{ client_code('product_key') }} as product_code,
+        {{ clean_text('product_label') }} as product_label,
+
+        nullif(nullif({{ clean_text('order_date') }}, '00/00/0000'), '0000-00-00') as order_date,
+        nullif(nullif({{ clean_text('delivery_date') }}, '00/00/0000'), '0000-00-00') as delivery_date,
+
+        {{ clean_text('quantity') }} as quantity,
+        {{ clean_text('unit_price_ht') }} as unit_price_ht,
+        {{ clean_text('amount_ht') }} as amount_ht,
+        {{ clean_text('amount_ttc') }} as amount_ttc,
+        {{ clean_text('margin') }} as margin,
+
+        email as raw_email,
+        {{ clean_text('postal_code') }} as postal_code,
+        city,
+        country as raw_country,
+        {{ clean_text('delivery_name') }} as delivery_name,
+        {{ clean_text('delivery_postal_code') }} as delivery_postal_code,
+        delivery_country as raw_delivery_country
+    from source
+    offset 0
+
+),
+
+typed as (
+
+    select
+        cleaned.*,
+        {{ parse_date('cleaned.order_date', 'cleaned.date_order', 'cleaned.is_spreadsheet') }} as order_day,
+        {{ parse_date('cleaned.delivery_date', 'cleaned.date_order', 'cleaned.is_spreadsheet') }} as delivery_day,
+        {% for field in ['quantity', 'unit_price_ht', 'amount_ht', 'amount_ttc', 'margin'] -%}
+        {{ parse_number('cleaned.' ~ field, 'cleaned.decimal_separator') }} as {{ field }}_number{{ ',' if not loop.last }}
+        {% endfor -%}
+    from cleaned
+    offset 0
+
+),
+
+renamed as (
+
+    select
+        (typed.file_rank << 32) + typed.source_line as row_id,
+        typed.file_id,
+        typed.file_rank,
+        typed.source_line,
+
+        typed.client_code,
+        typed.document_type,
+        case
+            when typed.has_document_no then typed.document_no
+            else typed.client_code || '|' || coalesce(typed.order_day, typed.delivery_day)
+        end as document_no,
+        not typed.has_document_no as is_document_inferred,
+        typed.line_no,
+        -- What makes a document one (spec.md §3), but for numbers used again long after: sales_line_versions.
+        md5(concat_ws(
+            '|',
+            typed.document_type,
+            typed.client_code,
+            case
+                when typed.has_document_no then typed.document_no
+                else coalesce(typed.order_day, typed.delivery_day)::text
+            end,
+            case
+                when {{ rule_text('tenant.document_numbers') }} = 'yearly'
+                    then extract(year from coalesce(typed.order_day, typed.delivery_day))
+            end
+        )) as document_id,
+
+        typed.raw_product_key,
+        typed.raw_product_label,
+        typed.raw_vintage,
+        typed.raw_article,
+        typed.product_label,
+
+        coalesce(typed.order_day, typed.delivery_day) as sale_date,
+        coalesce(typed.delivery_day, typed.order_day) as delivery_date,
+
+        typed.quantity_number as quantity,
+        typed.unit_price_ht_number as unit_price_ht,
+        typed.amount_ht_number as amount_ht,
+        typed.amount_ttc_number as amount_ttc,
+        typed.margin_number as margin,
+
+        typed.raw_email,
+        typed.postal_code,
+        typed.city,
+        countries.country,
+        typed.delivery_name,
+        typed.delivery_postal_code,
+        delivery_countries.country as delivery_country,
+
+        case
+            when typed.problems <> '{}' then typed.problems
+            when
+                typed.client_code is null or {{ is_invalid_code('typed.client_code') }}
+                or (typed.document_no is null and typed.has_document_no)
+                or (typed.product_code is null and typed.product_label is null)
+                or ({{ is_invalid_code('typed.product_code') }} and typed.product_label is null)
+                or (typed.order_day is null and typed.delivery_day is null)
+                or (typed.order_day is null and typed.order_date is not null)
+                or (typed.delivery_day is null and typed.delivery_date is not null)
+                or typed.quantity_number is null
+                or (typed.unit_price_ht_number is null and typed.unit_price_ht is not null)
+                or (typed.amount_ht_number is null and typed.amount_ht is not null)
+                or (typed.amount_ttc_number is null and typed.amount_ttc is not null)
+                or (typed.margin_number is null and typed.margin is not null)
+                or (typed.unit_price_ht is null and typed.amount_ht is null and typed.amount_ttc is null)
+                then array_remove(array[
+                    case when typed.client_code is null then 'MISSING_CLIENT' end,
+                    case when typed.document_no is null and typed.has_document_no then 'MISSING_DOCUMENT' end,
+                    case when typed.product_code is null and typed.product_label is null then 'MISSING_PRODUCT' end,
+                    case when typed.order_date is null and typed.delivery_date is null then 'MISSING_DATE' end,
+                    case
+                        when
+                            (typed.order_day is null and typed.order_date is not null)
+                            or (typed.delivery_day is null and typed.delivery_date is not null)
+                            then 'INVALID_DATE'
+                    end,
+                    case when typed.quantity is null then 'MISSING_QUANTITY' end,
+                    case
+                        when
+                            (typed.quantity_number is null and typed.quantity is not null)
+                            or (typed.unit_price_ht_number is null and typed.unit_price_ht is not null)
+                            or (typed.amount_ht_number is null and typed.amount_ht is not null)
+                            or (typed.amount_ttc_number is null and typed.amount_ttc is not null)
+                            or (typed.margin_number is null and typed.margin is not null)
+                            then 'INVALID_NUMBER'
+                    end,
+                    case
+                        when typed.unit_price_ht is null and typed.amount_ht is null and typed.amount_ttc is null
+                            then 'MISSING_AMOUNT'
+                    end,
+                    case
+                        when
+                            {{ is_invalid_code('typed.client_code') }}
+                            or ({{ is_invalid_code('typed.product_code') }} and typed.product_label is null)
+                            then 'INVALID_KEY'
+                    end
+                ], null)
+        end as codes
+    from typed
+    left join {{ ref('country_texts') }} as countries on typed.raw_country = countries.country_text
+    left join
+        {{ ref('country_texts') }} as delivery_countries
+        on typed.raw_delivery_country = delivery_countries.country_text
+
+)
+
+select * from renamed
