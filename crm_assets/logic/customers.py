@@ -1,0 +1,633 @@
+"""Customer intelligence: taste, behavioural clusters, and the probability of the next order (spec.md
+§4.2-§4.4).
+
+Frames in, frames out. No SQL, no Dagster, no clock and no unseeded chance here: the as-of date is an
+argument, and the order of the input rows never changes a result. RFM scores and preferences are dbt models
+(`rfm`), not here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from crm_assets.rules import BusinessRules
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+AROMA_AXES = [
+    "aroma_fruit", "aroma_floral", "aroma_spice", "aroma_mineral", "aroma_acidity", "aroma_body", "aroma_tannin",
+]  # fmt: skip
+AROMA_MAX = 5.0  # the catalogue grades every axis 1..5
+POPULATIONS = ["private", "professional"]
+METHOD_RATE = "rate_with_dropout"
+METHOD_NO_ORDER = "no_order"
+DECIMALS = 6  # what is written: enough to tell customers apart, few enough to be the same on every machine
+
+
+def day_numbers(dates: pd.Series) -> Ints:
+    """Days since 1970-01-01 of a date column; the smallest integer where it is null."""
+    return pd.to_datetime(dates).to_numpy(dtype="datetime64[D]").astype(np.int64)
+
+
+def day_number(day: date) -> int:
+    """Days since 1970-01-01 of one date."""
+    return int(np.datetime64(day, "D").astype(np.int64))
+
+
+def positions(values: pd.Series, index: pd.Index) -> Ints:
+    """Where each value stands in `index`; -1 for one that is not in it."""
+    return index.get_indexer(pd.Index(values)).astype(np.int64)
+
+
+def sorted_ids(values: pd.Series) -> pd.Index:
+    """Distinct ids in the order of their code points, as `COLLATE "C"` sorts them."""
+    return pd.Index(sorted(values.astype(str).unique()), dtype="str")
+
+
+# Taste (spec.md §4.2)
+
+
+def wine_aromas(products: pd.DataFrame) -> pd.DataFrame:
+    """One row per wine with aroma data: mean of each axis over its catalogue products, scaled to 0..1, null
+    unknown.
+    """
+    known = products.loc[~products["is_inferred"].fillna(False).astype(bool)]
+    axes = known[AROMA_AXES].astype("float64") / AROMA_MAX
+    by_wine = axes.groupby(known["wine_id"].astype(str)).mean().dropna(how="all")
+    return by_wine.sort_index()
+
+
+def taste_profiles(
+    customers: pd.DataFrame,
+    purchases: pd.DataFrame,
+    products: pd.DataFrame,
+    as_of: date,
+    rules: BusinessRules,
+) -> pd.DataFrame:
+    """Rows of `customers.taste_profiles`: one per person, ordered by customer_id.
+
+    A purchase (customer × wine × order) weighs amount_ht × exp(-age / 730), and a customer's axis is the
+    weighted mean of the wines' axes. It is shrunk to the estate's mean, which counts for two orders, the
+    customer's own for as many as have aroma data. An axis without data is the estate's mean; when the estate
+    has none either, the catalogue's mean; null when no wine is described. confidence = min(1, orders / 10) ×
+    described share of spend.
+
+    `customers` are people (customer_id); `purchases` has customer_id, wine_id, order_id, sale_date,
+    amount_ht.
+    """
+    taste = rules.taste
+    ids = sorted_ids(customers["customer_id"])
+    aromas = wine_aromas(products)
+    rows = pd.DataFrame(
+        {
+            "customer": positions(purchases["customer_id"], ids),
+            "wine": positions(purchases["wine_id"], aromas.index),
+            "day": day_numbers(purchases["sale_date"]),
+            "amount": purchases["amount_ht"].to_numpy(dtype="float64"),
+            "order": pd.factorize(purchases["order_id"])[0],
+        }
+    )
+    today = day_number(as_of)
+    rows = rows[(rows["customer"] >= 0) & (rows["day"] <= today)]
+    # Equal keys hold equal values, so the sums below add the same numbers in the same order whatever came
+    # first.
+    rows = rows.sort_values(["customer", "wine", "day", "amount"], kind="stable")
+    customer, wine = rows["customer"].to_numpy(), rows["wine"].to_numpy()
+    amount = np.maximum(rows["amount"].to_numpy(), 0.0)
+    weight = amount * np.exp(-(today - rows["day"].to_numpy()) / taste.half_weight_days)
+    described = wine >= 0
+    n = len(ids)
+
+    axes_of_wine = aromas.to_numpy(dtype="float64")
+    catalogue_mean = _mean_of_known(axes_of_wine)
+    shrinkage = float(taste.shrinkage_orders)
+    n_described_orders = _distinct_orders(customer[described], rows["order"].to_numpy()[described], n)
+    profile = np.empty((n, len(AROMA_AXES)))
+    for axis in range(len(AROMA_AXES)):
+        value = np.full(len(rows), np.nan)
+        value[described] = axes_of_wine[wine[described], axis]
+        usable = ~np.isnan(value) & (weight > 0)
+        total = np.bincount(customer[usable], weights=weight[usable], minlength=n)
+        summed = np.bincount(customer[usable], weights=weight[usable] * value[usable], minlength=n)
+        estate = summed.sum() / total.sum() if total.sum() > 0 else catalogue_mean[axis]
+        own = np.divide(summed, total, out=np.full(n, estate), where=total > 0)
+        orders = np.where(total > 0, n_described_orders, 0)
+        profile[:, axis] = (orders * own + shrinkage * estate) / (orders + shrinkage)
+
+    n_orders = _distinct_orders(customer, rows["order"].to_numpy(), n)
+    spend = np.bincount(customer, weights=amount, minlength=n)
+    described_spend = np.bincount(customer[described], weights=amount[described], minlength=n)
+    share = np.divide(described_spend, spend, out=np.zeros(n), where=spend > 0)
+    confidence = np.round(np.minimum(1.0, n_orders / taste.full_confidence_orders) * share, DECIMALS)
+    levels = taste.confidence_levels
+    frame = pd.DataFrame(np.round(profile, DECIMALS), columns=AROMA_AXES)
+    frame.insert(0, "customer_id", ids)
+    frame["confidence"] = confidence
+    frame["confidence_level"] = np.select(
+        [confidence >= levels.high, confidence >= levels.medium], ["High", "Medium"], "Low"
+    )
+    return frame
+
+
+def _mean_of_known(values: Floats) -> Floats:
+    known = ~np.isnan(values)
+    count = known.sum(axis=0)
+    total = np.where(known, values, 0.0).sum(axis=0)
+    return np.divide(total, count, out=np.full(values.shape[1], np.nan), where=count > 0)
+
+
+def _distinct_orders(customer: Ints, order: Ints, n: int) -> Ints:
+    """Number of distinct orders per customer position 0..n-1."""
+    pairs = np.unique(customer * (int(order.max(initial=0)) + 1) + order)
+    return np.bincount(pairs // (int(order.max(initial=0)) + 1), minlength=n)
+
+
+# Clusters (spec.md §4.3)
+
+CLUSTER_FEATURES = [
+    "recency_days",
+    "frequency",
+    "monetary",
+    "average_order_value",
+    "mean_interval_days",
+    "diversity",
+]
+_LOGGED = CLUSTER_FEATURES[:5]
+# What a low and a high centroid of a feature are called, as an adjective.
+_NAME_WORDS = {
+    "recency_days": ("recent", "lapsed"),
+    "frequency": ("occasional", "frequent"),
+    "monetary": ("low spending", "high spending"),
+    "average_order_value": ("small orders", "large orders"),
+    "mean_interval_days": ("short rhythm", "long rhythm"),
+    "diversity": ("single taste", "varied taste"),
+}
+_KMEANS_STARTS = 4
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """Rows of `customers.clusters` and `customers.cluster_profiles`, and per population how k was chosen."""
+
+    assignments: pd.DataFrame
+    profiles: pd.DataFrame
+    quality: dict[str, dict[str, Any]]
+
+
+def cluster_features(rfm: pd.DataFrame, preferences: pd.DataFrame) -> pd.DataFrame:
+    """One row per customer with a qualifying order, by customer_id: population and the six features, logs
+    taken.
+
+    log1p of recency, frequency, monetary (floored at 0), average order value and interval (one order: the
+    tenant's median); diversity as it is (unknown: the tenant's median). Standard scaling follows, diversity
+    included: left in its 0..1 it would hardly weigh beside the others.
+    """
+    buyers = rfm[(rfm["frequency"].fillna(0) > 0) & rfm["population"].isin(POPULATIONS)].copy()
+    buyers["customer_id"] = buyers["customer_id"].astype(str)
+    diversity = preferences.assign(customer_id=preferences["customer_id"].astype(str)).set_index(
+        "customer_id"
+    )
+    buyers["diversity"] = buyers["customer_id"].map(diversity["diversity"]).astype("float64")
+    buyers = buyers.sort_values("customer_id", kind="stable").reset_index(drop=True)
+    for column in ["mean_interval_days", "diversity"]:
+        values = buyers[column].astype("float64")
+        buyers[column] = values.fillna(values.median()).fillna(0.0)
+    features = buyers[_LOGGED].astype("float64").clip(lower=0.0).apply(np.log1p)
+    features["diversity"] = buyers["diversity"]
+    return pd.concat([buyers[["customer_id", "population"]], features], axis=1)
+
+
+def cluster_customers(
+    rfm: pd.DataFrame, preferences: pd.DataFrame, previous: pd.DataFrame | None, rules: BusinessRules
+) -> Clustering:
+    """Seeded k-means within private and within professional customers.
+
+    `previous` = the last `customers.cluster_profiles`: a new cluster takes the id of the old centroid it is
+    matched with, so ids stay from run to run. A centroid is stored in unscaled feature units (logs,
+    diversity as it is).
+    """
+    from threadpoolctl import threadpool_limits
+
+    features = cluster_features(rfm, preferences)
+    natural = rfm.assign(customer_id=rfm["customer_id"].astype(str)).set_index("customer_id")
+    diversity = preferences.assign(customer_id=preferences["customer_id"].astype(str)).set_index(
+        "customer_id"
+    )
+    natural = natural.assign(diversity=diversity["diversity"].reindex(natural.index))
+    assignments, profiles, quality = [], [], {}
+    for population in POPULATIONS:
+        members = features[features["population"] == population]
+        if members.empty:
+            quality[population] = {"customers": 0, "k": 0, "relaxed": []}
+            continue
+        matrix = members[CLUSTER_FEATURES].to_numpy(dtype="float64")
+        mean, deviation = matrix.mean(axis=0), matrix.std(axis=0)
+        deviation = np.where(deviation > 0, deviation, 1.0)
+        # One thread: sums add up in one order, on any machine.
+        with threadpool_limits(limits=1):
+            labels, chosen = _fit(np.round((matrix - mean) / deviation, 9), rules)
+        centroids = np.stack([matrix[labels == label].mean(axis=0) for label in range(labels.max() + 1)])
+        old = None if previous is None else previous[previous["population"] == population]
+        ids = _stable_ids(centroids, deviation, population, old)
+        names = _names((centroids - mean) / deviation, ids)
+        quality[population] = {"customers": len(members), **chosen}
+        assignments.append(
+            pd.DataFrame(
+                {
+                    "customer_id": members["customer_id"].to_numpy(),
+                    "population": population,
+                    "cluster_id": np.array(ids, dtype=object)[labels],
+                    "cluster_name": np.array(names, dtype=object)[labels],
+                }
+            )
+        )
+        medians = (
+            natural.loc[members["customer_id"], CLUSTER_FEATURES].astype("float64").groupby(labels).median()
+        )
+        sizes = np.bincount(labels)
+        frame = medians.round(DECIMALS).reset_index(drop=True)
+        frame.insert(0, "cluster_id", ids)
+        frame.insert(1, "population", population)
+        frame.insert(2, "cluster_name", names)
+        frame.insert(3, "size", sizes)
+        frame.insert(4, "share", np.round(sizes / len(members), DECIMALS))
+        frame["centroid"] = [[round(float(v), DECIMALS) for v in row] for row in centroids]
+        frame["silhouette"], frame["stability"] = chosen["silhouette"], chosen["stability"]
+        profiles.append(frame)
+    columns = ["customer_id", "population", "cluster_id", "cluster_name"]
+    profile_columns = [
+        "cluster_id", "population", "cluster_name", "size", "share", *CLUSTER_FEATURES, "centroid", "silhouette", "stability",
+    ]  # fmt: skip
+    return Clustering(
+        assignments=_stack(assignments, columns, ["customer_id"]),
+        profiles=_stack(profiles, profile_columns, ["cluster_id"]),
+        quality=quality,
+    )
+
+
+def _stack(frames: list[pd.DataFrame], columns: list[str], by: list[str]) -> pd.DataFrame:
+    if not frames:
+        return pd.DataFrame({column: [] for column in columns})
+    return pd.concat(frames, ignore_index=True)[columns].sort_values(by, kind="stable").reset_index(drop=True)
+
+
+def _fit(scaled: Floats, rules: BusinessRules) -> tuple[Ints, dict[str, Any]]:
+    """Cluster label 0..k-1 of each row, and {k, silhouette, stability, smallest_share, relaxed, tried}.
+
+    Among the k that are stable and whose smallest cluster is large enough, the best silhouette. When none
+    is, the criterion given up is named in `relaxed`: stability first (the most stable k with large enough
+    clusters), then the smallest share, then both. Under 3·k_min customers k = n // 3 (at least 1), and
+    nothing is measured.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import adjusted_rand_score, pairwise_distances, silhouette_score
+
+    settings = rules.clusters
+    n, n_distinct = len(scaled), len(np.unique(scaled, axis=0))
+    candidates = [k for k in range(settings.k_min, settings.k_max + 1) if n >= 3 * k and n_distinct > k]
+    if not candidates:
+        k = max(1, min(n // 3, settings.k_min, n_distinct))
+        labels = KMeans(k, n_init=_KMEANS_STARTS, random_state=settings.seed).fit_predict(scaled)
+        return labels.astype(np.int64), {
+            "k": k,
+            "silhouette": None,
+            "stability": None,
+            "relaxed": ["customers"],
+        }
+
+    chance = np.random.default_rng(settings.seed)
+    sample = (
+        scaled if n <= settings.sample_max else scaled[np.sort(chance.choice(n, settings.sample_max, False))]
+    )
+    resamples = [
+        sample[chance.integers(0, len(sample), len(sample))] for _ in range(settings.stability_resamples)
+    ]
+    distances = pairwise_distances(sample.astype(np.float32))
+    np.fill_diagonal(distances, 0.0)
+    tried, centres = [], {}
+    for k in candidates:
+        model = KMeans(k, n_init=_KMEANS_STARTS, random_state=settings.seed).fit(sample)
+        predicted = [
+            KMeans(k, n_init=_KMEANS_STARTS, random_state=settings.seed).fit(resample).predict(sample)
+            for resample in resamples
+        ]
+        agreement = [
+            adjusted_rand_score(predicted[i], predicted[j])
+            for i in range(len(predicted))
+            for j in range(i + 1, len(predicted))
+        ]
+        centres[k] = model.cluster_centers_
+        tried.append(
+            {
+                "k": k,
+                "silhouette": round(
+                    float(silhouette_score(distances, model.labels_, metric="precomputed")), 4
+                ),
+                "stability": round(float(np.mean(agreement)), 4),
+                "smallest_share": round(float(np.bincount(model.labels_).min() / len(sample)), 4),
+            }
+        )
+    stable = [t for t in tried if t["stability"] >= settings.stability_min]
+    large = [t for t in tried if t["smallest_share"] >= settings.smallest_share_min]
+    both = [t for t in stable if t in large]
+    if both:
+        best, relaxed = max(both, key=lambda t: (t["silhouette"], -t["k"])), []
+    elif large:
+        best, relaxed = max(large, key=lambda t: (t["stability"], -t["k"])), ["stability"]
+    elif stable:
+        best, relaxed = max(stable, key=lambda t: (t["smallest_share"], -t["k"])), ["smallest_share"]
+    else:
+        best = max(tried, key=lambda t: (t["stability"], -t["k"]))
+        relaxed = ["stability", "smallest_share"]
+    k = int(best["k"])
+    labels = KMeans(k, init=centres[k], n_init=1, random_state=settings.seed).fit_predict(scaled)
+    labels = np.unique(labels, return_inverse=True)[1].astype(
+        np.int64
+    )  # gapless, should a cluster come out empty
+    return labels, {**best, "relaxed": relaxed, "tried": tried}
+
+
+def _stable_ids(
+    centroids: Floats, scale: Floats, population: str, previous: pd.DataFrame | None
+) -> list[str]:
+    """Ids `<population>_<nn>` of the new centroids: the old ids by the assignment of least total distance.
+
+    Without an old partner a centroid gets the next number; numbers are given in order of falling spend.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    ids: list[str | None] = [None] * len(centroids)
+    taken = 0
+    if previous is not None and len(previous):
+        previous = previous.sort_values("cluster_id", kind="stable")
+        old_ids = previous["cluster_id"].astype(str).tolist()
+        old = np.array(previous["centroid"].tolist(), dtype="float64")
+        if old.shape[1] == centroids.shape[1]:
+            distance = np.linalg.norm((centroids[:, None, :] - old[None, :, :]) / scale, axis=2)
+            for new, matched in zip(*linear_sum_assignment(distance), strict=True):
+                ids[new] = old_ids[matched]
+        taken = max(int(old_id.rsplit("_", 1)[1]) for old_id in old_ids)
+    monetary = CLUSTER_FEATURES.index("monetary")
+    for new in np.lexsort((np.arange(len(centroids)), -centroids[:, monetary])):
+        if ids[new] is None:
+            taken += 1
+            ids[new] = f"{population}_{taken:02d}"
+    return [cluster_id for cluster_id in ids if cluster_id is not None]
+
+
+def _names(standardised: Floats, ids: list[str]) -> list[str]:
+    """English names from what sets each centroid most apart, e.g. `Frequent, high spending`; unique among
+    them.
+
+    Two words, then a third and so on while another cluster has the same; at last the number of the id.
+    """
+    order = np.argsort(-np.round(np.abs(standardised), 6), axis=1, kind="stable")
+    names: dict[int, str] = {}
+    for cluster in sorted(range(len(ids)), key=lambda c: ids[c]):
+        words = [_NAME_WORDS[CLUSTER_FEATURES[f]][int(standardised[cluster, f] > 0)] for f in order[cluster]]
+        taken = set(names.values())
+        options = [", ".join(words[:length]).capitalize() for length in range(2, len(words) + 1)]
+        options.append(f"{options[0]} ({ids[cluster].rsplit('_', 1)[1]})")
+        names[cluster] = next(option for option in options if option not in taken)
+    return [names[cluster] for cluster in range(len(ids))]
+
+
+# Prediction (spec.md §4.4)
+
+
+@dataclass(frozen=True)
+class OrderHistory:
+    """What a customer's order dates say at one day; one entry per customer position.
+
+    n_days: distinct order days; first, last: day numbers (0 without order); amount: EUR HT; n_orders.
+    """
+
+    n_orders: Ints
+    n_days: Ints
+    first: Ints
+    last: Ints
+    amount: Floats
+
+    @property
+    def interval(self) -> Floats:
+        """Mean days between order days; NaN under two of them."""
+        gaps = self.n_days - 1
+        return np.divide(self.last - self.first, gaps, out=np.full(len(gaps), np.nan), where=gaps > 0)
+
+
+def order_history(customer: Ints, day: Ints, amount: Floats, n: int, until: int) -> OrderHistory:
+    """Order history at day `until` of customers 0..n-1, from one entry per qualifying order."""
+    known = (customer >= 0) & (day <= until)
+    order = np.lexsort((amount[known], day[known], customer[known]))
+    customer, day, amount = customer[known][order], day[known][order], amount[known][order]
+    new_day = np.ones(len(customer), dtype=bool)
+    new_day[1:] = (np.diff(customer) != 0) | (np.diff(day) != 0)
+    n_orders = np.bincount(customer, minlength=n)
+    last_row = np.cumsum(n_orders) - 1
+    has = n_orders > 0
+    first, last = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
+    first[has] = day[(last_row - n_orders + 1)[has]]
+    last[has] = day[last_row[has]]
+    return OrderHistory(
+        n_orders=n_orders,
+        n_days=np.bincount(customer[new_day], minlength=n),
+        first=first,
+        last=last,
+        amount=np.bincount(customer, weights=amount, minlength=n),
+    )
+
+
+@dataclass(frozen=True)
+class Activity:
+    """Per customer position: order rate per day while active, probability of still being active, dropout
+    share.
+    """
+
+    rate: Floats
+    p_active: Floats
+    dropout: Floats
+
+    def probability(self, days: float) -> Floats:
+        """Probability of at least one order within `days`."""
+        return self.p_active * -np.expm1(-self.rate * days)
+
+    def expected_orders(self, days: float) -> Floats:
+        """Expected orders within `days`, dropping out after any of them with the dropout share."""
+        return self.p_active * -np.expm1(-self.rate * self.dropout * days) / self.dropout
+
+
+def activity(
+    history: OrderHistory, is_professional: np.ndarray, until: int, rules: BusinessRules
+) -> Activity:
+    """The rule `rate_with_dropout`, fitted within private and within professional customers.
+
+    rate = (repeats + s) / (days from first to last order + s / pooled rate): a Poisson rate shrunk by s
+    prior orders to the pooled one (all repeats / all such days). dropout d = customers silent for longer
+    than two expected intervals / all orders. A customer silent for t days is active with p =
+    (1-d)·exp(-rate·t) / ((1-d)·exp(-rate·t) + d). Without an order all three say "never": rate 0, p 0.
+    """
+    settings = rules.predictions
+    repeats = np.maximum(history.n_days - 1, 0)
+    span = (history.last - history.first).astype("float64")
+    silence = (until - history.last).astype("float64")
+    has = history.n_orders > 0
+    rate, dropout = np.zeros(len(has)), np.full(len(has), 0.5)
+    for group in (has & ~is_professional, has & is_professional):
+        if not group.any():
+            continue
+        # No repeat yet in the whole population: one order a year is the least surprising guess.
+        pooled = (
+            repeats[group].sum() / span[group].sum() if span[group].sum() > 0 else 1.0 / settings.value_days
+        )
+        prior = settings.prior_orders
+        rate[group] = (repeats[group] + prior) / (span[group] + prior / pooled)
+        silent = silence[group] * rate[group] > settings.churn_interval_factor
+        dropout[group] = np.clip(silent.sum() / history.n_orders[group].sum(), 0.01, 0.99)
+    alive = (1.0 - dropout) * np.exp(-rate * np.maximum(silence, 0.0))
+    return Activity(rate=rate, p_active=np.where(has, alive / (alive + dropout), 0.0), dropout=dropout)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Rows of `customers.predictions` and the measures of the hold-out (`status` measured, or none with a
+    reason).
+    """
+
+    rows: pd.DataFrame
+    quality: dict[str, Any]
+
+
+def predict(
+    customers: pd.DataFrame,
+    orders: pd.DataFrame,
+    as_of: date,
+    rules: BusinessRules,
+    engagement: pd.DataFrame | None = None,
+) -> Predictions:
+    """Order probability, expected orders and value, churn flag and lead score of every person, by
+    customer_id.
+
+    customers: customer_id, population. orders: customer_id, order_id, order_date, amount_ht, qualifying
+    ones. engagement (optional): customer_id and booleans opened, clicked, bounced, unsubscribed of the last
+    90 days, already limited to addresses with tracking consent and to opens by people.
+    """
+    settings = rules.predictions
+    people = customers.assign(customer_id=customers["customer_id"].astype(str)).drop_duplicates("customer_id")
+    people = people.set_index("customer_id").loc[sorted_ids(people["customer_id"])]
+    is_professional = (people["population"] == "professional").to_numpy(dtype=bool)
+    customer = positions(orders["customer_id"], people.index)
+    day, amount = day_numbers(orders["order_date"]), orders["amount_ht"].to_numpy(dtype="float64")
+    until = day_number(as_of)
+
+    history = order_history(customer, day, amount, len(people), until)
+    active = activity(history, is_professional, until, rules)
+    has = history.n_orders > 0
+    probability = np.round(active.probability(settings.horizon_days), DECIMALS)
+    expected = active.expected_orders(settings.value_days)
+    mean_order = np.divide(history.amount, history.n_orders, out=np.zeros(len(has)), where=has)
+    silence, interval = until - history.last, history.interval
+    overdue = np.where(
+        np.isnan(interval), False, silence > settings.churn_interval_factor * np.nan_to_num(interval)
+    )
+    rows = pd.DataFrame(
+        {
+            "customer_id": people.index,
+            "probability_90d": probability,
+            "expected_orders_365d": np.round(expected, DECIMALS),
+            "expected_value_365d": np.round(expected * np.maximum(mean_order, 0.0), 2),
+            "p_active": np.round(active.p_active, DECIMALS),
+            "is_churning": has & (overdue | (active.p_active < settings.churn_p_active)),
+            "lead_score": lead_scores(people.index, probability, engagement, rules),
+            "method": np.where(has, METHOD_RATE, METHOD_NO_ORDER),
+        }
+    )
+    return Predictions(rows, _holdout(customer, day, amount, is_professional, until, rules))
+
+
+def lead_scores(
+    ids: pd.Index, probability: Floats, engagement: pd.DataFrame | None, rules: BusinessRules
+) -> Floats:
+    """0..100: percentile rank of the probability (0 when it is 0), then +5 opened, +15 clicked, -20 bounced;
+    0 refused.
+    """
+    from scipy.stats import rankdata
+
+    score = np.where(probability > 0, 100.0 * rankdata(probability) / max(len(probability), 1), 0.0)
+    if engagement is not None and len(engagement):
+        flags = ["opened", "clicked", "bounced", "unsubscribed"]
+        by_customer = (
+            engagement.groupby(engagement["customer_id"].astype(str))[flags]
+            .any()
+            .reindex(ids, fill_value=False)
+        )
+        points = rules.predictions.engagement
+        score = (
+            score
+            + by_customer["opened"].to_numpy() * points.open
+            + by_customer["clicked"].to_numpy() * points.click
+        )
+        score = score + by_customer["bounced"].to_numpy() * points.bounce
+        score = np.where(by_customer["unsubscribed"].to_numpy(), 0.0, score)
+    return np.round(np.clip(score, 0.0, 100.0), 1)
+
+
+def _holdout(
+    customer: Ints, day: Ints, amount: Floats, is_professional: np.ndarray, until: int, rules: BusinessRules
+) -> dict[str, Any]:
+    """The same rule at `until` minus the horizon, against who ordered since: AUC, calibration by decile,
+    lift.
+    """
+    settings = rules.predictions
+    known = (customer >= 0) & (day <= until)
+    cut = until - settings.horizon_days
+    history = order_history(customer, day, amount, len(is_professional), cut)
+    judged = history.n_orders > 0
+    history_days = int(until - day[known].min()) if known.any() else 0
+    base = {"method": METHOD_RATE, "customers": int(judged.sum()), "history_days": history_days}
+    if judged.sum() < settings.min_customers or history_days < settings.min_history_days:
+        reason = f"needs {settings.min_customers} customers and {settings.min_history_days} days of history"
+        return {**base, "status": "none", "reason": reason}
+    predicted = activity(history, is_professional, cut, rules).probability(settings.horizon_days)[judged]
+    ordered = np.zeros(len(is_professional), dtype=bool)
+    ordered[customer[known & (day > cut)]] = True
+    return {**base, "status": "measured", **measure(predicted, ordered[judged])}
+
+
+def measure(predicted: Floats, happened: np.ndarray) -> dict[str, Any]:
+    """AUC (null when all or none happened), mean predicted and observed, deciles from the top, top-decile
+    lift.
+    """
+    from scipy.stats import rankdata
+
+    n, positives = len(predicted), int(happened.sum())
+    auc = None
+    if 0 < positives < n:
+        ranks = rankdata(predicted)
+        auc = round(
+            float((ranks[happened].sum() - positives * (positives + 1) / 2) / (positives * (n - positives))),
+            4,
+        )
+    order = np.argsort(-predicted, kind="stable")
+    deciles = [
+        {
+            "predicted": round(float(predicted[part].mean()), 4),
+            "observed": round(float(happened[part].mean()), 4),
+        }
+        for part in np.array_split(order, min(10, n))
+    ]
+    observed = positives / n
+    return {
+        "n": n,
+        "auc": auc,
+        "mean_predicted": round(float(predicted.mean()), 4),
+        "mean_observed": round(observed, 4),
+        "top_decile_lift": round(deciles[0]["observed"] / observed, 2) if observed else None,
+        "deciles": deciles,
+    }
