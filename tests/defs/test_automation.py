@@ -1,0 +1,200 @@
+"""The sensors and the schedule, with real folders, a real control database and a real clock's readings."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from crm_assets.dbt_manifest import ensure_manifest
+from crm_assets.databases import Cluster
+from crm_assets.resources.control import Control, Drop, is_due
+from crm_assets.settings import Settings
+from crm_assets.tenants import TEMPLATE, load_tenant
+
+ensure_manifest()
+
+from crm_assets.defs import automation  # noqa: E402
+
+
+@pytest.fixture
+def estates(environment: Settings, cluster: Cluster) -> Iterator[Settings]:
+    """A tenants folder with `left` and `right`, and empty drop folders."""
+    environment.tenants.mkdir(parents=True, exist_ok=True)
+    for slug in ("left", "right"):
+        (environment.tenants / f"{slug}.yaml").write_text(TEMPLATE.format(name=slug))
+    yield environment
+    shutil.rmtree(environment.tenants)
+    shutil.rmtree(environment.data, ignore_errors=True)
+    control = Control(environment)
+    with control._connect() as connection:
+        connection.execute("delete from watch.drops")
+        connection.execute("delete from alerts.causes")
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+def drop(config: Settings, slug: str, name: str, text: str) -> Path:
+    path = config.data / slug / "raw" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def look(instance: dg.DagsterInstance) -> list[str]:
+    """One tick of the file sensor: the run keys it asks for."""
+    with dg.build_sensor_context(instance=instance) as context:
+        result = automation.dropped_files(context)
+    return [request.run_key for request in result.run_requests] if isinstance(result, dg.SensorResult) else []
+
+
+def follow_files(instance: dg.DagsterInstance) -> None:
+    with dg.build_sensor_context(instance=instance) as context:
+        result = automation.tenant_files(context)
+    for request in result.dynamic_partitions_requests or [] if isinstance(result, dg.SensorResult) else []:
+        if isinstance(request, dg.AddDynamicPartitionsRequest):
+            instance.add_dynamic_partitions("tenant", list(request.partition_keys))
+        else:
+            for key in request.partition_keys:
+                instance.delete_dynamic_partition("tenant", key)
+
+
+def test_partitions_follow_the_tenant_files(estates: Settings, instance: dg.DagsterInstance) -> None:
+    follow_files(instance)
+    assert set(instance.get_dynamic_partitions("tenant")) == {"left", "right"}
+    (estates.tenants / "third.yaml").write_text(TEMPLATE.format(name="third"))
+    (estates.tenants / "left.yaml").write_text("name: [broken")
+    (estates.tenants / "right.yaml").unlink()
+    follow_files(instance)
+    # A file that is wrong for the moment keeps its partition; one that is gone loses it.
+    assert set(instance.get_dynamic_partitions("tenant")) == {"left", "third"}
+    (alert,) = Control(estates).open_alerts("left")
+    assert "left.yaml" in alert.message
+    (estates.tenants / "left.yaml").write_text(TEMPLATE.format(name="left"))
+    follow_files(instance)
+    assert Control(estates).open_alerts("left") == []
+
+
+def test_one_run_per_settled_drop(estates: Settings, instance: dg.DagsterInstance) -> None:
+    follow_files(instance)
+    assert look(instance) == []
+    assert look(instance) == [], "an estate that never had a file has nothing to refresh"
+    drop(estates, "left", "ventes.csv", "a")
+    drop(estates, "left", "clients.csv", "b")
+    assert look(instance) == [], "seen once, it may still be growing"
+    drop(estates, "left", "ventes.csv", "ab")
+    assert look(instance) == [], "it has grown"
+    assert look(instance) == ["files:left:1"]
+    assert look(instance) == [], "asked for once"
+
+
+def test_content_that_comes_back_is_asked_for_again_under_a_new_key(
+    estates: Settings, instance: dg.DagsterInstance
+) -> None:
+    follow_files(instance)
+    control = Control(estates)
+    path = drop(estates, "left", "ventes.csv", "a")
+    keys = []
+    for text in ("a", "b", "a"):
+        path.write_text(text)
+        look(instance)
+        keys += look(instance)
+        state = control.drops()["left"].requested_fingerprint
+        assert state
+        control.landed("left", state)
+    assert keys == ["files:left:1", "files:left:2", "files:left:3"]
+
+
+def test_changed_content_with_the_same_size_and_time_is_seen(estates: Settings, instance: dg.DagsterInstance) -> None:
+    follow_files(instance)
+    path = drop(estates, "left", "ventes.csv", "a")
+    look(instance)
+    assert look(instance) == ["files:left:1"]
+    before = path.stat()
+    path.write_text("b")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    look(instance)
+    assert look(instance) == ["files:left:2"]
+
+
+def test_two_estates_dropped_at_the_same_moment_get_a_run_each(estates: Settings, instance: dg.DagsterInstance) -> None:
+    follow_files(instance)
+    for slug in ("left", "right"):
+        drop(estates, slug, "ventes.csv", "a")
+    look(instance)
+    assert look(instance) == ["files:left:1", "files:right:1"]
+
+
+def test_a_drop_that_did_not_land_is_asked_for_again_a_few_times_only() -> None:
+    now = datetime(2026, 1, 5, 12, tzinfo=UTC)
+    wait = timedelta(minutes=15)
+    asked = Drop("t", "s", "s", None, 1, 1, now)
+    assert not is_due(asked, "s", now + timedelta(minutes=14), wait, 3)
+    assert is_due(asked, "s", now + timedelta(minutes=15), wait, 3)
+    assert not is_due(Drop("t", "s", "s", None, 3, 3, now), "s", now + timedelta(days=1), wait, 3)
+    assert not is_due(Drop("t", "s", "s", "s", 1, 1, now), "s", now + timedelta(days=1), wait, 3)
+    assert is_due(Drop("t", "s2", "s", None, 3, 3, now), "s2", now, wait, 3), "a new state starts anew"
+
+
+@pytest.mark.parametrize(
+    ("moment", "expected"),
+    [
+        ("2026-01-05T04:59:59+00:00", None),  # Monday 05:59 in Paris
+        ("2026-01-05T05:00:00+00:00", "2026-W02"),
+        ("2026-01-11T22:59:00+00:00", "2026-W02"),  # a late tick, Sunday evening
+        ("2026-01-11T23:30:00+00:00", None),  # Monday 00:30 in Paris: the new week's hour has not come
+        ("2026-06-01T04:00:00+00:00", "2026-W23"),  # summer time
+    ],
+)
+def test_the_week_is_due_from_monday_six_where_the_estate_is(
+    tmp_path: Path, moment: str, expected: str | None
+) -> None:
+    path = tmp_path / "left.yaml"
+    path.write_text(TEMPLATE.format(name="left"))
+    assert automation.week_due(load_tenant(path), datetime.fromisoformat(moment)) == expected
+
+
+def test_the_weekly_schedule_asks_once_per_estate_and_week(estates: Settings, instance: dg.DagsterInstance) -> None:
+    follow_files(instance)
+    monday = datetime(2026, 1, 5, 5, 15, tzinfo=UTC)
+
+    def tick(moment: datetime) -> list[dg.RunRequest]:
+        with dg.build_schedule_context(instance=instance, scheduled_execution_time=moment) as context:
+            return [r for r in automation.weekly_refresh(context) if isinstance(r, dg.RunRequest)]
+
+    requests = tick(monday)
+    assert sorted(request.partition_key or "" for request in requests) == ["left", "right"]
+    for request in requests:
+        instance.add_run(
+            dg.DagsterRun(
+                job_name="refresh",
+                run_id=f"00000000-0000-0000-0000-{requests.index(request):012d}",
+                tags={**request.tags, "dagster/partition": request.partition_key or ""},
+            )
+        )
+    assert tick(monday + timedelta(minutes=15)) == []
+    assert len(tick(monday + timedelta(days=7))) == 2
+
+
+def test_an_alert_is_written_once_per_cause_and_its_end_is_told(environment: Settings, cluster: Cluster) -> None:
+    control, now = Control(environment), datetime(2026, 1, 5, 12, tzinfo=UTC)
+    notices = environment.home / "alerts.jsonl"
+    notices.unlink(missing_ok=True)
+    assert control.raise_alert("left", "run:refresh:x:E", "failed", now)
+    assert not control.raise_alert("left", "run:refresh:x:E", "failed", now + timedelta(hours=1))
+    assert [a.occurrences for a in control.open_alerts("left")] == [2]
+    assert control.recover("left", "run:refresh:", now + timedelta(hours=2)) == ["run:refresh:x:E"]
+    assert control.recover("left", "run:refresh:", now + timedelta(hours=3)) == []
+    assert control.raise_alert("left", "run:refresh:x:E", "failed", now + timedelta(hours=4)), "a new occurrence"
+    control.recover("left", "run:", now)
+    kinds = [line.split('"kind": "')[1].split('"')[0] for line in notices.read_text().splitlines()]
+    assert kinds == ["alert", "recovered", "alert", "recovered"]
