@@ -22,8 +22,8 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 AROMA_AXES = [
-    "aroma_fruit", "aroma_floral", "aroma_spice", "aroma_mineral", "aroma_acidity", "aroma_body", "aroma_tannin",
-]  # fmt: skip
+    f"aroma_{axis}" for axis in ("fruit", "floral", "spice", "mineral", "acidity", "body", "tannin")
+]
 AROMA_MAX = 5.0  # the catalogue grades every axis 1..5
 POPULATIONS = ["private", "professional"]
 METHOD_RATE = "rate_with_dropout"
@@ -262,9 +262,11 @@ def cluster_customers(
         frame["silhouette"], frame["stability"] = chosen["silhouette"], chosen["stability"]
         profiles.append(frame)
     columns = ["customer_id", "population", "cluster_id", "cluster_name"]
-    profile_columns = [
-        "cluster_id", "population", "cluster_name", "size", "share", *CLUSTER_FEATURES, "centroid", "silhouette", "stability",
-    ]  # fmt: skip
+    head, tail = (
+        ["cluster_id", "population", "cluster_name", "size", "share"],
+        ["centroid", "silhouette", "stability"],
+    )
+    profile_columns = [*head, *CLUSTER_FEATURES, *tail]
     return Clustering(
         assignments=_stack(assignments, columns, ["customer_id"]),
         profiles=_stack(profiles, profile_columns, ["cluster_id"]),
@@ -440,7 +442,7 @@ def order_history(customer: Ints, day: Ints, amount: Floats, n: int, until: int)
         n_days=np.bincount(customer[new_day], minlength=n),
         first=first,
         last=last,
-        amount=np.bincount(customer, weights=amount, minlength=n),
+        amount=np.bincount(customer, weights=amount, minlength=n).astype(np.float64),
     )
 
 

@@ -198,7 +198,7 @@ class _World:
         likes = likes.set_index("customer_id").reindex(customers)
         taste = inputs.taste.assign(customer_id=inputs.taste["customer_id"].astype(str))
         taste = taste.set_index("customer_id").reindex(customers)
-        formats = likes["usual_format_cl"].astype("float64").fillna(STANDARD_FORMAT_CL).to_numpy()
+        formats = likes["usual_format_cl"].fillna(STANDARD_FORMAT_CL).to_numpy(dtype="float64")
         group, groups = _offer_groups(formats, customers, offers, inputs.allocations)
         return cls(
             rules=rules,
@@ -353,7 +353,7 @@ class _Moment:
     weight: Floats
     interval: Floats
     interval_source: Ints
-    orders_weight: Floats
+    orders_weight: np.ndarray
     share: Any
     cosine: np.ndarray
     family_share: np.ndarray
@@ -548,7 +548,7 @@ def _candidates(
     """Candidate columns of the customers `who` (sorted positions), batch by batch; see `_batch` for the
     columns.
     """
-    found = []
+    found: list[dict[str, np.ndarray]] = []
     tables = [world.offers_for(group, is_open) for group in range(len(world.groups))]
     season = season_component(world.offers["season_tags"], moment.until, world.rules)
     margin = margin_component(world.offers)
@@ -666,7 +666,7 @@ def _explore_scenarios(
     raw: np.ndarray,
     barred: Flags,
 ) -> Iterator[tuple[int, Flags]]:
-    """The scenarios of never-bought wines that a state has, each with which (customer, wine) cells qualify."""
+    """The scenarios of never-bought wines that a state has, each with its (customer, wine) cells."""
     settings = world.rules.recommendations
     free = ~barred
     if state == LAPSED:
@@ -827,10 +827,9 @@ def _score(
     ranks by money and the others by share, so they are different lists. `reference` = the distributions of a
     first pass.
     """
-    columns = [
-        "customer", "wine", "offer", "scenario", "state", "tier", "raw", "content", "popularity", "rhythm", "margin",
-        "season", "pair",
-    ]  # fmt: skip
+    columns = (
+        "customer wine offer scenario state tier raw content popularity rhythm margin season pair".split()
+    )
     table = {
         c: np.concatenate([part[c] for part in parts]) if parts else np.zeros(0, np.int64) for c in columns
     }
