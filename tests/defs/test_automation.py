@@ -39,7 +39,7 @@ def estates(environment: Settings, cluster: Cluster) -> Iterator[Settings]:
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as made:
+    with dg.instance_for_test() as made:
         yield made
 
 

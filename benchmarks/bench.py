@@ -1,0 +1,171 @@
+"""The speeds that the README states: whole-process seconds and peak memory of `./crm`, medians of some runs.
+
+Nothing here decides whether a build passes: timings on a shared machine lie. Each case gets a CRM_HOME, a drop
+folder and an embedded server of its own.
+
+    ./crm bench [--cases sample,100k,1m,load] [--repeat 3] [--out results.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+AIMS = {
+    "sample": "crm run, sample estate: <= 20 s",
+    "sample, no change": "crm run, nothing new: <= 3 s",
+    "100k": "crm run, 100 k lines / 10 k customers: <= 25 s",
+    "1m": "crm run, 1 M lines / 100 k customers / 500 products: <= 60 s, <= 3 GiB",
+    "load": "code location load: <= 5 s",
+    "import of great_expectations": "stated apart: part of every run that computes",
+}
+SCALES = {"100k": (100_000, 10_000, 500), "1m": (1_000_000, 100_000, 500)}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One process: seconds from start to end, and the highest sum of its tree's resident memory in MiB."""
+
+    seconds: float
+    peak_mib: float
+
+
+def _children(pid: int) -> list[int]:
+    found, queue = [], [pid]
+    while queue:
+        current = queue.pop()
+        found.append(current)
+        for task in Path(f"/proc/{current}/task").glob("*/children"):
+            try:
+                queue += [int(child) for child in task.read_text().split()]
+            except OSError:
+                continue
+    return found
+
+
+def _resident_mib(pid: int) -> float:
+    total = 0.0
+    for each in _children(pid):
+        try:
+            match = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{each}/smaps_rollup").read_text(), re.MULTILINE)
+        except OSError:
+            continue
+        total += int(match.group(1)) / 1024 if match else 0
+    return total
+
+
+def measure(command: list[str], environment: dict[str, str]) -> Measure:
+    """Run a command to its end; CalledProcessError with its output when it fails."""
+    started = time.monotonic()
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        peak = 0.0
+        while process.poll() is None:
+            peak = max(peak, _resident_mib(process.pid))
+            time.sleep(0.1)
+        seconds = time.monotonic() - started
+        if process.returncode:
+            output.seek(0)
+            raise subprocess.CalledProcessError(process.returncode, command, output.read()[-3000:])
+    return Measure(seconds, peak)
+
+
+class Case:
+    """A CRM_HOME with one estate and its files, made for a measurement and removed after it."""
+
+    def __init__(self, name: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix=f"crmbench-{name}-"))
+        self.folder.chmod(0o755)
+        (self.folder / "tenants").mkdir()
+        shutil.copy(ROOT / "tenants" / "demo.yaml", self.folder / "tenants" / "demo.yaml")
+        self.environment = {
+            **os.environ,
+            "CRM_HOME": str(self.folder / "var"),
+            "CRM_DATA": str(self.folder / "data"),
+            "CRM_TENANTS": str(self.folder / "tenants"),
+        }
+        self.environment.pop("CRM_DATABASE_URL", None)
+
+    def crm(self, *arguments: str) -> Measure:
+        return measure([str(ROOT / "crm"), *arguments], self.environment)
+
+    def files(self, name: str) -> None:
+        if name == "sample":
+            self.crm("demo")
+            return
+        lines, customers, products = SCALES[name]
+        target = self.folder / "data" / "demo" / "raw"
+        measure(
+            [sys.executable, "-m", "benchmarks.generate_estate", "scale", "--lines", str(lines)]
+            + ["--customers", str(customers), "--products", str(products), "--out", str(target)],
+            {**self.environment, "PYTHONPATH": str(ROOT)},
+        )
+
+    def close(self) -> None:
+        self.crm("down")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def measure_run(name: str) -> dict[str, Measure]:
+    """First `crm run` of a fresh estate (its server already up), then one without news."""
+    case = Case(name)
+    try:
+        case.files(name)
+        case.crm("url", "--tenant", "demo")
+        first = case.crm("run", "--tenant", "demo")
+        return {name: first, f"{name}, no change": case.crm("run", "--tenant", "demo")}
+    finally:
+        case.close()
+
+
+def measure_load() -> dict[str, Measure]:
+    """Importing the code location, and Great Expectations alone."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GX_ANALYTICS_ENABLED": "false"}
+    return {
+        "load": measure([sys.executable, "-c", "import crm_assets.definitions as d; d.defs.get_repository_def()"], environment),
+        "import of great_expectations": measure([sys.executable, "-c", "import great_expectations"], environment),
+    }
+
+
+def main() -> int:
+    """Measure the chosen cases and print a table; JSON where asked."""
+    parser = argparse.ArgumentParser(prog="crm bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", default="load,sample,100k,1m")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    results: dict[str, list[Measure]] = {}
+    for name in args.cases.split(","):
+        for number in range(args.repeat):
+            print(f"{name}: {number + 1} of {args.repeat}", file=sys.stderr, flush=True)
+            for label, one in (measure_load() if name == "load" else measure_run(name)).items():
+                results.setdefault(label, []).append(one)
+    rows = {
+        label: {
+            "median_seconds": round(statistics.median(m.seconds for m in measures), 1),
+            "median_peak_mib": round(statistics.median(m.peak_mib for m in measures)),
+            "all_seconds": [round(m.seconds, 1) for m in measures],
+            "aim": AIMS.get(label, ""),
+        }
+        for label, measures in results.items()
+    }
+    for label, row in rows.items():
+        print(f"{label:32} {row['median_seconds']:7.1f} s {row['median_peak_mib']:7} MiB   {row['all_seconds']}  {row['aim']}")
+    if args.out:
+        args.out.write_text(json.dumps(rows, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
