@@ -10,7 +10,7 @@ renamed as (
         file_id,
         path,
         dataset,
-        order_key,
+        min(order_key collate "C") over (partition by file_id) as order_key,
 
         file_date,
         modified_at::date as modified_on,
@@ -29,5 +29,5 @@ renamed as (
 
 select
     *,
-    row_number() over (order by order_key collate "C" nulls first, file_id collate "C") as file_rank
+    row_number() over (order by order_key collate "C", file_id collate "C") as file_rank
 from renamed
