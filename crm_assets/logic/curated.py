@@ -11,7 +11,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 import pandas as pd
@@ -49,11 +49,11 @@ def _code(text: str) -> str:
     return text.upper() if text.isascii() else "".join(map(_upper, text))
 
 
-def _mapped(texts: pd.Series, function: Callable[[str], str]) -> pd.Series:
-    """`function` of every text, computed once per distinct text; of null, the empty text."""
-    distinct = texts.dropna().unique()
-    known = dict(zip(distinct, map(function, distinct), strict=True))
-    return texts.map(known).fillna("").astype("str")
+def _mapped(texts: pd.Series, function: Callable[[str], Any], dtype: str) -> pd.Series:
+    """`function` of every text, computed once per distinct text; null counts as the empty text."""
+    place, distinct = pd.factorize(texts.to_numpy(dtype=object, na_value=""))
+    results = np.array([function(text) for text in distinct], dtype=object)
+    return pd.Series(results[place], index=texts.index, dtype=dtype)
 
 
 @overload
@@ -62,7 +62,7 @@ def normalize_label(text: str | None) -> str: ...
 def normalize_label(text: pd.Series) -> pd.Series: ...
 def normalize_label(text: str | pd.Series | None) -> str | pd.Series:
     """The form under which labels compare equal: `Crémant d’Alsace` -> `CREMANT D ALSACE`; null -> ''."""
-    return _mapped(text, _label) if isinstance(text, pd.Series) else _label(text or "")
+    return _mapped(text, _label, "str") if isinstance(text, pd.Series) else _label(text or "")
 
 
 @overload
@@ -71,14 +71,12 @@ def normalize_code(text: str | None) -> str: ...
 def normalize_code(text: pd.Series) -> pd.Series: ...
 def normalize_code(text: str | pd.Series | None) -> str | pd.Series:
     """A client or product code: trimmed, upper case, inner characters kept: `c-01 ` -> `C-01`; null -> ''."""
-    return _mapped(text, _code) if isinstance(text, pd.Series) else _code(text or "")
+    return _mapped(text, _code, "str") if isinstance(text, pd.Series) else _code(text or "")
 
 
 def is_valid_code(codes: pd.Series) -> pd.Series:
     """Whether a normalised code can be a key: it has a letter or digit and is not an Excel error (`#N/A`)."""
-    distinct = codes.unique()
-    known = {c: bool(_ALPHANUMERIC.search(c)) and not _EXCEL_ERROR.fullmatch(c) for c in distinct}
-    return codes.map(known).astype(bool)
+    return _mapped(codes, lambda c: bool(_ALPHANUMERIC.search(c)) and not _EXCEL_ERROR.fullmatch(c), "bool")
 
 
 def _hex(text: str, length: int) -> str:
@@ -198,19 +196,20 @@ def _people(cards: pd.DataFrame, known: pd.Series, excluded: Iterable[str]) -> p
 
     surname, first_name, full_name are normalised labels, '' if unknown; full_name falls back on first + last.
     """
-    numbers = pd.Series(known.index, index=known)
-    cards = cards.assign(client_code=normalize_code(cards["client_code"]))
-    is_person = ~cards["client_code"].isin([_code(code) for code in excluded])
-    cards = cards[is_person & cards["client_code"].isin(known)].rename(columns={"last_name": "surname"})
+    number_of = {code: number for number, code in enumerate(known)}
+    for code in excluded:
+        number_of.pop(normalize_code(code), None)
+    number = normalize_code(cards["client_code"]).map(number_of)
+    cards = cards.assign(number=number)[number.notna()].rename(columns={"last_name": "surname"})
     names = ["surname", "first_name", "full_name"]
     for name in names:
         label = normalize_label(cards[name])
         cards[name] = label.mask(label.eq(""))
     cards = cards.sort_values("newest", ascending=False, kind="stable")
     columns = [*names, "email", "phone", "mobile"]
-    people = cards.groupby("client_code", sort=False)[columns].first()  # first() passes over nulls
-    people.index = pd.Index(numbers.reindex(people.index).to_numpy(), dtype=np.int64)
-    people = people.sort_index()
+    people = (
+        cards.astype({"number": np.int64}).groupby("number")[columns].first()
+    )  # first() passes over nulls
     people[names] = people[names].fillna("").astype("str")
     assembled = (
         (people["first_name"] + " " + people["surname"]).str.strip().where(people["surname"].ne(""), "")
@@ -316,13 +315,12 @@ def _email_edges(people: pd.DataFrame, rules: Customers) -> np.ndarray:
 
 def _phone_edges(people: pd.DataFrame, rules: Customers) -> np.ndarray:
     """Pairs of code numbers on a phone few share, whose surnames agree, and first names or one is blank."""
-    numbers = (
-        pd.concat([people["phone"], people["mobile"]]).dropna().rename("shared").reset_index(names="number")
-    )
+    numbers = pd.concat([people["phone"], people["mobile"]]).dropna()
+    numbers = numbers.rename_axis("number").reset_index(name="shared")
     numbers = numbers.drop_duplicates(ignore_index=True)
     n_codes = numbers.groupby("shared")["number"].transform("size")
     numbers = numbers[n_codes.between(2, rules.phone_max_codes)]
-    rows = numbers.merge(people, left_on="number", right_index=True)
+    rows = numbers.join(people, on="number")
     rows = rows[rows["full_name"].ne("")].sort_values(["shared", "number"], ignore_index=True)
     if rows.empty:
         return _NO_EDGES
@@ -344,6 +342,7 @@ def _phone_edges(people: pd.DataFrame, rules: Customers) -> np.ndarray:
 
 _YEAR = re.compile(r"(?:19|20)\d\d")
 _DIGITS = re.compile(r"\d+")
+_FIRST_YEAR, _LAST_YEAR = 1900, 2199  # as dbt_project/macros/parse_date.sql
 EXACT = 100.0
 
 
@@ -355,13 +354,13 @@ class Wine(NamedTuple):
 
 
 def sale_years(first: int | None, last: int | None) -> range:
-    """The years a vintage is asked for: those of the sales files, one more at each end for loose dates.
+    """The years a vintage is asked for: those of the files, one more at each end for dates read otherwise.
 
-    Only years that a vintage text can name: a sale typed into the year 3025 must not make a thousand rows.
+    Never more than the years staging takes for a date: one typed as 9999 must not make thousands of rows.
     """
     if first is None or last is None:
         return range(0)
-    return range(max(first - 1, 1900), min(last + 1, 2099) + 1)
+    return range(max(first - 1, _FIRST_YEAR), min(last + 1, _LAST_YEAR) + 1)
 
 
 def _year(text: str) -> int | None:

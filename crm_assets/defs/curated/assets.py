@@ -4,8 +4,6 @@ Both tables depend on the loaded files alone, not on the as-of date, so that any
 How it is decided is `logic/curated.py`'s business.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import dagster as dg
@@ -20,7 +18,7 @@ FILE_ORDER = """
     file_order as (
         select
             file_id,
-            dense_rank() over (order by min(order_key) collate "C", file_id collate "C") * 4294967296 as start
+            dense_rank() over (order by min(order_key) collate "C" nulls first, file_id collate "C") * 4294967296 as start
         from raw.files
         where status = 'loaded'
         group by file_id
@@ -91,9 +89,11 @@ ALIASES = f"""
     group by 1, 2
 """
 
+# Dates of the files, and of the sales as far as landing could read them.
 SOLD_YEARS = """
-    select extract(year from min(first_date))::int, extract(year from max(last_date))::int
+    select extract(year from min(day))::int, extract(year from max(day))::int
     from raw.files
+    cross join lateral (values (first_date), (last_date), (left(order_key, 10)::date)) as dates (day)
     where status = 'loaded'
 """
 

@@ -3,8 +3,6 @@
 What makes an address or a number valid is `logic/curated.py`'s business; typing other fields is dbt's.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

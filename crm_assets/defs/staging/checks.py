@@ -1,7 +1,5 @@
 """Checks of the texts that a library validated. Counts only: an address is personal data."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from crm_assets.defs.common import TenantRun, tenant_check
