@@ -6,7 +6,7 @@ Shared by the Dagster assets and by `crm plan` and `crm send`; runs without Dags
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
 from typing import Any
@@ -15,12 +15,13 @@ import pandas as pd
 import psycopg
 
 from crm_assets import tables
-from crm_assets.campaigns import Campaign
+from crm_assets.campaigns import Campaign, CampaignFiles
 from crm_assets.logic import activation, audit
 from crm_assets.logic.activation import Gate, RefusalError
 from crm_assets.resources import brevo
 from crm_assets.resources.warehouse import Warehouse, copy_frame
 from crm_assets.rules import BusinessRules
+from crm_assets.run_context import TenantRun
 from crm_assets.tenants import Tenant
 
 # Messages in these states reached the person, or may have.
@@ -65,7 +66,7 @@ class SendSummary:
     occurrence: str
     step: int
     plan_hash: str
-    is_dry_run: bool
+    dry_run: bool
     chunks: int
     messages: int
     bytes: int
@@ -149,7 +150,7 @@ def _stored(warehouse: Warehouse, campaign: str, occurrence: str | None) -> dict
         ' order by c.planned_at desc, c.occurrence collate "C" desc limit 1',
         [campaign, occurrence],
     )
-    return found.to_dict("records")[0] if len(found) else None
+    return {str(name): value for name, value in found.to_dict("records")[0].items()} if len(found) else None
 
 
 def _summary(stored: dict[str, Any]) -> PlanSummary:
@@ -176,15 +177,17 @@ def plan_campaign(
     planned.
 
     Nothing is sent. RefusalError: NO_DECISION, GATE_CLOSED, HISTORICAL, STALE_GATE, PAUSED, NOT_ACTIVE,
-    EMPTY_AUDIENCE, GATE_CHANGED.
+    NOT_DUE, EMPTY_AUDIENCE, GATE_CHANGED.
     """
     stored = _stored(warehouse, campaign.name, campaign.occurrence_on(as_of))
     if stored:
         return _summary(stored)
     if not campaign.active:
         raise RefusalError("NOT_ACTIVE", f"the file of campaign {campaign.name} says active: false")
-    if campaign.send_on and as_of > campaign.send_on:
-        raise RefusalError("PAST", f"campaign {campaign.name} was to leave on {campaign.send_on}")
+    if not campaign.is_due(as_of, rules):
+        raise RefusalError(
+            "NOT_DUE", f"campaign {campaign.name} leaves on {campaign.send_on}; today is {as_of}"
+        )
     gate = activation.require_open(gate_in_force(warehouse), as_of, rules)
     plan = activation.plan(
         tenant,
@@ -201,7 +204,17 @@ def plan_campaign(
         warehouse.read(
             "curated",
             "dim_products",
-            ["product_key", "wine_id", "label", "vintage", "format_cl", "price_ttc", "sold_by", "url"],
+            [
+                "product_key",
+                "wine_id",
+                "label",
+                "vintage",
+                "format_cl",
+                "price_ttc",
+                "is_price_estimated",
+                "sold_by",
+                "url",
+            ],
         ),
         rules,
         as_of,
@@ -257,7 +270,9 @@ def _store(warehouse: Warehouse, plan: activation.Plan, gate: Gate, as_of: date,
 def _require_sendable(
     warehouse: Warehouse, stored: dict[str, Any], as_of: date, rules: BusinessRules
 ) -> None:
-    """RefusalError unless the plan is young enough, nothing is paused, and both gates that matter are open."""
+    """RefusalError unless the plan is young enough, nothing is paused, and both gates that matter are
+    open.
+    """
     campaign, run_id, last_day = stored["campaign"], stored["run_id"], stored["expires_on"].date()
     if as_of > last_day:
         raise RefusalError("EXPIRED", f"the plan of {campaign} {stored['occurrence']} expired on {last_day}")
@@ -309,21 +324,30 @@ def send_campaign(
             f"{campaign.name} {key[1]} is no longer what was planned: its file, the template, the sender or a message"
             " has changed since",
         )
-    client = brevo.client(
-        tenant,
-        live_allowed=live_allowed,
-        api_key=api_key,
-        confirmed_plan_hash=confirmed_plan_hash,
-        plan_hash=stored["plan_hash"],
+    try:
+        client = brevo.client(
+            tenant,
+            live_allowed=live_allowed,
+            api_key=api_key,
+            confirmed_plan_hash=confirmed_plan_hash,
+            plan_hash=stored["plan_hash"],
+        )
+    except brevo.LiveRefusedError as error:
+        raise RefusalError("LIVE_REFUSED", str(error)) from error
+    planned = messages[messages["status"] == activation.PLANNED].merge(
+        warehouse.read("activation", "batches", ["batch_id", "batch_no"]),
+        on="batch_id",
+        validate="many_to_one",
     )
-    planned = _in_batch_order(
-        messages[messages["status"] == activation.PLANNED], _batch_numbers(warehouse, key)
-    )
+    planned = planned.sort_values(["batch_no", "message_id"], kind="stable", ignore_index=True)
     held = _recheck(warehouse, tenant, campaign, rules, as_of, stored["run_id"], planned)
     ready = planned[~planned["message_id"].isin(held)]
     attempts: list[dict[str, Any]] = []
     for chunk in activation.chunks(tenant, campaign, key[1], ready, rules):
-        answer = client.send_email(chunk.body)
+        try:
+            answer = client.send_email(chunk.body)
+        except brevo.InvalidRequestError as error:
+            raise RefusalError("INVALID_REQUEST", f"chunk {chunk.tag}: {error}") from error
         attempts.append(
             {
                 "attempt_id": activation.short_hash(answer.outcome, chunk.tag, chunk.request_hash),
@@ -347,25 +371,12 @@ def send_campaign(
         occurrence=key[1],
         step=key[2],
         plan_hash=stored["plan_hash"],
-        is_dry_run=client.is_dry_run,
+        dry_run=client.is_dry_run,
         chunks=len(attempts),
         messages=sum(attempt["n_messages"] for attempt in attempts),
         bytes=sum(attempt["n_bytes"] for attempt in attempts),
-        held_back=pd.Series(list(held.values()), dtype="str").value_counts().sort_index().to_dict(),
+        held_back=dict(sorted(Counter(held.values()).items())),
     )
-
-
-def _batch_numbers(warehouse: Warehouse, key: Sequence[Any]) -> dict[str, int]:
-    found = warehouse.rows(
-        "select batch_id, batch_no from activation.batches where campaign = %s and occurrence = %s and step = %s",
-        key,
-    )
-    return {batch: number for batch, number in found}
-
-
-def _in_batch_order(messages: pd.DataFrame, numbers: dict[str, int]) -> pd.DataFrame:
-    ordered = messages.assign(batch_no=messages["batch_id"].map(numbers))
-    return ordered.sort_values(["batch_no", "message_id"], kind="stable", ignore_index=True)
 
 
 def _recheck(
@@ -386,3 +397,24 @@ def _recheck(
     known = facts[facts["customer_id"].isin(planned["customer_id"])]
     result = audit.audit(items, known, products, customer_wines, wines_sent, tenant, rules, as_of)
     return activation.held_back(planned, result.permissions, result.findings, campaign)
+
+
+def plan(run: TenantRun, name: str) -> dict[str, Any]:
+    """Plan the campaign `name` of the run's tenant, as of the run's day."""
+    campaign = CampaignFiles(run.config.tenants, run.tenant).get(name)
+    return plan_campaign(run.warehouse, run.tenant, campaign, run.rules, run.as_of, run.now).as_dict()
+
+
+def send(run: TenantRun, name: str, *, confirmed_plan_hash: str | None = None) -> dict[str, Any]:
+    """Send the campaign `name` of the run's tenant: a dry run unless the hash of its plan is confirmed."""
+    campaign = CampaignFiles(run.config.tenants, run.tenant).get(name)
+    return send_campaign(
+        run.warehouse,
+        run.tenant,
+        campaign,
+        run.rules,
+        run.as_of,
+        run.now,
+        live_allowed=run.config.live,
+        confirmed_plan_hash=confirmed_plan_hash,
+    ).as_dict()

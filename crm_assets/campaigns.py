@@ -84,9 +84,9 @@ class Campaign(_Model):
         return f"{week.year}-W{week.week:02d}"
 
     def is_due(self, as_of: date, rules: BusinessRules) -> bool:
-        """Whether it is time to plan this campaign: active, and its day is neither too far ahead nor past."""
-        if not self.active:
-            return False
+        """Whether it is time to plan this campaign: its day, if it has one, is neither too far ahead nor
+        past.
+        """
         if self.send_on is None:
             return True
         return self.send_on - timedelta(days=rules.activation.plan_expires_days) <= as_of <= self.send_on
@@ -173,19 +173,17 @@ class CampaignFiles:
         known = ", ".join(self.campaigns) or "none"
         raise CampaignError(f"no campaign {name!r} in {self.folder} (known: {known})")
 
-    def due(self, as_of: date, *, is_weekly: bool) -> list[Campaign]:
-        """The campaigns to plan on `as_of`, by name; weekly ones only after the weekly refresh."""
-        rules = self.tenant.business_rules
-        return [
-            campaign
-            for campaign in self.campaigns.values()
-            if campaign.is_due(as_of, rules) and (is_weekly or campaign.occurrence == "once")
-        ]
+    def following_refresh(self, *, is_weekly: bool) -> list[Campaign]:
+        """The active campaigns that follow a refresh, by name; weekly ones follow only the weekly refresh."""
+        return [c for c in self.campaigns.values() if c.active and (is_weekly or c.occurrence == "once")]
 
 
-def due(tenants_folder: Path, slug: str, as_of: date, *, is_weekly: bool) -> list[Campaign]:
-    """The campaigns of a tenant to plan on `as_of`."""
-    return CampaignFiles(tenants_folder, Registry(tenants_folder).get(slug)).due(as_of, is_weekly=is_weekly)
+def due(tenants_folder: Path, slug: str, *, is_weekly: bool) -> list[Campaign]:
+    """The campaigns of a tenant that follow a refresh; whether it is their day yet is seen when they are
+    planned.
+    """
+    files = CampaignFiles(tenants_folder, Registry(tenants_folder).get(slug))
+    return files.following_refresh(is_weekly=is_weekly)
 
 
 def problems(tenants_folder: Path, slug: str) -> dict[str, str]:

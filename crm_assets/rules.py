@@ -24,6 +24,31 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class SalesBatchShares(Section):
+    required: float
+    date: float
+    number: float
+    postal_code: float
+
+
+class ProductBatchShares(Section):
+    required: float
+    number: float
+    vintage: float
+
+
+class BatchShares(Section):
+    sales_lines: SalesBatchShares
+    products: ProductBatchShares
+
+
+class Landing(Section):
+    settle_seconds: float
+    settled_after_seconds: float
+    batch_sample: int
+    batch_shares: BatchShares
+
+
 class Vat(Section):
     default: float
     by_country: dict[str, float]
@@ -276,6 +301,7 @@ class Automation(Section):
 class BusinessRules(Section):
     """All business rules in force for one tenant."""
 
+    landing: Landing
     values: Values
     documents: Documents
     customers: Customers

@@ -92,7 +92,7 @@ def drop_fingerprint(tenant: Tenant, config: Settings) -> str:
     from crm_assets.resources.drop_zone import DropZone
 
     try:
-        return fingerprint({file.path: file.signature for file in DropZone(raw_folder(tenant, config)).scan()})
+        return fingerprint({file.path: file.signature for file in DropZone(raw_folder(tenant, config)).list()})
     except OSError:
         return ""
 

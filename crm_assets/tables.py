@@ -39,10 +39,11 @@ landing_files = _table(
     "One row per file present in the drop folder at the last look.",
     [
         sa.Column("path", Text, primary_key=True),  # relative to the tenant's raw folder, POSIX separators
-        sa.Column("sha256", Text, nullable=False),
+        sa.Column("sha256", Text, nullable=False),  # '' while the file is still growing
         sa.Column("size_bytes", BigInt, nullable=False),
         sa.Column("modified_at", Stamp, nullable=False),
         sa.Column("dataset", Text),
+        sa.Column("signature", Text),  # while it stays the content is the same; null: look again
     ],
 )
 
@@ -59,7 +60,7 @@ raw_files = _table(
     "One row per file content ever seen under a path: its status, why, how it was read and what it holds.",
     [
         sa.Column("path", Text, primary_key=True),
-        sa.Column("sha256", Text, primary_key=True),
+        sa.Column("sha256", Text, primary_key=True),  # '' while the file is still growing
         sa.Column("file_id", Text, nullable=False),  # first 16 hex of sha256: the same content is the same file
         sa.Column("dataset", Text),
         sa.Column("status", Text, nullable=False),  # waiting loaded duplicate unrecognised unreadable refused
@@ -81,6 +82,7 @@ raw_files = _table(
         sa.Column("missing_fields", ARRAY(Text)),
         sa.Column("mapping_quality", Int),
         sa.Column("anomalies", JSONB),  # severity -> count
+        sa.Column("anomaly_examples", JSONB),  # a few of each: line, field, severity, problem; no values
         sa.Column("first_seen_at", Stamp, nullable=False),
         sa.Column("loaded_at", Stamp),
         sa.Column("deleted_at", Stamp),  # gone from the folder; its rows stay

@@ -115,7 +115,7 @@ def dropped_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.S
         if tenant.slug not in partitions:
             continue
         try:
-            files = DropZone(run_context.raw_folder(tenant, config)).scan()
+            files = DropZone(run_context.raw_folder(tenant, config)).list()
         except OSError as error:  # one estate's folder out of reach must not stop the others
             control.raise_alert(tenant.slug, "drop-folder", f"the drop folder cannot be read: {error}", now)
             unreachable.append(tenant.slug)

@@ -827,9 +827,21 @@ def _score(
     ranks by money and the others by share, so they are different lists. `reference` = the distributions of a
     first pass.
     """
-    columns = (
-        "customer wine offer scenario state tier raw content popularity rhythm margin season pair".split()
-    )
+    columns = [
+        "customer",
+        "wine",
+        "offer",
+        "scenario",
+        "state",
+        "tier",
+        "raw",
+        "content",
+        "popularity",
+        "rhythm",
+        "margin",
+        "season",
+        "pair",
+    ]
     table = {
         c: np.concatenate([part[c] for part in parts]) if parts else np.zeros(0, np.int64) for c in columns
     }

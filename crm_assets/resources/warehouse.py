@@ -138,6 +138,20 @@ class Warehouse:
             connection.execute(sql.SQL("delete from {}").format(_identifier(table)))
             copy_frame(connection, table, frame)
 
+    def replace_as_of(self, table: sa.Table, frame: pd.DataFrame) -> None:
+        """Like `replace`, but a run for an earlier day writes a copy of the table in its own schema."""
+        if not self.schema_suffix:
+            return self.replace(table, frame)
+        assert table.schema is not None
+        copy = sql.Identifier(table.schema + self.schema_suffix, table.name)
+        with self.transaction() as connection:
+            connection.execute(
+                sql.SQL("create schema if not exists {}").format(sql.Identifier(table.schema + self.schema_suffix))
+            )
+            connection.execute(sql.SQL("drop table if exists {}").format(copy))
+            connection.execute(sql.SQL("create table {} (like {})").format(copy, _identifier(table)))
+            copy_frame(connection, table, frame, into=copy)
+
     def replace_run(self, table: sa.Table, frame: pd.DataFrame, run_id: str) -> None:
         """The rows of one run become the frame's, in one transaction; other runs' rows stay."""
         with self.transaction() as connection:

@@ -46,7 +46,8 @@ contacted as (
 
 reactions as (
 
-    select address, contact_date as happened_on, is_bounced, is_engagement
+    -- A letter that came back says nothing of the e-mail address.
+    select address, contact_date as happened_on, is_bounced and channel = 'email' as is_bounced, is_engagement
     from {{ ref('contact_events') }}
     where address is not null and (is_bounced or is_engagement)
 

@@ -71,8 +71,7 @@ prices as (
         round(sum(amount_ttc) / sum(bottles), 4) as price_75cl_ttc
     from {{ ref('known_sales_lines') }}
     where
-        is_counted
-        and kind = 'wine'
+        kind = 'wine'
         and not is_gift
         and not is_product_inferred
         and amount_ttc > 0

@@ -24,7 +24,6 @@ spend as (
         customer_id,
         sum(amount_ht) as monetary
     from {{ ref('known_sales_lines') }}
-    where is_counted
     group by customer_id
 ),
 

@@ -16,8 +16,7 @@ with per_order as (
     inner join {{ ref('dim_products') }} as products on products.product_key = lines.product_key
     inner join {{ ref('fct_orders') }} as orders on orders.order_id = lines.order_id
     where
-        lines.is_counted
-        and not lines.is_gift
+        not lines.is_gift
         and not lines.is_product_inferred
         and lines.kind in (select jsonb_array_elements_text({{ rule_json('products.recommendable_kinds') }}))
         and lines.customer_id not in (

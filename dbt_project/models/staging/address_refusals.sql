@@ -22,9 +22,10 @@ statements as (
 
     union all
 
+    -- Whoever says STOP on one channel is left alone on this one too.
     select address, contact_date as refused_on, null as opted_in_on, false as is_refused_at_brevo
     from {{ ref('contact_events') }}
-    where is_refused and channel = 'email'
+    where is_refused
 
     union all
 

@@ -108,7 +108,10 @@ select
     product_kind as kind,
     label,
     vintage_year as vintage,
-    coalesce(coefficient * 75, centilitres, 75)::numeric as format_cl,
+    case
+        when product_kind in ('wine', 'gift_box', 'other_drink', 'sample')
+            then round(coalesce(coefficient * 75, centilitres, 75), 2)
+    end as format_cl,
     coalesce(coefficient, 1) as bottle_coefficient,
     product_kind in ('wine', 'gift_box', 'other_drink', 'sample') as is_drink,
     family,
