@@ -1,0 +1,7 @@
+-- A check that the rules know and the model does not measure would score 100 in silence, and the other way round.
+select
+    coalesce(measures.check_code, rules.check_code) as check_code
+from {{ ref('quality_measures') }} as measures
+full join jsonb_object_keys({{ rule_json('circuit_breaker.tolerances') }}) as rules (check_code)
+    on rules.check_code = measures.check_code
+where measures.check_code is null or rules.check_code is null or measures.bad < 0 or measures.total < 0

@@ -1,0 +1,12 @@
+{{ config(tags=['outcomes'], meta={'dagster': {'ref': {'name': 'message_outcomes'}}}) }}
+
+select
+    credited.n_orders,
+    existing.n_orders as n_existing
+from (select coalesce(sum(n_orders), 0) as n_orders from {{ ref('message_outcomes') }}) as credited
+cross join (
+    select count(*) as n_orders
+    from {{ ref('fct_orders') }}
+    where is_qualifying and customer_id in (select customer_id from {{ ref('message_outcomes') }})
+) as existing
+where credited.n_orders > existing.n_orders

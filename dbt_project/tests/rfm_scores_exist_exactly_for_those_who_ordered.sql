@@ -1,0 +1,6 @@
+select customer_id
+from {{ ref('customer_rfm') }}
+where
+    (frequency > 0) <> (segment <> 'Prospects')
+    or (frequency > 0) <> (num_nulls(recency_days, r_score, f_score, m_score, rfm_score, rfm_code, method) = 0)
+    or rfm_score not between 3 and 15
