@@ -1,0 +1,643 @@
+"""Reading an export: from the bytes of a local file to records of text, each with the line it starts on.
+
+What is decided here is decided from the content: format, encoding, delimiter, where a record begins and ends.
+No dataset, header spelling or business rule is known here (that is `landing.py`), and no database.
+
+Two ways through a CSV file give the same records. `csv` is the reference and copes with everything. Where a
+block of the file is proven plain (every quote opens or closes a field, one record per line), Arrow reads it
+instead, several times faster. Memory holds one block at a time, whatever the size of the file; a spreadsheet,
+bounded by its format to a million rows, is held by its reader and turned into text block by block.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import hashlib
+import io
+import re
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Protocol
+from xml.etree import ElementTree
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+
+Format = Literal["csv", "xlsx", "xls"]
+
+DELIMITERS = (";", ",", "\t", "|")
+BLOCK_BYTES = 1 << 23
+SHEET_BLOCK_CELLS = 1 << 20
+
+_SAMPLE_LINES = 200
+_SAMPLE_BYTES = 1 << 16
+_END = "\x00"  # stands after the last line: a record that holds it has an open quote
+_OLE_MAGIC = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_ZIP_MAGIC = b"PK\x03\x04"
+_FOREIGN_MAGIC = {
+    b"%PDF": "a PDF document",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"GIF8": "a picture",
+    b"\x1f\x8b": "a compressed archive",
+    b"Rar!": "a compressed archive",
+    b"7z\xbc\xaf": "a compressed archive",
+}
+_SAVE_AGAIN = "export it again from iSaVigne, or save it as CSV or XLSX"
+
+# Windows-1252 has these where other 8-bit encodings have letters; the typographic ones are common in French text.
+_TYPOGRAPHIC_C1 = frozenset(b"\x80\x85\x8c\x91\x92\x93\x94\x96\x97\x99\x9c\xa0")
+_EIGHT_BIT_ENCODINGS = ["cp1252", "cp850", "cp437", "mac_roman", "cp1250"]
+_UTF8_SEQUENCE = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
+_MARKUP = re.compile(rb"\s*<(\?xml|!doctype|html|table|workbook)", re.IGNORECASE)
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*$', re.IGNORECASE)
+
+
+class UnreadableError(Exception):
+    """A file that cannot be read as a table. The message goes on after the file's name: what is wrong, what to do."""
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """A record whose number of values is not the header's: which values belong where is unknown."""
+
+    line: int
+    row_no: int
+    values: list[str]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some consecutive records: one text array per header column (null = nothing there), and the ragged ones apart.
+
+    `lines` and `row_numbers` go with the arrays: the physical line a record starts on, and its ordinal from 1
+    among all records of the file. Records without any value are in neither.
+    """
+
+    columns: list[pa.Array]
+    lines: np.ndarray
+    row_numbers: np.ndarray
+    ragged: list[Ragged]
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.lines) + len(self.ragged)
+
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """All records in file order as (line, values), ragged ones included."""
+        values = zip(*(column.to_pylist() for column in self.columns), strict=True)
+        plain = ((int(line), [v or "" for v in row]) for line, row in zip(self.lines, values, strict=True))
+        ragged = ((record.line, record.values) for record in self.ragged)
+        return iter(sorted([*plain, *ragged], key=lambda record: record[0]))
+
+
+@dataclass
+class TableFile:
+    """A file opened as a table. `batches()` can be gone through once; `sha256` is what was read, known after it."""
+
+    format: Format
+    encoding: str | None
+    delimiter: str | None
+    header: list[str]
+    header_line: int
+    _body: _Body = field(repr=False)
+
+    def batches(self, *, vectorised: bool = True) -> Iterator[Batch]:
+        """The records after the header, block by block; the same ones whichever way they are read."""
+        return self._body.batches(len(self.header), vectorised=vectorised)
+
+    def records(self) -> Iterator[tuple[int, list[str]]]:
+        """The records one by one, as (line, values)."""
+        for batch in self.batches(vectorised=False):
+            yield from batch.rows()
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the bytes that were read, once `batches()` is exhausted."""
+        return self._body.sha256()
+
+    @property
+    def has_decimal_points(self) -> bool:
+        """Whether cells that are numbers in the spreadsheet were written here with a decimal point."""
+        return self._body.has_decimal_points
+
+
+class _Body(Protocol):
+    has_decimal_points: bool
+
+    def batches(self, width: int, *, vectorised: bool) -> Iterator[Batch]: ...
+
+    def sha256(self) -> str: ...
+
+
+def open_table(path: Path) -> TableFile:
+    """Open a local file as a table; UnreadableError says why it is none."""
+    with path.open("rb") as stream:
+        head = stream.read(_SAMPLE_BYTES)
+    if not head.strip(b"\x00 \t\r\n"):
+        raise UnreadableError(f"is empty: {_SAVE_AGAIN}")
+    if head.startswith((_ZIP_MAGIC, _OLE_MAGIC)):
+        return _open_spreadsheet(path, head)
+    for magic, what in _FOREIGN_MAGIC.items():
+        if head.startswith(magic):
+            raise UnreadableError(f"is {what}, not a table: {_SAVE_AGAIN}")
+    return _open_csv(path, head)
+
+
+# --- text files
+
+
+def detect_encoding(path: Path) -> str:
+    """The encoding of a text file: BOM, else UTF-16 by its zero bytes, else UTF-8 if all of it is, else 8-bit."""
+    with path.open("rb") as stream:
+        head = stream.read(4096)
+    if head.startswith(codecs.BOM_UTF8):
+        return "utf-8-sig"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    zeros = [head[offset::2].count(0) / max(len(head[offset::2]), 1) for offset in (0, 1)]
+    for offset, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+        if zeros[offset] > 0.4 and zeros[1 - offset] < 0.05:
+            return name
+    damaged_at = _first_damage(path)
+    return "utf-8" if damaged_at is None else _eight_bit_encoding(path, damaged_at)
+
+
+def _first_damage(path: Path) -> int | None:
+    """The line of the first byte sequence that UTF-8 does not know; None when there is none."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    line = 1
+    with path.open("rb") as stream:
+        while True:
+            chunk = stream.read(BLOCK_BYTES)
+            try:
+                line += decoder.decode(chunk, final=not chunk).count("\n")
+            except UnicodeDecodeError as error:
+                return line + bytes(error.object)[: error.start].count(b"\n")
+            if not chunk:
+                return None
+
+
+def _eight_bit_encoding(path: Path, damaged_at: int) -> str:
+    """Windows-1252, unless the bytes speak against it; a file half UTF-8 half something else is not guessed at."""
+    sequences = high = odd = letters = 0
+    evidence = bytearray()
+    with path.open("rb") as stream:
+        while chunk := stream.read(BLOCK_BYTES):
+            counts = np.bincount(np.frombuffer(chunk, np.uint8), minlength=256)
+            sequences += sum(len(found) for found in _UTF8_SEQUENCE.findall(chunk))
+            high += int(counts[0x80:].sum())
+            odd += int(sum(counts[byte] for byte in range(0x80, 0xA0) if byte not in _TYPOGRAPHIC_C1))
+            letters += int(counts[0xA0:].sum())
+            if len(evidence) < _SAMPLE_BYTES:
+                evidence += b"\n".join(text for text in chunk.splitlines() if not text.isascii())[:_SAMPLE_BYTES]
+    if sequences > high / 2:
+        raise UnreadableError(
+            f"is UTF-8 except from line {damaged_at} on, where other bytes are mixed in: save it again as CSV UTF-8"
+        )
+    if odd <= letters:
+        try:
+            bytes(evidence).decode("cp1252")
+        except UnicodeDecodeError:
+            pass
+        else:
+            return "windows-1252"
+    # charset-normalizer breaks the tie; it is too easily wrong on short texts to decide alone.
+    from charset_normalizer import from_bytes
+
+    best = from_bytes(bytes(evidence), cp_isolation=_EIGHT_BIT_ENCODINGS).best()
+    if best is None:
+        raise UnreadableError(f"holds bytes on line {damaged_at} that are no text in any known encoding: {_SAVE_AGAIN}")
+    return "windows-1252" if best.encoding == "cp1252" else best.encoding
+
+
+class _Utf8Blocks:
+    """A text file as UTF-8 blocks that end with a line, hashed as it is read."""
+
+    def __init__(self, path: Path, encoding: str) -> None:
+        self._path = path
+        self._encoding = encoding
+        self._digest = hashlib.sha256()
+        self._old_mac = False
+
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def _pieces(self, stream: BinaryIO) -> Iterator[bytes]:
+        plain = self._encoding == "utf-8"
+        decoder = codecs.getincrementaldecoder(self._encoding)()
+        try:
+            while chunk := stream.read(BLOCK_BYTES):
+                self._digest.update(chunk)
+                yield chunk if plain else decoder.decode(chunk).encode()
+            if not plain:
+                yield decoder.decode(b"", final=True).encode()
+        except UnicodeDecodeError as error:
+            raise UnreadableError(f"holds bytes that are not {self._encoding}: {_SAVE_AGAIN}") from error
+
+    def __iter__(self) -> Iterator[bytes]:
+        line = 1
+        rest = b""
+        with self._path.open("rb") as stream:
+            for piece in self._pieces(stream):
+                if not rest and line == 1:
+                    self._old_mac = b"\n" not in piece and b"\r" in piece
+                block = rest + (piece.replace(b"\r", b"\n") if self._old_mac else piece)
+                if (zero := block.find(b"\x00")) >= 0:
+                    at = line + block[:zero].count(b"\n")
+                    raise UnreadableError(f"holds binary data on line {at}: {_SAVE_AGAIN}")
+                cut = block.rfind(b"\n") + 1
+                rest = block[cut:]
+                if cut:
+                    line += block.count(b"\n", 0, cut)
+                    yield block[:cut]
+        if rest:
+            yield rest
+
+
+def detect_delimiter(lines: Iterable[str]) -> str:
+    """The delimiter under which the first lines make the widest regular table; ',' when none makes two columns."""
+    text = "".join(lines)
+    best, best_score = ",", 0.0
+    for delimiter in DELIMITERS:
+        widths = [len(row) for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(row)]
+        if widths and widths[0] > 1:
+            score = widths[0] * widths.count(widths[0]) / len(widths)
+            if score > best_score:
+                best, best_score = delimiter, score
+    return best
+
+
+def _open_csv(path: Path, head: bytes) -> TableFile:
+    encoding = detect_encoding(path)
+    sample = codecs.getincrementaldecoder(encoding)("replace").decode(head)
+    if _MARKUP.match(sample.encode()):
+        raise UnreadableError(f"is a web page or XML under another name, not a table: {_SAVE_AGAIN}")
+    if len(_CONTROL.findall(sample)) > len(sample) / 100:
+        raise UnreadableError(f"holds binary data, not text: {_SAVE_AGAIN}")
+    source = _Utf8Blocks(path, encoding)
+    blocks = iter(source)
+    lines = _physical_lines(next(blocks, b""))
+    skipped = 0
+    if found := _SEPARATOR_LINE.match(lines[0]):  # Excel's own way of naming the delimiter
+        delimiter, skipped = found[1], 1
+    else:
+        try:
+            delimiter = detect_delimiter(lines[:_SAMPLE_LINES])
+        except csv.Error as error:
+            raise UnreadableError(f"is no regular table in its first lines ({error}): {_SAVE_AGAIN}") from error
+    reader = csv.reader(iter(lines[skipped:]), delimiter=delimiter)
+    header: list[str] = []
+    header_line = 0
+    while not any(name.strip() for name in header):
+        header_line = skipped + reader.line_num + 1
+        try:
+            header = next(reader)
+        except StopIteration:
+            raise UnreadableError(f"is empty: {_SAVE_AGAIN}") from None
+        except csv.Error as error:
+            raise UnreadableError(f"has an unreadable header on line {header_line} ({error}): {_SAVE_AGAIN}") from error
+    used = skipped + reader.line_num
+    body = _CsvBody(source, blocks, "".join(lines[used:]).encode(), used, delimiter)
+    return TableFile("csv", encoding, delimiter, header, header_line, body)
+
+
+def _physical_lines(block: bytes) -> list[str]:
+    """The lines as `csv` counts them: ended by CRLF, LF or a lone CR, and by nothing else."""
+    return io.StringIO(block.decode(), newline="").readlines()
+
+
+class _CsvBody:
+    """The records of a CSV file after its header."""
+
+    has_decimal_points = False
+
+    def __init__(self, source: _Utf8Blocks, blocks: Iterator[bytes], first: bytes, line: int, delimiter: str) -> None:
+        self._source = source
+        self._blocks = blocks
+        self._first = first
+        self._line = line  # physical lines gone by
+        self._delimiter = delimiter
+
+    def sha256(self) -> str:
+        return self._source.sha256()
+
+    def batches(self, width: int, *, vectorised: bool) -> Iterator[Batch]:
+        row_no = 0
+        remaining = chain([self._first] if self._first else [], self._blocks)
+        for block in remaining:
+            found = _read_plain(block, width, self._delimiter, self._line) if vectorised else None
+            if found is None:
+                batch = _batch_of_records(self._walk(block, remaining), width, row_no)
+            else:
+                columns, lines, ragged, n_lines = found
+                self._line += n_lines
+                batch = _batch(columns, lines, ragged, row_no)
+            row_no += batch.n_rows
+            if batch.n_rows:
+                yield batch
+
+    def _walk(self, block: bytes, following: Iterator[bytes]) -> Iterator[tuple[int, list[str]]]:
+        """The records of a block by `csv`; a record cut by the block's end draws on the next ones."""
+        lines, position = _physical_lines(block), 0
+
+        def feed() -> Iterator[str]:
+            nonlocal lines, position
+            while True:
+                if position == len(lines):
+                    more = next(following, None)
+                    if more is None:
+                        yield _END
+                        return
+                    lines, position = _physical_lines(more), 0
+                position += 1
+                self._line += 1
+                yield lines[position - 1]
+
+        reader = csv.reader(feed(), delimiter=self._delimiter)
+        while position < len(lines):
+            start = self._line + 1
+            try:
+                record = next(reader)
+            except csv.Error as error:
+                raise UnreadableError(
+                    f"has a record from line {start} on that never ends properly ({error}): look for a quotation mark"
+                    f" that is not closed, or {_SAVE_AGAIN}"
+                ) from error
+            if record and record[-1].endswith(_END):
+                raise UnreadableError(
+                    f"opens a quotation mark in the record of line {start} that is never closed: {_SAVE_AGAIN}"
+                )
+            yield start, record
+
+
+def _read_plain(
+    block: bytes, width: int, delimiter: str, lines_before: int
+) -> tuple[list[pa.Array], np.ndarray, list[tuple[int, list[str]]], int] | None:
+    """A block by Arrow: columns, their lines, the ragged records, the number of lines. None: not proven plain.
+
+    Proof that this equals what `csv` finds: quotes, taken in pairs, stand where a field begins and ends (or as a
+    doubled quote inside one), no carriage return stands alone, and there are as many records as lines.
+    """
+    if width < 2 or block.count(b"\r") != block.count(b"\r\n") or not _has_plain_quotes(block, delimiter):
+        return None
+    n_lines = block.count(b"\n") + (not block.endswith(b"\n"))
+    invalid: list[Any] = []
+
+    def keep_apart(row: Any) -> str:
+        invalid.append(row)
+        return "skip"
+
+    names = [str(number) for number in range(width)]
+    try:
+        table = pa_csv.read_csv(
+            pa.py_buffer(block),
+            # One thread: only then does Arrow say on which line an invalid row stands.
+            read_options=pa_csv.ReadOptions(column_names=names, use_threads=False, block_size=len(block) + 1),
+            parse_options=pa_csv.ParseOptions(
+                delimiter=delimiter, ignore_empty_lines=False, invalid_row_handler=keep_apart
+            ),
+            convert_options=pa_csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()), null_values=[""], strings_can_be_null=True
+            ),
+        )
+    except pa.ArrowInvalid:
+        return None  # whatever Arrow stumbles over, `csv` reads or names
+    if table.num_rows + len(invalid) != n_lines:
+        return None
+    lines = np.arange(lines_before + 1, lines_before + n_lines + 1, dtype=np.int64)
+    ragged = []
+    if invalid:
+        at = np.array([row.number for row in invalid], dtype=np.int64) - 1
+        texts = [next(csv.reader([row.text], delimiter=delimiter), []) for row in invalid]
+        ragged = [(int(line), values) for line, values in zip(lines[at], texts, strict=True) if not _is_blank(values)]
+        lines = np.delete(lines, at)
+    return [column.combine_chunks() for column in table.columns], lines, ragged, n_lines
+
+
+def _has_plain_quotes(block: bytes, delimiter: str) -> bool:
+    """Whether the quotes of a block, in pairs, open and close fields or stand doubled inside them."""
+    if b'"' not in block:
+        return True
+    text = np.frombuffer(b"\n" + block + b"\n", np.uint8)
+    at = np.flatnonzero(text == ord('"'))
+    if len(at) % 2:
+        return False
+    opens, closes = at[0::2], at[1::2]
+    before, after = text[opens - 1], text[closes + 1]
+    field_start = (before == ord(delimiter)) | (before == ord("\n"))
+    field_end = (after == ord(delimiter)) | (after == ord("\n")) | (after == ord("\r"))
+    doubled = closes[:-1] + 1 == opens[1:]  # closes and opens at once: "" inside a quoted field
+    field_start[1:] |= doubled
+    field_end[:-1] |= doubled
+    return bool(field_start.all() and field_end.all())
+
+
+def _is_blank(values: list[str]) -> bool:
+    return not any(value.strip() for value in values)
+
+
+def _batch_of_records(records: Iterable[tuple[int, list[str]]], width: int, rows_before: int) -> Batch:
+    """Records found one by one, as a batch."""
+    plain, lines, ragged = [], [], []
+    for line, values in records:
+        if len(values) == width:
+            plain.append(values)
+            lines.append(line)
+        elif not _is_blank(values):
+            ragged.append((line, values))
+    columns = [pa.array(values, pa.string()) for values in zip(*plain, strict=True)] if plain else []
+    columns = columns or [pa.array([], pa.string())] * width
+    columns = [pc.if_else(pc.equal(column, ""), None, column) for column in columns]
+    return _batch(columns, np.array(lines, dtype=np.int64), ragged, rows_before)
+
+
+def _batch(
+    columns: list[pa.Array], lines: np.ndarray, ragged: list[tuple[int, list[str]]], rows_before: int
+) -> Batch:
+    """Leave out records without any value and number the others through."""
+    blank = np.ones(len(lines), dtype=bool)
+    for column in columns:
+        if not blank.any():
+            break
+        blank &= np.asarray(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True))
+    if blank.any():
+        columns = [column.filter(pa.array(~blank)) for column in columns]
+        lines = lines[~blank]
+    ragged_lines = np.array([line for line, _ in ragged], dtype=np.int64)
+    # The ordinal of a record: those before the batch, then those of the batch on earlier lines, both kinds.
+    row_numbers = rows_before + 1 + np.arange(len(lines)) + np.searchsorted(ragged_lines, lines)
+    ragged_numbers = rows_before + 1 + np.arange(len(ragged)) + np.searchsorted(lines, ragged_lines)
+    apart = [Ragged(line, int(number), values) for (line, values), number in zip(ragged, ragged_numbers, strict=True)]
+    return Batch(columns, lines, row_numbers, apart)
+
+
+# --- spreadsheets
+
+
+def _open_spreadsheet(path: Path, head: bytes) -> TableFile:
+    from python_calamine import CalamineError, CalamineWorkbook, PasswordError
+
+    content = path.read_bytes()
+    if head.startswith(_ZIP_MAGIC) and not _is_xlsx(content):
+        raise UnreadableError(f"is a compressed archive or another office document, not an XLSX: {_SAVE_AGAIN}")
+    try:
+        workbook = CalamineWorkbook.from_filelike(io.BytesIO(content))
+        if not workbook.sheet_names:
+            raise UnreadableError(f"has no sheet: {_SAVE_AGAIN}")
+        sheet = workbook.get_sheet_by_index(0)
+        first_column = (sheet.start or (0, 0))[1]
+    except PasswordError as error:
+        raise UnreadableError("is protected by a password: save it without one") from error
+    except CalamineError as error:
+        raise UnreadableError(f"is a damaged spreadsheet ({' '.join(str(error).split())}): {_SAVE_AGAIN}") from error
+    padded = _zero_padded_cells(content) if head.startswith(_ZIP_MAGIC) else {}
+    body = _SheetBody(sheet.iter_rows(), first_column, padded, hashlib.sha256(content).hexdigest())
+    header_line, header = body.take_header()
+    return TableFile("xlsx" if head.startswith(_ZIP_MAGIC) else "xls", None, None, header, header_line, body)
+
+
+def _is_xlsx(content: bytes) -> bool:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return "xl/workbook.xml" in archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise UnreadableError(f"is a damaged spreadsheet ({error}): {_SAVE_AGAIN}") from error
+
+
+class _SheetBody:
+    """The rows of a sheet; a line is a row number as the spreadsheet shows it."""
+
+    has_decimal_points = False
+
+    def __init__(
+        self, rows: Iterator[list[Any]], first_column: int, padded: dict[tuple[int, int], int], digest: str
+    ) -> None:
+        self._rows = enumerate(rows)
+        self._first_column = first_column
+        self._padded = padded
+        self._digest = digest
+
+    def sha256(self) -> str:
+        return self._digest
+
+    def _texts(self, number: int, row: list[Any]) -> list[str]:
+        """Row `number` (from 0) as text."""
+        texts = []
+        for place, value in enumerate(row):
+            text = cell_text(value)
+            if isinstance(value, float):
+                self.has_decimal_points |= "." in text
+                if self._padded:
+                    text = text.zfill(self._padded.get((number, self._first_column + place), 0))
+            texts.append(text)
+        return texts
+
+    def take_header(self) -> tuple[int, list[str]]:
+        """The first row that holds anything, with its row number. All rows of a sheet are as wide as its widest."""
+        for number, row in self._rows:
+            header = self._texts(number, row)
+            if not _is_blank(header):
+                return number + 1, header
+        raise UnreadableError(f"is empty: {_SAVE_AGAIN}")
+
+    def batches(self, width: int, *, vectorised: bool) -> Iterator[Batch]:
+        """`vectorised` makes no difference to a sheet: its cells come one by one."""
+        row_no = 0
+        while rows := list(islice(self._rows, max(SHEET_BLOCK_CELLS // width, 1))):
+            batch = _batch_of_records(((n + 1, self._texts(n, row)) for n, row in rows), width, row_no)
+            row_no += batch.n_rows
+            if batch.n_rows:
+                yield batch
+
+
+def cell_text(value: Any) -> str:
+    """A cell as the text a person would have typed: 5.0 is `5`, a date is ISO, an empty cell is ''."""
+    if isinstance(value, str):
+        return value.replace("\x00", "")
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        if value.is_integer():
+            return str(int(value))
+        text = format(value, ".15g")  # the digits a spreadsheet shows: 0.1 + 0.2 is 0.3
+        return format(Decimal(text), "f") if "e" in text else text
+    if isinstance(value, datetime):
+        return value.date().isoformat() if value.time() == time() else value.isoformat(" ", "seconds")
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return str(value)
+    return str(value)
+
+
+_SHEET_NS = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+_OFFICE_REL = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
+_ALL_ZEROS = re.compile(r"^(0{2,})$")
+
+
+def _zero_padded_cells(content: bytes) -> dict[tuple[int, int], int]:
+    """Cells shown with leading zeros by a number format like `00000`: (row, column) from 0 -> digits shown.
+
+    The reader gives such a cell as a bare number; a postal code typed as 01000 would become 1000.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        names = set(archive.namelist())
+        if "xl/styles.xml" not in names:
+            return {}
+        styles = ElementTree.fromstring(archive.read("xl/styles.xml"))
+        widths = {
+            item.get("numFmtId"): len(item.get("formatCode", ""))
+            for item in styles.iter(f"{_SHEET_NS}numFmt")
+            if _ALL_ZEROS.match(item.get("formatCode", ""))
+        }
+        formats = styles.find(f"{_SHEET_NS}cellXfs")
+        by_style = {
+            str(number): widths[item.get("numFmtId")]
+            for number, item in enumerate(formats if formats is not None else [])
+            if item.get("numFmtId") in widths
+        }
+        first = _first_sheet(archive) if by_style else None
+        if first is None or first not in names:
+            return {}
+        cells: dict[tuple[int, int], int] = {}
+        with archive.open(first) as stream:
+            for _, element in ElementTree.iterparse(stream):
+                if element.tag == f"{_SHEET_NS}c" and element.get("s") in by_style and element.get("r"):
+                    cells[_position(element.get("r", ""))] = by_style[element.get("s", "")]
+                elif element.tag == f"{_SHEET_NS}row":
+                    element.clear()
+        return cells
+
+
+def _first_sheet(archive: zipfile.ZipFile) -> str | None:
+    """The part of the archive that holds the first sheet."""
+    book = ElementTree.fromstring(archive.read("xl/workbook.xml"))
+    sheet = book.find(f"{_SHEET_NS}sheets/{_SHEET_NS}sheet")
+    if sheet is None or "xl/_rels/workbook.xml.rels" not in archive.namelist():
+        return None
+    for relation in ElementTree.fromstring(archive.read("xl/_rels/workbook.xml.rels")):
+        if relation.get("Id") == sheet.get(_OFFICE_REL):
+            target = relation.get("Target", "")
+            return target.lstrip("/") if target.startswith("/") else f"xl/{target}"
+    return None
+
+
+def _position(reference: str) -> tuple[int, int]:
+    """`B3` -> (2, 1)."""
+    column = 0
+    letters = reference.rstrip("0123456789")
+    for letter in letters:
+        column = column * 26 + ord(letter) - ord("A") + 1
+    return int(reference[len(letters) :]) - 1, column - 1

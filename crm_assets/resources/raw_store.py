@@ -1,0 +1,465 @@
+"""The ledger of files and the raw tables: each content that is dropped is loaded once, whole or not at all.
+
+A file's rows and its line in `raw.files` are one transaction, so that a crash leaves either both or neither, and
+the next landing goes on from there. How files are read and what they mean is `logic/reading.py` and
+`logic/landing.py`; nothing is computed from the rows here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+
+from crm_assets.resources.drop_zone import DroppedFile, DropZone, settled
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from crm_assets.logic.landing import FileProfile, HeaderMapping, Profiler, RowMaker, SourceSpec
+    from crm_assets.logic.reading import TableFile
+    from crm_assets.resources.warehouse import Warehouse
+    from crm_assets.tenants import Tenant
+
+FAILED = ("unreadable", "refused", "unrecognised")
+LOADED = ("loaded", "duplicate")
+
+
+@dataclass(frozen=True)
+class FileOutcome:
+    """What a landing made of one file of the drop folder."""
+
+    path: str
+    dataset: str | None
+    status: str  # waiting loaded duplicate unrecognised unreadable refused
+    reason: str | None = None
+    row_count: int | None = None
+    mapping_quality: int | None = None
+    unmapped_headers: list[str] | None = None
+    is_new: bool = False  # its rows came in with this landing
+
+
+@dataclass
+class LandingReport:
+    """What a landing found and did."""
+
+    outcomes: list[FileOutcome] = field(default_factory=list)
+    loaded_rows: Counter[str] = field(default_factory=Counter)  # raw table -> rows that came in
+    deleted: list[str] = field(default_factory=list)  # paths whose content is gone from the folder
+    folder_missing: bool = False
+
+    @property
+    def status_counts(self) -> dict[str, int]:
+        return dict(sorted(Counter(outcome.status for outcome in self.outcomes).items()))
+
+
+class _ChangedError(Exception):
+    """The file is not what was hashed any more: somebody writes to it."""
+
+
+class _FaultyError(Exception):
+    """The content cannot be loaded: its status and the reason, to be read after the file's name."""
+
+    def __init__(self, status: str, reason: str, known: Mapping[str, Any] | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.known = known or {}
+
+
+# --- is there anything new? (asked before anything heavy is imported)
+
+
+def read_ledger(warehouse: Warehouse) -> dict[str, str | None]:
+    """path -> signature of the files at the last landing; null where the content must be looked at again."""
+    return dict(warehouse.rows("select path, signature from landing.files"))  # type: ignore[arg-type]
+
+
+def pending(drop_zone: DropZone, ledger: Mapping[str, str | None]) -> list[str]:
+    """The paths that are new, changed or gone since the ledger was written."""
+    now = {file.path: file.signature for file in drop_zone.list()}
+    changed = {path for path, signature in now.items() if ledger.get(path) != signature}
+    gone = ledger.keys() - now.keys() if drop_zone.exists() else set()
+    return sorted(changed | gone)
+
+
+def has_news(warehouse: Warehouse, drop_zone: DropZone) -> bool:
+    """Whether a landing would find anything else than the last one did."""
+    return bool(pending(drop_zone, read_ledger(warehouse)))
+
+
+# --- landing
+
+
+def land(
+    warehouse: Warehouse,
+    drop_zone: DropZone,
+    tenant: Tenant,
+    source: SourceSpec,
+    now: datetime,
+    *,
+    pause: Callable[[float], None] = time.sleep,
+) -> LandingReport:
+    """Bring the ledger and the raw tables up to what lies in the drop folder. Doing it twice changes nothing."""
+    return _Landing(warehouse, drop_zone, tenant, source, now, pause).run()
+
+
+def failures(warehouse: Warehouse) -> list[tuple[str, str, str]]:
+    """(path, status, reason) of the files that still wait for a good one to replace them.
+
+    Listed are those in the folder, and those gone from it without a successor: other content under that name,
+    the same content in a better place, or a later file of the same dataset. A deleted file that nobody could
+    recognise is owed nothing.
+    """
+    return warehouse.rows(
+        """
+        select path, status, reason from raw.files as failed
+        where status = any(%s)
+            and (
+                deleted_at is null
+                or status <> 'unrecognised' and not exists (
+                    select from raw.files as newer
+                    where newer.first_seen_at >= failed.first_seen_at
+                        and (newer.path, newer.sha256) <> (failed.path, failed.sha256)
+                        and (
+                            (newer.path = failed.path and newer.status <> 'waiting')
+                            or (newer.sha256 = failed.sha256 and newer.deleted_at is null)
+                            or (newer.dataset = failed.dataset and newer.loaded_at > failed.first_seen_at)
+                        )
+                )
+            )
+        order by path collate "C"
+        """,
+        [list(FAILED)],
+    )
+
+
+@dataclass
+class _Known:
+    """A line of the ledger, as far as a landing needs it."""
+
+    dataset: str | None
+    status: str
+    row_count: int | None
+    mapping_quality: int | None
+    unmapped_headers: list[str] | None
+    last_date: date | None
+    is_deleted: bool
+
+
+class _Landing:
+    """One landing under way."""
+
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        drop_zone: DropZone,
+        tenant: Tenant,
+        source: SourceSpec,
+        now: datetime,
+        pause: Callable[[float], None],
+    ) -> None:
+        self.warehouse = warehouse
+        self.zone = drop_zone
+        self.rules = tenant.business_rules
+        self.source = source.with_tenant(tenant.source.synonyms, tenant.source.transformations)
+        self.now = now
+        self.pause = pause
+        self.report = LandingReport()
+        self.known = self._read_known()
+        # Content -> the path it was loaded under.
+        self.loaded = {sha256: path for (path, sha256), row in self.known.items() if row.status == "loaded"}
+
+    def _read_known(self) -> dict[tuple[str, str], _Known]:
+        rows = self.warehouse.rows(
+            "select path, sha256, dataset, status, row_count, mapping_quality, unmapped_headers, last_date,"
+            " deleted_at is not null from raw.files where status <> 'waiting' order by path collate \"C\""
+        )
+        return {(path, sha256): _Known(*rest) for path, sha256, *rest in rows}
+
+    def run(self) -> LandingReport:
+        if not self.zone.exists():
+            self.report.folder_missing = True
+            return self.report
+        previous = {
+            path: (signature, sha256)
+            for path, signature, sha256 in self.warehouse.rows("select path, signature, sha256 from landing.files")
+        }
+        files, quiet = self._two_looks({path: signature for path, (signature, _) in previous.items()})
+        hashes: dict[str, str] = {}
+        for file in files:
+            signature, sha256 = previous.get(file.path, (None, ""))
+            try:
+                if file.path not in quiet:
+                    raise _ChangedError
+                if signature != file.signature or not sha256:
+                    sha256 = self.zone.sha256(file.path)
+                outcome = self._take(file, sha256)
+                hashes[file.path] = sha256
+            except (_ChangedError, FileNotFoundError):
+                self._waits(file)
+                outcome = FileOutcome(file.path, None, "waiting", "is still being written")
+            except OSError as error:
+                # No content to speak of: the path and what the system says stand for it.
+                reason = f"cannot be opened ({error.strerror}): check its permissions"
+                hashes[file.path] = hashlib.sha256(f"{file.path}\0{error.errno}".encode()).hexdigest()
+                outcome = self._fails(file, hashes[file.path], None, _FaultyError("unreadable", reason))
+            self.report.outcomes.append(outcome)
+        self._close(files, hashes)
+        return self.report
+
+    def _two_looks(self, signatures: Mapping[str, str | None]) -> tuple[list[DroppedFile], set[str]]:
+        """The files, and the paths that nobody writes to. Only what is new and recent is worth a pause."""
+        before = self.zone.list()
+        rules = self.rules.landing
+        is_recent = any(
+            file.signature != signatures.get(file.path)
+            and (self.now - file.modified_at).total_seconds() < rules.settled_after_seconds
+            for file in before
+        )
+        if is_recent:
+            self.pause(rules.settle_seconds)
+        after = list(self.zone.list())
+        return after, settled(before, after)
+
+    # --- one file
+
+    def _take(self, file: DroppedFile, sha256: str) -> FileOutcome:
+        """Decide what a settled file is, and load it if its content is new."""
+        from crm_assets.logic.landing import recognise
+
+        known = self.known.get((file.path, sha256))
+        if known is not None and known.status in LOADED:
+            return FileOutcome(
+                file.path, known.dataset, known.status, None, known.row_count, known.mapping_quality,
+                known.unmapped_headers,
+            )  # fmt: skip
+        # What failed before is tried again: a new spelling in the tenant's file may have made it readable.
+        recognition = recognise(file.path, self.source)
+        if recognition.dataset is None:
+            return self._fails(file, sha256, None, _FaultyError("unrecognised", recognition.reason or ""))
+        if sha256 in self.loaded:
+            return self._duplicates(file, sha256, self.loaded[sha256])
+        try:
+            return self._load(file, sha256, recognition.dataset)
+        except _FaultyError as fault:
+            return self._fails(file, sha256, recognition.dataset, fault)
+
+    def _load(self, file: DroppedFile, sha256: str, dataset: str) -> FileOutcome:
+        """Read a file into its raw table, rows and ledger in one transaction."""
+        import psycopg
+
+        from crm_assets import tables
+        from crm_assets.logic.landing import Profiler, RowMaker, map_header
+        from crm_assets.logic.reading import UnreadableError, open_table
+        from crm_assets.resources.warehouse import copy_blocks
+
+        with self.zone.local(file.path) as path:
+            try:
+                table = open_table(path)
+                mapping = map_header(table.header, self.source.datasets[dataset])
+                about = _about_table(table, mapping)
+                if fault := mapping.fault(table.header_line):
+                    raise _FaultyError("refused", fault, about)
+                rows = RowMaker(mapping, sha256[:16], is_spreadsheet=table.format != "csv")
+                profiler = Profiler(mapping, self.source, self.rules.values.two_digit_year_pivot)
+                target = tables.RAW_TABLES[dataset]
+                with self.warehouse.transaction() as connection:
+                    columns = [column.name for column in target.columns]
+                    copy_blocks(connection, target, columns, _csv_blocks(table, rows, profiler))
+                    profile = profiler.finish(has_decimal_points=table.has_decimal_points)
+                    if not profile.row_count:
+                        raise _FaultyError("refused", "has a header and no rows: export it again from iSaVigne", about)
+                    if profile.plain_rows == 0:
+                        reason = "has no row with as many values as the header: export it again from iSaVigne"
+                        raise _FaultyError("refused", reason, about)
+                    seen = self.zone.look(file.path)
+                    if table.sha256 != sha256 or seen is None or seen.signature != file.signature:
+                        raise _ChangedError
+                    self._write(
+                        connection, file, sha256, dataset, "loaded",
+                        {**about, **_about_rows(profile), **self._order(file, sha256, profile.last_date)},
+                    )  # fmt: skip
+            except UnreadableError as error:
+                raise _FaultyError("unreadable", str(error)) from error
+            except psycopg.DataError as error:
+                # Its message would quote the value.
+                reason = f"holds a value that the database cannot keep (SQLSTATE {error.sqlstate})"
+                raise _FaultyError("refused", reason, about) from error
+        self.loaded[sha256] = file.path
+        self.report.loaded_rows[dataset] += profile.row_count
+        self.known[file.path, sha256] = _Known(
+            dataset, "loaded", profile.row_count, mapping.quality, mapping.unmapped_headers, profile.last_date, False
+        )
+        return FileOutcome(
+            file.path, dataset, "loaded", None, profile.row_count, mapping.quality, mapping.unmapped_headers, True
+        )
+
+    def _duplicates(self, file: DroppedFile, sha256: str, original: str) -> FileOutcome:
+        loaded = self.known[original, sha256]
+        reason = f"has the content of {original}, which is loaded"
+        with self.warehouse.transaction() as connection:
+            order = self._order(file, sha256, loaded.last_date)
+            about = {**order, "reason": reason, "row_count": loaded.row_count}
+            self._write(connection, file, sha256, loaded.dataset, "duplicate", about)
+        return FileOutcome(file.path, loaded.dataset, "duplicate", reason, loaded.row_count)
+
+    def _fails(self, file: DroppedFile, sha256: str, dataset: str | None, fault: _FaultyError) -> FileOutcome:
+        with self.warehouse.transaction() as connection:
+            about = {**fault.known, **self._order(file, sha256, None), "reason": fault.reason}
+            self._write(connection, file, sha256, dataset, fault.status, about)
+        quality = fault.known.get("mapping_quality")
+        return FileOutcome(file.path, dataset, fault.status, fault.reason, None, quality)
+
+    def _waits(self, file: DroppedFile) -> None:
+        with self.warehouse.transaction() as connection:
+            self._write(connection, file, "", None, "waiting", {"reason": "is still being written"})
+
+    def _order(self, file: DroppedFile, sha256: str, newest_inside: date | None) -> dict[str, Any]:
+        """The file's place in the file order of spec.md §2."""
+        from crm_assets.logic.landing import date_in_name, order_key
+
+        day = date_in_name(file.path, self.rules.values.two_digit_year_pivot) or newest_inside
+        return {"file_date": day, "order_key": order_key(day, file.modified_at, sha256)}
+
+    def _write(
+        self,
+        connection: psycopg.Connection,
+        file: DroppedFile,
+        sha256: str,
+        dataset: str | None,
+        status: str,
+        about: Mapping[str, Any],
+    ) -> None:
+        """Write a file's line of the ledger anew; only the time of its first sight stays."""
+        from psycopg import sql
+
+        values = {
+            "path": file.path,
+            "sha256": sha256,
+            "file_id": sha256[:16],
+            "dataset": dataset,
+            "status": status,
+            "size_bytes": file.size_bytes,
+            "modified_at": file.modified_at,
+            "loaded_at": self.now if status == "loaded" else None,
+            "first_seen_at": self.now,
+            **about,
+        }
+        first_seen = connection.execute(
+            "delete from raw.files where path = %s and sha256 = %s returning first_seen_at", [file.path, sha256]
+        ).fetchone()
+        if first_seen:
+            values["first_seen_at"] = first_seen[0]
+        connection.execute(
+            sql.SQL("insert into raw.files ({}) values ({})").format(
+                sql.SQL(", ").join(map(sql.Identifier, values)), sql.SQL(", ").join(map(sql.Placeholder, values))
+            ),
+            values,
+        )
+
+    # --- the folder as a whole
+
+    def _close(self, files: list[DroppedFile], hashes: Mapping[str, str]) -> None:
+        """Note what is gone and what is back, and remember the folder as it was seen."""
+        waiting = [file.path for file in files if file.path not in hashes]
+        present = list(hashes.items())
+        paths, shas = [path for path, _ in present], [sha256 for _, sha256 in present]
+        datasets = {outcome.path: outcome.dataset for outcome in self.report.outcomes}
+        with self.warehouse.transaction() as connection:
+            connection.execute("delete from raw.files where status = 'waiting' and path <> all(%s)", [waiting])
+            gone = connection.execute(
+                """
+                update raw.files set deleted_at = %s
+                where deleted_at is null and path <> all(%s)
+                    and (path, sha256) not in (select * from unnest(%s::text[], %s::text[]))
+                returning path
+                """,
+                [self.now, waiting, paths, shas],
+            ).fetchall()
+            connection.execute(
+                """
+                update raw.files set deleted_at = null
+                where deleted_at is not null
+                    and (path, sha256) in (select * from unnest(%s::text[], %s::text[]))
+                """,
+                [paths, shas],
+            )
+            # One content under several names has one place: the newest of them, whichever came first.
+            connection.execute(
+                """
+                update raw.files as copy set order_key = newest.order_key, file_date = newest.file_date
+                from (
+                    select distinct on (sha256) sha256, order_key, file_date from raw.files
+                    where status = any(%s) order by sha256, order_key collate "C" desc
+                ) as newest
+                where copy.sha256 = newest.sha256 and copy.status = any(%s)
+                    and copy.order_key is distinct from newest.order_key
+                """,
+                [list(LOADED), list(LOADED)],
+            )
+            connection.execute("delete from landing.files")
+            connection.cursor().executemany(
+                "insert into landing.files (path, sha256, size_bytes, modified_at, dataset, signature)"
+                " values (%s, %s, %s, %s, %s, %s)",
+                [
+                    (
+                        file.path,
+                        hashes.get(file.path, ""),
+                        file.size_bytes,
+                        file.modified_at,
+                        datasets[file.path],
+                        file.signature if file.path in hashes and not file.is_fresh else None,
+                    )
+                    for file in files
+                ],
+            )
+        self.report.deleted = sorted(path for (path,) in gone)
+
+
+def _csv_blocks(table: TableFile, rows: RowMaker, profiler: Profiler) -> Iterator[memoryview]:
+    """The rows of a raw table as CSV for COPY: text quoted, null bare."""
+    import pyarrow as pa
+    import pyarrow.csv as pa_csv
+
+    options = pa_csv.WriteOptions(include_header=False, quoting_style="all_valid")
+    for batch in table.batches():
+        fields = rows.fields(batch)
+        profiler.add(batch, fields)
+        sink = pa.BufferOutputStream()
+        pa_csv.write_csv(rows.table(batch, fields), sink, options)
+        yield memoryview(sink.getvalue())
+
+
+def _about_table(table: TableFile, mapping: HeaderMapping) -> dict[str, Any]:
+    """What the ledger keeps of how a file was read. Headers of a file without any known one may be personal data."""
+    from psycopg.types.json import Jsonb
+
+    return {
+        "format": table.format,
+        "encoding": table.encoding,
+        "delimiter": table.delimiter,
+        "mapping": Jsonb(mapping.fields_by_header),
+        "unmapped_headers": mapping.unmapped_headers if mapping.columns else [],
+        "missing_fields": mapping.missing_fields,
+        "mapping_quality": mapping.quality,
+    }
+
+
+def _about_rows(profile: FileProfile) -> dict[str, Any]:
+    """What the ledger keeps of a file's values."""
+    from psycopg.types.json import Jsonb
+
+    return {
+        "row_count": profile.row_count,
+        "decimal_separator": profile.decimal_separator,
+        "date_order": profile.date_order,
+        "first_date": profile.first_date,
+        "last_date": profile.last_date,
+        "anomalies": Jsonb(profile.anomalies),
+        "anomaly_examples": Jsonb(profile.examples),
+    }
