@@ -54,8 +54,8 @@ class RecommendationInputs:
     * preferences: customer_id, top_family_1, price_75cl_ttc, price_segment, usual_format_cl, tier_mode.
     * taste: rows of customers.taste_profiles. products: rows of curated.dim_products.
     * popularity: population, wine_id, share of distinct buyers.
-    * sent_wines: customer_id, wine_id, last_sent_date, of really sent messages.
-    * rejections: customer_id, wine_id, last_rejected_date.
+    * sent_wines: customer_id, wine_id, sent_date, of really sent messages.
+    * rejections: customer_id, wine_id, rejected_date.
     * allocations: product_key, customer_id it may be offered to.
     """
 
@@ -133,7 +133,7 @@ def stock_capacity(available: Floats, rules: BusinessRules) -> Floats:
     settings = rules.recommendations
     per_message = settings.stock_bottles_per_message * settings.stock_response_rate
     messages = np.floor(np.round(available / per_message, 6))
-    return np.where(np.isnan(available), np.inf, np.maximum(messages, 0.0))
+    return np.where(np.isnan(available), np.inf, np.maximum(messages, 0.0)).astype(np.float64)
 
 
 # The world: customers, wines and offers as positions
@@ -523,7 +523,7 @@ def _blocked(
     )
     bought = until - moment.last < window[moment.customer]
     customers, wines = [moment.customer[bought]], [moment.wine[bought]]
-    for frame, column in ((sent, "last_sent_date"), (rejections, "last_rejected_date")):
+    for frame, column in ((sent, "sent_date"), (rejections, "rejected_date")):
         if frame is None or frame.empty:
             continue
         customer, wine = (
@@ -827,21 +827,8 @@ def _score(
     ranks by money and the others by share, so they are different lists. `reference` = the distributions of a
     first pass.
     """
-    columns = [
-        "customer",
-        "wine",
-        "offer",
-        "scenario",
-        "state",
-        "tier",
-        "raw",
-        "content",
-        "popularity",
-        "rhythm",
-        "margin",
-        "season",
-        "pair",
-    ]
+    numbers = ["customer", "wine", "offer", "scenario", "state", "tier", "pair"]
+    columns = [*numbers, "raw", "content", "popularity", "rhythm", "margin", "season"]
     table = {
         c: np.concatenate([part[c] for part in parts]) if parts else np.zeros(0, np.int64) for c in columns
     }
@@ -954,11 +941,14 @@ class _Calibration:
         for kind, rows in (("repeat", is_repeat), ("explore", ~is_repeat)):
             x, y = self.curves[kind]
             result[rows] = np.interp(signal[rows], x, y)
-        return np.round(np.clip(result, 0.0, 1.0), 6)
+        calibrated: Floats = np.round(np.clip(result, 0.0, 1.0), 6)
+        return calibrated
 
 
 def _signal(candidates: pd.DataFrame, moment: _Moment) -> Floats:
-    return np.round(moment.p_order[candidates["customer"].to_numpy()] * candidates["base"].to_numpy(), 6)
+    base = candidates["base"].to_numpy(dtype="float64")
+    signal: Floats = np.round(moment.p_order[candidates["customer"].to_numpy()] * base, 6)
+    return signal
 
 
 def _calibrate(world: _World, inputs: RecommendationInputs, until: int) -> _Calibration:

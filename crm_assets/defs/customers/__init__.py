@@ -1,0 +1,1 @@
+"""Customers: taste, behavioural clusters and predictions, one row per person."""

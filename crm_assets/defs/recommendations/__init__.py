@@ -1,0 +1,1 @@
+"""Recommendations: runs and their items, kept and never appended to."""

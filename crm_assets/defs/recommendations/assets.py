@@ -1,0 +1,196 @@
+"""One recommendation run: its row in `runs` and its wines in `items`, under the run_id of spec.md §5.
+
+What is recommended, and why, is in `logic/recommendations.py`. A complete run is reused as it is, never
+appended to.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from crm_assets import activation, tables, versions
+from crm_assets.defs.common import TenantRun, materialized, new_figure, plot, table_spec
+from crm_assets.defs.customers.assets import calibration_plot, taste_profiles_of
+from crm_assets.logic import recommendations
+from crm_assets.resources.warehouse import replace_run, upsert
+
+DEPS = [
+    ("rfm", "purchases"),
+    ("rfm", "customer_rfm"),
+    ("rfm", "customer_preferences"),
+    ("rfm", "product_popularity"),
+    ("curated", "dim_customers"),
+    ("curated", "dim_products"),
+    ("customers", "taste_profiles"),
+    ("state", "messages"),
+    ("state", "decisions"),
+]
+
+
+def inputs_of(tenant_run: TenantRun) -> recommendations.RecommendationInputs:
+    """What the engine works from, read table by table, as of the run's day."""
+    warehouse = tenant_run.warehouse
+    facts = warehouse.read(
+        "rfm", "customer_rfm", ["customer_id", "population", "frequency", "monetary", "last_order_date"]
+    )
+    spoken = warehouse.read("curated", "dim_customers", ["customer_id", "language"], "not is_collective")
+    people = facts.rename(columns={"frequency": "n_qualifying_orders", "monetary": "lifetime_amount_ht"})
+    people["language"] = people["customer_id"].map(spoken.set_index("customer_id")["language"])
+    if tenant_run.is_historical:
+        taste = taste_profiles_of(tenant_run)  # the table holds the present
+    else:
+        taste = warehouse.read("customers", "taste_profiles")
+    preferences = [
+        "customer_id",
+        "top_family_1",
+        "price_75cl_ttc",
+        "price_segment",
+        "usual_format_cl",
+        "tier_mode",
+    ]
+    purchases = ["customer_id", "wine_id", "order_id", "sale_date", "amount_ht"]
+    return recommendations.RecommendationInputs(
+        purchases=warehouse.read("rfm", "purchases", purchases),
+        customers=people,
+        preferences=warehouse.read("rfm", "customer_preferences", preferences),
+        taste=taste,
+        products=warehouse.read("curated", "dim_products"),
+        popularity=warehouse.read("rfm", "product_popularity", ["population", "wine_id", "share"]),
+        sent_wines=_known_then(tenant_run, activation.sent_wines(warehouse), "sent_date"),
+        rejections=_known_then(tenant_run, _rejections(tenant_run), "rejected_date"),
+        allocations=_allocations(tenant_run),
+    )
+
+
+def _rejections(tenant_run: TenantRun) -> pd.DataFrame:
+    """One row per rejected (customer, wine): customer_id, wine_id, rejected_date where the estate is."""
+    rejected = tenant_run.warehouse.read(
+        "review", "decisions", ["customer_id", "wine_id", "decided_at"], "decision = 'reject'"
+    )
+    local = pd.to_datetime(rejected["decided_at"], utc=True).dt.tz_convert(tenant_run.tenant.timezone)
+    return rejected[["customer_id", "wine_id"]].assign(
+        rejected_date=local.dt.tz_localize(None).dt.normalize()
+    )
+
+
+def _known_then(tenant_run: TenantRun, frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A run for an earlier day does not know what happened since; any other takes it as of its day."""
+    if not tenant_run.is_historical:
+        return frame
+    return frame[pd.to_datetime(frame[column]) <= pd.Timestamp(tenant_run.as_of)]
+
+
+def _allocations(tenant_run: TenantRun) -> pd.DataFrame:
+    """One row per (product, customer) that the tenant's file lists: product_key, customer_id."""
+    listed = [
+        (product, code) for product, codes in tenant_run.tenant.allocation.items() for code in codes or [""]
+    ]
+    frame = pd.DataFrame(listed, columns=["product_key", "client_code"], dtype="str")
+    if frame.empty:
+        return frame.rename(columns={"client_code": "customer_id"})
+    xref = tenant_run.warehouse.read("curated", "customer_xref", ["client_code", "customer_id"])
+    found = frame["client_code"].str.strip().str.upper().map(xref.set_index("client_code")["customer_id"])
+    # A code nobody has keeps its row: the product is under allocation all the same.
+    return frame[["product_key"]].assign(customer_id=found.fillna(""))
+
+
+@dg.multi_asset(
+    name="recommendations__items",
+    specs=[
+        table_spec(
+            tables.runs,
+            deps=DEPS,
+            description="Written with the run's items in one transaction; complete from then on.",
+        ),
+        table_spec(
+            tables.items,
+            deps=DEPS,
+            description="Up to three wines a person, chosen by the customer's state (spec.md §5). "
+            "Permission and audit come after.",
+        ),
+    ],
+)
+def runs_and_items(
+    context: dg.AssetExecutionContext, tenant_run: TenantRun
+) -> Iterator[dg.MaterializeResult[Any]]:
+    warehouse, run_id = tenant_run.warehouse, tenant_run.run_id
+    complete = warehouse.rows(
+        "select n_customers, n_items from recommendations.runs"
+        " where run_id = %s and completed_at is not null",
+        [run_id],
+    )
+    if complete:
+        n_customers, n_items = complete[0]
+        seen = {"reused": True, "recommendation_run": run_id, "customers": int(n_customers or 0)}
+        yield materialized(warehouse.count("recommendations", "runs"), tables.runs, tenant_run, **seen)
+        yield materialized(int(n_items or 0), tables.items, tenant_run, **seen)
+        return
+
+    made = recommendations.recommend(
+        inputs_of(tenant_run), tenant_run.rules, tenant_run.as_of, tenant_run.tenant.locale
+    )
+    run = pd.DataFrame(
+        [
+            {
+                "run_id": run_id,
+                "as_of": tenant_run.as_of,
+                "is_historical": tenant_run.is_historical,
+                "dataset_version": tenant_run.dataset_version,
+                "state_version": tenant_run.state_version,
+                "rules_version": tenant_run.rules.version,
+                "code_version": versions.code_version(),
+                "engine": made.engine,
+                "n_customers": made.engine["customers_with_items"],
+                "n_items": len(made.items),
+                "created_at": tenant_run.now,
+                "completed_at": tenant_run.now,
+            }
+        ]
+    )
+    with warehouse.transaction() as connection:
+        replace_run(connection, tables.items, made.items.assign(run_id=run_id), run_id)
+        upsert(connection, tables.runs, run)
+    yield materialized(
+        warehouse.count("recommendations", "runs"),
+        tables.runs,
+        tenant_run,
+        reused=False,
+        recommendation_run=run_id,
+        customers=made.engine["customers"],
+        customers_with_items=made.engine["customers_with_items"],
+        engine=dg.JsonMetadataValue(made.engine),
+    )
+    shown: dict[str, Any] = {"score_distribution": score_plot(made.items)} if len(made.items) else {}
+    measured = {kind: c["deciles"] for kind, c in made.engine["calibration"].items() if _is_measured(c)}
+    if measured:
+        shown["calibration"] = calibration_plot(measured)
+    yield materialized(
+        len(made.items),
+        tables.items,
+        tenant_run,
+        reused=False,
+        recommendation_run=run_id,
+        **{f"items_{scenario}": count for scenario, count in made.engine["items_by_scenario"].items()},
+        displaced_by_stock=made.engine["displaced_by_stock"],
+        **shown,
+    )
+
+
+def _is_measured(calibration: object) -> bool:
+    return isinstance(calibration, dict) and "deciles" in calibration
+
+
+def score_plot(items: pd.DataFrame) -> dg.MarkdownMetadataValue:
+    """How scores are spread, per scenario."""
+    figure = new_figure(8, 3.6)
+    axes = figure.subplots()
+    scenarios = [name for name in recommendations.SCENARIOS if (items["scenario"] == name).any()]
+    values = [items.loc[items["scenario"] == name, "score"].to_numpy() for name in scenarios]
+    axes.hist(values, bins=25, range=(0, 100), stacked=True, label=scenarios)
+    axes.set_xlabel("score")
+    axes.set_ylabel("recommended wines")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return plot(figure)

@@ -1,0 +1,171 @@
+"""Checks of the run's recommendation list: its shape, its windows, its numbers and its words.
+
+They look at the list as any reader would, not through the engine that made it.
+"""
+
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from crm_assets import tables
+from crm_assets.defs.common import TenantRun, tenant_check
+from crm_assets.logic.phrases import EXPLAIN_MAX
+from crm_assets.logic.recommendations import COMPONENTS, SCENARIOS
+
+ITEMS = ["recommendations", "items"]
+
+
+def _items(tenant_run: TenantRun, columns: list[str]) -> pd.DataFrame:
+    return tenant_run.warehouse.read("recommendations", "items", columns, "run_id = %s", [tenant_run.run_id])
+
+
+@tenant_check(["recommendations", "runs"])
+def the_run_is_complete(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
+    """The run has its row, is complete, and has as many items as the row says."""
+    found = tenant_run.warehouse.rows(
+        "select n_items from recommendations.runs where run_id = %s and completed_at is not null",
+        [tenant_run.run_id],
+    )
+    said = int(found[0][0]) if found else -1
+    kept = len(_items(tenant_run, ["customer_id"]))
+    return dg.AssetCheckResult(
+        passed=said == kept, metadata={"items_said": said, "items_kept": kept, "threshold": "equal"}
+    )
+
+
+@tenant_check(ITEMS)
+def lists_are_short_and_ranked_from_one(
+    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
+) -> dg.AssetCheckResult:
+    """Nobody has more wines than the rules allow, and ranks are 1, 2, 3 without a gap."""
+    items = _items(tenant_run, ["customer_id", "rank"])
+    most = tenant_run.rules.recommendations.max_per_customer
+    lists = items.groupby("customer_id")["rank"].agg(["count", "min", "max", "nunique"])
+    long = int((lists["count"] > most).sum())
+    gaps = int(
+        ((lists["min"] != 1) | (lists["max"] != lists["count"]) | (lists["nunique"] != lists["count"])).sum()
+    )
+    return dg.AssetCheckResult(
+        passed=long == 0 and gaps == 0,
+        metadata={
+            "lists_too_long": long,
+            "lists_with_gaps": gaps,
+            "threshold": 0,
+            "most_items": int(lists["count"].max()) if len(lists) else 0,
+            "most_allowed": most,
+        },
+    )
+
+
+@tenant_check(ITEMS)
+def nothing_bought_lately_is_recommended(
+    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
+) -> dg.AssetCheckResult:
+    """No recommended wine was bought by that customer inside the window of its population."""
+    rules, warehouse = tenant_run.rules.recommendations, tenant_run.warehouse
+    windows = {"professional": rules.bought_window_days_professional}
+    widest = max(rules.bought_window_days, *windows.values())
+    bought = warehouse.read(
+        "rfm",
+        "purchases",
+        ["customer_id", "wine_id", "sale_date"],
+        "%s - sale_date < %s",
+        [tenant_run.as_of, widest],
+    )
+    population = warehouse.read("rfm", "customer_rfm", ["customer_id", "population"])
+    both = _items(tenant_run, ["customer_id", "wine_id"]).merge(bought, on=["customer_id", "wine_id"])
+    both = both.merge(population, on="customer_id", how="left")
+    age = (pd.Timestamp(tenant_run.as_of) - pd.to_datetime(both["sale_date"])).dt.days
+    window = both["population"].map(windows).fillna(rules.bought_window_days)
+    wrong = int((age < window).sum())
+    return dg.AssetCheckResult(
+        passed=wrong == 0,
+        metadata={
+            "items_bought_inside_window": wrong,
+            "threshold": 0,
+            "window_days": rules.bought_window_days,
+            "window_days_professional": rules.bought_window_days_professional,
+        },
+    )
+
+
+@tenant_check(ITEMS)
+def numbers_are_on_their_scales(
+    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
+) -> dg.AssetCheckResult:
+    """Scores lie in 0..100, probabilities, confidences and components in 0..1, and none is missing."""
+    items = _items(tenant_run, ["score", "probability", "confidence", *COMPONENTS]).astype("float64")
+    shares = items.drop(columns="score")
+    outside = int((~items["score"].between(0, 100)).sum())
+    outside_shares = int((~((shares >= 0) & (shares <= 1)).all(axis=1)).sum())
+    return dg.AssetCheckResult(
+        passed=outside == 0 and outside_shares == 0,
+        metadata={
+            "scores_outside": outside,
+            "shares_outside": outside_shares,
+            "threshold": 0,
+            "highest_score": float(items["score"].max()) if len(items) else 0.0,
+        },
+    )
+
+
+@tenant_check(ITEMS)
+def recommendation_list_expectations(
+    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
+) -> dg.AssetCheckResult:
+    """Great Expectations on the run's list: columns, keys, ranges, scenarios, and text without holes."""
+    import great_expectations as gx
+
+    items = _items(tenant_run, [column.name for column in tables.items.columns]).drop(columns="reasons")
+    gxe = gx.expectations
+    most = tenant_run.rules.recommendations.max_per_customer
+    holes = r"\b(None|nan|NaN|NaT|null)\b|[{}]"
+    expectations: list[Any] = [
+        gxe.ExpectTableColumnsToMatchSet(column_set=list(items.columns), exact_match=True),
+        gxe.ExpectCompoundColumnsToBeUnique(column_list=["customer_id", "wine_id"]),
+        gxe.ExpectCompoundColumnsToBeUnique(column_list=["customer_id", "rank"]),
+        gxe.ExpectColumnValuesToBeBetween(column="rank", min_value=1, max_value=most),
+        gxe.ExpectColumnValuesToBeBetween(column="score", min_value=0, max_value=100),
+        gxe.ExpectColumnValuesToBeBetween(column="probability", min_value=0, max_value=1),
+        gxe.ExpectColumnValuesToBeBetween(column="confidence", min_value=0, max_value=1),
+        gxe.ExpectColumnValuesToBeInSet(column="scenario", value_set=list(SCENARIOS)),
+        gxe.ExpectColumnValueLengthsToBeBetween(column="explain_short", min_value=1, max_value=EXPLAIN_MAX),
+        gxe.ExpectColumnValueLengthsToBeBetween(column="customer_sentence", min_value=1),
+        *(
+            gxe.ExpectColumnValuesToNotMatchRegex(column=c, regex=holes)
+            for c in ("explain_short", "customer_sentence")
+        ),
+        *(gxe.ExpectColumnValuesToNotBeNull(column=c) for c in items.columns),
+    ]
+    session = gx.get_context(mode="ephemeral")
+    session.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
+    batch = (
+        session.data_sources.add_pandas("run")
+        .add_dataframe_asset("items")
+        .add_batch_definition_whole_dataframe("list")
+        .get_batch({"dataframe": items})
+    )
+    suite = gx.ExpectationSuite(name="recommendation_list", expectations=expectations)
+    result = batch.validate(suite, result_format="BASIC")
+    # Names and counts only: the failing values themselves could be about a person.
+    failed = {
+        _title(r.expectation_config): {"unexpected": r.result.get("unexpected_count"), "threshold": 0}
+        for r in result.results
+        if not r.success
+    }
+    return dg.AssetCheckResult(
+        passed=bool(result.success),
+        metadata={
+            "rows": len(items),
+            "expectations": len(result.results),
+            "met": sum(bool(r.success) for r in result.results),
+            "failed": dg.JsonMetadataValue(failed),
+        },
+    )
+
+
+def _title(expectation: Any) -> str:
+    """The kind of an expectation and the column or columns it is about."""
+    arguments = expectation.kwargs
+    return f"{expectation.type} {arguments.get('column') or ', '.join(arguments.get('column_list', []))}"
