@@ -1,4 +1,4 @@
-"""What an export means: which dataset a file is, which column is which field, what its values say about the file.
+"""What an export means: which dataset a file is, which column is which field, what its values say about it.
 
 Values are never typed or corrected here: they go to the raw tables as the text they were (architecture.md,
 decision 3), apart from the transformations a tenant names. What this module finds out is about the file:
@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -92,7 +92,7 @@ class SourceSpec(_Model):
     def with_tenant(
         self, synonyms: dict[str, dict[str, list[str]]], transformations: dict[str, dict[str, list[Any]]]
     ) -> SourceSpec:
-        """The same source with a tenant's spellings and transformations; ValueError names what does not exist."""
+        """The same source with a tenant's spellings and transformations; ValueError names what is unknown."""
         content = self.model_dump()
         for key, additions in (("added", synonyms), ("transformations", transformations)):
             for given, by_field in additions.items():
@@ -163,7 +163,9 @@ def recognise(path: str, source: SourceSpec) -> Recognition:
     if folders:
         return Recognition(None, f"lies in a folder that no layout names: {hint}")
     stem = normalise_header(name.rpartition(".")[0])
-    found = [key for key, dataset in source.datasets.items() if any(word in stem for word in dataset.keywords)]
+    found = [
+        key for key, dataset in source.datasets.items() if any(word in stem for word in dataset.keywords)
+    ]
     if len(found) == 1:
         return Recognition(found[0])
     if found:
@@ -173,7 +175,10 @@ def recognise(path: str, source: SourceSpec) -> Recognition:
 
 
 _DATE_IN_NAME = (
-    re.compile(r"(?<!\d)(?P<y>(?:19|20)\d\d)(?P<s>[-_. ]?)(?P<m>\d\d)(?P=s)(?P<d>\d\d)(?=\d{4}(?:\d\d)?(?!\d)|(?!\d))"),
+    re.compile(
+        r"(?<!\d)(?P<y>(?:19|20)\d\d)(?P<s>[-_. ]?)(?P<m>\d\d)(?P=s)(?P<d>\d\d)"
+        r"(?=\d{4}(?:\d\d)?(?!\d)|(?!\d))"  # a time of day may follow
+    ),
     re.compile(r"(?<!\d)(?P<d>\d{1,2})(?P<s>[-_. ])(?P<m>\d{1,2})(?P=s)(?P<y>(?:19|20)\d\d|\d\d)(?!\d)"),
     re.compile(r"(?<!\d)(?P<d>\d\d)(?P<m>\d\d)(?P<y>(?:19|20)\d\d)(?!\d)"),
 )
@@ -198,7 +203,8 @@ def date_in_name(path: str, two_digit_year_pivot: int) -> date | None:
 def order_key(file_date: date | None, modified_at: datetime, sha256: str) -> str:
     """The place of a file among the files of its dataset, as text to be sorted byte by byte (spec.md §2).
 
-    `file_date` is the date in the name, else the newest date inside; without one the time of modification counts.
+    `file_date` is the date in the name, else the newest date inside; without one the day of modification
+    counts. Files of one date come in the order they were modified.
     """
     modified = modified_at.astimezone(UTC)
     return f"{(file_date or modified.date()).isoformat()}|{modified:%Y-%m-%dT%H:%M:%S.%f}|{sha256}"
@@ -233,7 +239,9 @@ class HeaderMapping:
     @property
     def missing_requirements(self) -> list[list[str]]:
         """Groups of fields of which the file has none."""
-        return [group for group in self.dataset.requirements if not any(name in self.columns for name in group)]
+        return [
+            group for group in self.dataset.requirements if not any(name in self.columns for name in group)
+        ]
 
     @property
     def quality(self) -> int:
@@ -248,28 +256,32 @@ class HeaderMapping:
         """
         if not self.columns:
             return (
-                f"has no header row: none of the names on line {header_line} is known for {self.dataset.folder};"
+                f"has no header row: line {header_line} has no name known for {self.dataset.folder};"
                 " export it with column names, or add your spellings under source.synonyms of the tenant"
             )
         lacking = [
-            group for group in self.missing_requirements if not all(name in self.dataset.inferred for name in group)
+            group
+            for group in self.missing_requirements
+            if not all(name in self.dataset.inferred for name in group)
         ]
         if not lacking:
             return None
         named = "; ".join(
-            " or ".join(f"{name} (e.g. {', '.join(self.dataset.fields[name].synonyms[:3])})" for name in group)
+            " or ".join(
+                f"{name} (e.g. {', '.join(self.dataset.fields[name].synonyms[:3])})" for name in group
+            )
             for group in lacking
         )
         return (
-            f"lacks a column for {named}: export it with that column, or add your spelling under source.synonyms"
-            " of the tenant"
+            f"lacks a column for {named}: export it with that column, or add your spelling under"
+            " source.synonyms of the tenant"
         )
 
 
 def map_header(header: Sequence[str], dataset: DatasetSpec) -> HeaderMapping:
     """Give each field its column: the first synonym present wins, a column serves one field.
 
-    A tenant's own spellings are all tried before the common ones, so that they can take a column from another field.
+    A tenant's own spellings are all tried before the common ones: they can take a column from another field.
     """
     places: dict[str, int] = {}
     for place, text in enumerate(header):
@@ -288,7 +300,9 @@ def map_header(header: Sequence[str], dataset: DatasetSpec) -> HeaderMapping:
         if place not in columns.values():
             name = text.strip() or f"column_{place + 1}"
             extra[place] = name if name not in extra.values() else f"{name} ({place + 1})"
-    return HeaderMapping(dataset, list(header), {n: columns[n] for n in dataset.fields if n in columns}, extra)
+    return HeaderMapping(
+        dataset, list(header), {n: columns[n] for n in dataset.fields if n in columns}, extra
+    )
 
 
 # --- transformations a tenant may name (spec.md §2.1)
@@ -335,20 +349,21 @@ def compile_transformations(steps: Iterable[Any]) -> Transform | None:
     """One function for a list of steps (`trim`, `{map_values: {...}}`, ...); None when no value changes."""
     made: list[Transform] = []
     for step in steps:
-        name, argument = next(iter(step.items())) if isinstance(step, dict) and len(step) == 1 else (step, None)
+        name, argument = (
+            next(iter(step.items())) if isinstance(step, dict) and len(step) == 1 else (step, None)
+        )
         if name in _PLAIN and argument is None:
             made.append(_on_text(_PLAIN[name]))
         elif name == "parse_date" and isinstance(argument, str):
-            made.append(_on_text(lambda text, pattern=argument: _parse_date(text, pattern=pattern)))
+            made.append(_on_text(partial(_parse_date, pattern=argument)))
         elif name == "map_values" and isinstance(argument, dict):
-            values = {str(key): None if value is None else str(value) for key, value in argument.items()}
-            made.append(lambda text, values=values: values.get(text or "", text))
+            made.append(partial(_map_value, values={str(key): value for key, value in argument.items()}))
         elif name == "empty_to_zero" and argument is None:
             made.append(lambda text: text or "0")
         elif name != _SPLIT_NAME or argument is not None:
             raise ValueError(
-                f"source: no transformation {step!r} (known: {', '.join([*_PLAIN, 'empty_to_zero', _SPLIT_NAME])},"
-                " parse_date: <format>, map_values: {...})"
+                f"source: no transformation {step!r} (known: {', '.join(_PLAIN)}, empty_to_zero,"
+                f" {_SPLIT_NAME}, parse_date: <format>, map_values: {{...}})"
             )
     if not made:
         return None
@@ -359,6 +374,11 @@ def compile_transformations(steps: Iterable[Any]) -> Transform | None:
         return text
 
     return apply
+
+
+def _map_value(text: str | None, *, values: dict[str, Any]) -> str | None:
+    found = values.get(text or "", text)
+    return None if found is None else str(found)
 
 
 def _on_text(change: Callable[[str], str]) -> Transform:
@@ -376,6 +396,10 @@ def split_name(text: str) -> tuple[str, str]:
         last = words[:1]  # all in capitals: offices write the last name first
         return last[0], " ".join(words[1:])
     return " ".join(last), " ".join(word for word in words if word not in last)
+
+
+def _name_part(text: str | None, *, position: int) -> str | None:
+    return split_name(text)[position] or None if text else None
 
 
 # --- rows for the raw tables
@@ -415,7 +439,7 @@ class RowMaker:
             found[name] = column
         for name in self._splits:
             for position, part in enumerate(("last_name", "first_name")):
-                split = _each_text(found[name], lambda t, at=position: split_name(t)[at] or None if t else None)
+                split = _each_text(found[name], partial(_name_part, position=position))
                 found[part] = pc.coalesce(found[part], split) if part in found else split
         return found
 
@@ -430,11 +454,11 @@ class RowMaker:
         absent = pa.nulls(n_plain, pa.string())
         columns: dict[str, pa.Array] = {
             "file_id": pa.array([self.file_id]).take(pa.array(np.zeros(batch.n_rows, dtype=np.int64))),
-            "source_line": pa.array([*[row.line for row in ragged]], pa.int64()),
-            "row_no": pa.array([*[row.row_no for row in ragged]], pa.int64()),
+            "source_line": stacked(pa.array(batch.lines), pa.array([row.line for row in ragged], pa.int64())),
+            "row_no": stacked(
+                pa.array(batch.row_numbers), pa.array([row.row_no for row in ragged], pa.int64())
+            ),
         }
-        columns["source_line"] = stacked(pa.array(batch.lines), columns["source_line"])
-        columns["row_no"] = stacked(pa.array(batch.row_numbers), columns["row_no"])
         for name in self.mapping.dataset.fields:
             columns[name] = stacked(fields.get(name, absent))
         whole_rows = pa.array([json.dumps(row.values, ensure_ascii=False) for row in ragged], pa.string())
@@ -443,9 +467,11 @@ class RowMaker:
         return pa.table(columns)
 
     def _extra(self, batch: Batch) -> pa.Array:
-        """The values of columns that are no field, as one JSON object per row; null where the batch has none."""
+        """The values of columns that are no field, one JSON object per row; null where the batch has none."""
         members = [
-            pc.binary_join_element_wise(f"{json.dumps(name, ensure_ascii=False)}: ", _as_json(batch.columns[place]), "")
+            pc.binary_join_element_wise(
+                f"{json.dumps(name, ensure_ascii=False)}: ", _as_json(batch.columns[place]), ""
+            )
             for place, name in self.mapping.extra.items()
             if batch.columns[place].null_count < len(batch.columns[place])
         ]
@@ -502,7 +528,9 @@ class NumberText:
     def value(self) -> float:
         """Its value; a lone separator that proves nothing is taken for the decimal one."""
         if self.proves:
-            return float(self.digits.replace("." if self.proves == "," else ",", "").replace(self.proves, "."))
+            return float(
+                self.digits.replace("." if self.proves == "," else ",", "").replace(self.proves, ".")
+            )
         return float(self.digits.replace(",", ".") or "nan")
 
 
@@ -598,7 +626,9 @@ class FileProfile:
     first_date: date | None = None
     last_date: date | None = None
     anomalies: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SEVERITIES, 0))
-    examples: list[dict[str, Any]] = field(default_factory=list)  # line, field, severity, problem: never a value
+    examples: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # line, field, severity, problem: never a value
 
 
 @dataclass
@@ -610,7 +640,7 @@ class _Seen:
 
 
 class Profiler:
-    """Goes through a file's batches and ends with its profile. Memory is bounded by the number of distinct days."""
+    """Goes through a file's batches and ends with its profile. Memory grows with the distinct days only."""
 
     def __init__(self, mapping: HeaderMapping, source: SourceSpec, two_digit_year_pivot: int) -> None:
         self._mapping = mapping
@@ -633,7 +663,9 @@ class Profiler:
 
         def blank(name: str) -> np.ndarray:
             if name not in blanks:
-                blanks[name] = _blank(fields[name]) if name in fields else np.ones(len(batch.lines), dtype=bool)
+                blanks[name] = (
+                    _blank(fields[name]) if name in fields else np.ones(len(batch.lines), dtype=bool)
+                )
             return blanks[name]
 
         for group in self._mapping.dataset.requirements:
@@ -676,7 +708,9 @@ class Profiler:
         profile.anomalies[severity] += count
         room = MAX_EXAMPLES - sum(example["severity"] == severity for example in profile.examples)
         for line in lines[: max(room, 0)]:
-            profile.examples.append({"line": int(line), "field": name, "severity": severity, "problem": problem})
+            profile.examples.append(
+                {"line": int(line), "field": name, "severity": severity, "problem": problem}
+            )
 
     def _note_mask(self, severity: str, name: str, problem: str, mask: np.ndarray, lines: np.ndarray) -> None:
         if count := int(mask.sum()):
@@ -685,7 +719,9 @@ class Profiler:
     def _numbers(self, name: str, column: pa.Array, spec: FieldSpec, lines: np.ndarray) -> None:
         try:
             values = pc.cast(pc.replace_substring(column, ",", "."), pa.float64())
-            is_plain = pc.all(pc.is_finite(values), min_count=0).as_py()  # Arrow takes `nan` and `inf` for numbers
+            is_plain = pc.all(
+                pc.is_finite(values), min_count=0
+            ).as_py()  # Arrow takes `nan` and `inf` for numbers
         except pa.ArrowInvalid:
             is_plain = False
         if not is_plain:
@@ -695,7 +731,9 @@ class Profiler:
         for mark in ",.":
             if mark not in self._proofs:
                 texts = column.filter(pc.match_substring(column, mark))
-                could_group = pc.match_substring_regex(texts, rf"^[-+]?([1-9]\d{{0,2}}|0\d{{1,2}})\{mark}\d{{3}}$")
+                could_group = pc.match_substring_regex(
+                    texts, rf"^[-+]?([1-9]\d{{0,2}}|0\d{{1,2}})\{mark}\d{{3}}$"
+                )
                 if not pc.all(could_group, min_count=0).as_py():
                     self._proofs.add(mark)
         self._range(name, np.asarray(pc.fill_null(values, float("nan"))), spec, lines)
@@ -703,13 +741,18 @@ class Profiler:
     def _range(self, name: str, values: np.ndarray, spec: FieldSpec, lines: np.ndarray) -> None:
         if spec.range is not None:
             low, high = spec.range
-            outside = (values < (-np.inf if low is None else low)) | (values > (np.inf if high is None else high))
+            outside = (values < (-np.inf if low is None else low)) | (
+                values > (np.inf if high is None else high)
+            )
             self._note_mask("Medium", name, "is outside its range", outside, lines)
 
     def _numbers_one_by_one(self, name: str, column: pa.Array, spec: FieldSpec, lines: np.ndarray) -> None:
         """Numbers in richer spellings, or texts that are none: each distinct text is looked at."""
         encoded = column.dictionary_encode()
-        read = [read_number(text) if text.strip() else NumberText("", None) for text in encoded.dictionary.to_pylist()]
+        read = [
+            read_number(text) if text.strip() else NumberText("", None)
+            for text in encoded.dictionary.to_pylist()
+        ]
         self._proofs.update(number.proves for number in read if number and number.proves)
         indices = np.asarray(pc.fill_null(encoded.indices, len(read)))
         bad = np.array([*[number is None for number in read], False], dtype=bool)

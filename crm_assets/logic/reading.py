@@ -53,7 +53,7 @@ _FOREIGN_MAGIC = {
 }
 _SAVE_AGAIN = "export it again from iSaVigne, or save it as CSV or XLSX"
 
-# Windows-1252 has these where other 8-bit encodings have letters; the typographic ones are common in French text.
+# What Windows-1252 has where other 8-bit encodings have letters: € … Œ quotes dashes ™ œ, common in French.
 _TYPOGRAPHIC_C1 = frozenset(b"\x80\x85\x8c\x91\x92\x93\x94\x96\x97\x99\x9c\xa0")
 _EIGHT_BIT_ENCODINGS = ["cp1252", "cp850", "cp437", "mac_roman", "cp1250"]
 _UTF8_SEQUENCE = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
@@ -63,7 +63,7 @@ _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*$', re.IGNORECASE)
 
 
 class UnreadableError(Exception):
-    """A file that cannot be read as a table. The message goes on after the file's name: what is wrong, what to do."""
+    """A file that is no table. The message goes on after the file's name: what is wrong, what to do."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Ragged:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some consecutive records: one text array per header column (null = nothing there), and the ragged ones apart.
+    """Some consecutive records: one text array per header column (null = nothing there), ragged ones apart.
 
     `lines` and `row_numbers` go with the arrays: the physical line a record starts on, and its ordinal from 1
     among all records of the file. Records without any value are in neither.
@@ -102,7 +102,7 @@ class Batch:
 
 @dataclass
 class TableFile:
-    """A file opened as a table. `batches()` can be gone through once; `sha256` is what was read, known after it."""
+    """A file opened as a table. `batches()` can be gone through once; then `sha256` tells what was read."""
 
     format: Format
     encoding: str | None
@@ -157,7 +157,7 @@ def open_table(path: Path) -> TableFile:
 
 
 def detect_encoding(path: Path) -> str:
-    """The encoding of a text file: BOM, else UTF-16 by its zero bytes, else UTF-8 if all of it is, else 8-bit."""
+    """The encoding of a text file: by BOM, else UTF-16 by its zero bytes, else UTF-8, else 8-bit."""
     with path.open("rb") as stream:
         head = stream.read(4096)
     if head.startswith(codecs.BOM_UTF8):
@@ -188,7 +188,7 @@ def _first_damage(path: Path) -> int | None:
 
 
 def _eight_bit_encoding(path: Path, damaged_at: int) -> str:
-    """Windows-1252, unless the bytes speak against it; a file half UTF-8 half something else is not guessed at."""
+    """Windows-1252, unless the bytes speak against it; a file that is half UTF-8 is not guessed at."""
     sequences = high = odd = letters = 0
     evidence = bytearray()
     with path.open("rb") as stream:
@@ -199,10 +199,12 @@ def _eight_bit_encoding(path: Path, damaged_at: int) -> str:
             odd += int(sum(counts[byte] for byte in range(0x80, 0xA0) if byte not in _TYPOGRAPHIC_C1))
             letters += int(counts[0xA0:].sum())
             if len(evidence) < _SAMPLE_BYTES:
-                evidence += b"\n".join(text for text in chunk.splitlines() if not text.isascii())[:_SAMPLE_BYTES]
+                evidence += b"\n".join(text for text in chunk.splitlines() if not text.isascii())[
+                    :_SAMPLE_BYTES
+                ]
     if sequences > high / 2:
         raise UnreadableError(
-            f"is UTF-8 except from line {damaged_at} on, where other bytes are mixed in: save it again as CSV UTF-8"
+            f"is UTF-8 except from line {damaged_at} on, where other bytes are mixed in: save it as CSV UTF-8"
         )
     if odd <= letters:
         try:
@@ -216,7 +218,9 @@ def _eight_bit_encoding(path: Path, damaged_at: int) -> str:
 
     best = from_bytes(bytes(evidence), cp_isolation=_EIGHT_BIT_ENCODINGS).best()
     if best is None:
-        raise UnreadableError(f"holds bytes on line {damaged_at} that are no text in any known encoding: {_SAVE_AGAIN}")
+        raise UnreadableError(
+            f"holds bytes on line {damaged_at} that are no text in any known encoding: {_SAVE_AGAIN}"
+        )
     return "windows-1252" if best.encoding == "cp1252" else best.encoding
 
 
@@ -265,11 +269,13 @@ class _Utf8Blocks:
 
 
 def detect_delimiter(lines: Iterable[str]) -> str:
-    """The delimiter under which the first lines make the widest regular table; ',' when none makes two columns."""
+    """The delimiter that makes the widest regular table of the lines; ',' when none makes two columns."""
     text = "".join(lines)
     best, best_score = ",", 0.0
     for delimiter in DELIMITERS:
-        widths = [len(row) for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(row)]
+        widths = [
+            len(row) for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(row)
+        ]
         if widths and widths[0] > 1:
             score = widths[0] * widths.count(widths[0]) / len(widths)
             if score > best_score:
@@ -294,7 +300,9 @@ def _open_csv(path: Path, head: bytes) -> TableFile:
         try:
             delimiter = detect_delimiter(lines[:_SAMPLE_LINES])
         except csv.Error as error:
-            raise UnreadableError(f"is no regular table in its first lines ({error}): {_SAVE_AGAIN}") from error
+            raise UnreadableError(
+                f"is no regular table in its first lines ({error}): {_SAVE_AGAIN}"
+            ) from error
     reader = csv.reader(iter(lines[skipped:]), delimiter=delimiter)
     header: list[str] = []
     header_line = 0
@@ -305,7 +313,9 @@ def _open_csv(path: Path, head: bytes) -> TableFile:
         except StopIteration:
             raise UnreadableError(f"is empty: {_SAVE_AGAIN}") from None
         except csv.Error as error:
-            raise UnreadableError(f"has an unreadable header on line {header_line} ({error}): {_SAVE_AGAIN}") from error
+            raise UnreadableError(
+                f"has an unreadable header on line {header_line} ({error}): {_SAVE_AGAIN}"
+            ) from error
     used = skipped + reader.line_num
     body = _CsvBody(source, blocks, "".join(lines[used:]).encode(), used, delimiter)
     return TableFile("csv", encoding, delimiter, header, header_line, body)
@@ -321,7 +331,9 @@ class _CsvBody:
 
     has_decimal_points = False
 
-    def __init__(self, source: _Utf8Blocks, blocks: Iterator[bytes], first: bytes, line: int, delimiter: str) -> None:
+    def __init__(
+        self, source: _Utf8Blocks, blocks: Iterator[bytes], first: bytes, line: int, delimiter: str
+    ) -> None:
         self._source = source
         self._blocks = blocks
         self._first = first
@@ -370,12 +382,12 @@ class _CsvBody:
                 record = next(reader)
             except csv.Error as error:
                 raise UnreadableError(
-                    f"has a record from line {start} on that never ends properly ({error}): look for a quotation mark"
-                    f" that is not closed, or {_SAVE_AGAIN}"
+                    f"has a record from line {start} on that never ends properly ({error}): look for a"
+                    f" quotation mark that is not closed, or {_SAVE_AGAIN}"
                 ) from error
             if record and record[-1].endswith(_END):
                 raise UnreadableError(
-                    f"opens a quotation mark in the record of line {start} that is never closed: {_SAVE_AGAIN}"
+                    f"opens a quotation mark in the record of line {start} and never closes it: {_SAVE_AGAIN}"
                 )
             yield start, record
 
@@ -383,10 +395,10 @@ class _CsvBody:
 def _read_plain(
     block: bytes, width: int, delimiter: str, lines_before: int
 ) -> tuple[list[pa.Array], np.ndarray, list[tuple[int, list[str]]], int] | None:
-    """A block by Arrow: columns, their lines, the ragged records, the number of lines. None: not proven plain.
+    """A block by Arrow: columns, their lines, ragged records, number of lines. None: not proven plain.
 
-    Proof that this equals what `csv` finds: quotes, taken in pairs, stand where a field begins and ends (or as a
-    doubled quote inside one), no carriage return stands alone, and there are as many records as lines.
+    Proof that this equals what `csv` finds: quotes, taken in pairs, stand where a field begins and ends (or
+    doubled inside one), no carriage return stands alone, and there are as many records as lines.
     """
     if width < 2 or block.count(b"\r") != block.count(b"\r\n") or not _has_plain_quotes(block, delimiter):
         return None
@@ -419,7 +431,11 @@ def _read_plain(
     if invalid:
         at = np.array([row.number for row in invalid], dtype=np.int64) - 1
         texts = [next(csv.reader([row.text], delimiter=delimiter), []) for row in invalid]
-        ragged = [(int(line), values) for line, values in zip(lines[at], texts, strict=True) if not _is_blank(values)]
+        ragged = [
+            (int(line), values)
+            for line, values in zip(lines[at], texts, strict=True)
+            if not _is_blank(values)
+        ]
         lines = np.delete(lines, at)
     return [column.combine_chunks() for column in table.columns], lines, ragged, n_lines
 
@@ -477,7 +493,10 @@ def _batch(
     # The ordinal of a record: those before the batch, then those of the batch on earlier lines, both kinds.
     row_numbers = rows_before + 1 + np.arange(len(lines)) + np.searchsorted(ragged_lines, lines)
     ragged_numbers = rows_before + 1 + np.arange(len(ragged)) + np.searchsorted(lines, ragged_lines)
-    apart = [Ragged(line, int(number), values) for (line, values), number in zip(ragged, ragged_numbers, strict=True)]
+    apart = [
+        Ragged(line, int(number), values)
+        for (line, values), number in zip(ragged, ragged_numbers, strict=True)
+    ]
     return Batch(columns, lines, row_numbers, apart)
 
 
@@ -489,7 +508,9 @@ def _open_spreadsheet(path: Path, head: bytes) -> TableFile:
 
     content = path.read_bytes()
     if head.startswith(_ZIP_MAGIC) and not _is_xlsx(content):
-        raise UnreadableError(f"is a compressed archive or another office document, not an XLSX: {_SAVE_AGAIN}")
+        raise UnreadableError(
+            f"is a compressed archive or another office document, not an XLSX: {_SAVE_AGAIN}"
+        )
     try:
         workbook = CalamineWorkbook.from_filelike(io.BytesIO(content))
         if not workbook.sheet_names:
@@ -499,7 +520,9 @@ def _open_spreadsheet(path: Path, head: bytes) -> TableFile:
     except PasswordError as error:
         raise UnreadableError("is protected by a password: save it without one") from error
     except CalamineError as error:
-        raise UnreadableError(f"is a damaged spreadsheet ({' '.join(str(error).split())}): {_SAVE_AGAIN}") from error
+        raise UnreadableError(
+            f"is a damaged spreadsheet ({' '.join(str(error).split())}): {_SAVE_AGAIN}"
+        ) from error
     padded = _zero_padded_cells(content) if head.startswith(_ZIP_MAGIC) else {}
     body = _SheetBody(sheet.iter_rows(), first_column, padded, hashlib.sha256(content).hexdigest())
     header_line, header = body.take_header()
@@ -543,7 +566,7 @@ class _SheetBody:
         return texts
 
     def take_header(self) -> tuple[int, list[str]]:
-        """The first row that holds anything, with its row number. All rows of a sheet are as wide as its widest."""
+        """The first row that holds anything, and its row number. All rows of a sheet have one width."""
         for number, row in self._rows:
             header = self._texts(number, row)
             if not _is_blank(header):

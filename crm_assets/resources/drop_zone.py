@@ -1,7 +1,7 @@
 """A tenant's drop folder: what lies in it, and whether it is still being written.
 
-A local path or any fsspec URL. Files are evidence: nothing here moves, edits or deletes one. What a file means
-is `logic/landing.py`'s business, and what became of it stands in the ledger (`raw_store.py`).
+A local path or any fsspec URL. Files are evidence: nothing here moves, edits or deletes one. What a file
+means is `logic/landing.py`'s business, and what became of it stands in the ledger (`raw_store.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 CHUNK_BYTES = 1 << 20
-# Seconds within which a file system may give two changes the same time: whole seconds (FAT, some shares), or a kernel tick.
+# Seconds within which two changes may bear the same time: where times are whole seconds (FAT, some shares),
+# and elsewhere, within a kernel's tick.
 COARSE_TICK, FINE_TICK = 2.0, 0.1
 _MODIFIED_KEYS = ("LastModified", "last_modified", "mtime", "modified", "created")
 _TAG_KEYS = ("ETag", "etag", "md5Hash", "content_md5")
@@ -109,7 +110,7 @@ class DropZone:
 
     @contextmanager
     def local(self, path: str) -> Iterator[Path]:
-        """A local path with the file's content: the file itself, or a copy that lives as long as the block."""
+        """A local path to the file's content: the file itself, or a copy that lives as long as the block."""
         if self._root is not None:
             yield self._real(path)
             return

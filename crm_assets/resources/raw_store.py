@@ -1,7 +1,7 @@
 """The ledger of files and the raw tables: each content that is dropped is loaded once, whole or not at all.
 
-A file's rows and its line in `raw.files` are one transaction, so that a crash leaves either both or neither, and
-the next landing goes on from there. How files are read and what they mean is `logic/reading.py` and
+A file's rows and its line in `raw.files` are one transaction, so that a crash leaves either both or neither,
+and the next landing goes on from there. How files are read and what they mean is `logic/reading.py` and
 `logic/landing.py`; nothing is computed from the rows here.
 """
 
@@ -76,7 +76,7 @@ class _FaultyError(Exception):
 
 def read_ledger(warehouse: Warehouse) -> dict[str, str | None]:
     """path -> signature of the files at the last landing; null where the content must be looked at again."""
-    return dict(warehouse.rows("select path, signature from landing.files"))  # type: ignore[arg-type]
+    return dict(warehouse.rows("select path, signature from landing.files"))
 
 
 def pending(drop_zone: DropZone, ledger: Mapping[str, str | None]) -> list[str]:
@@ -104,7 +104,7 @@ def land(
     *,
     pause: Callable[[float], None] = time.sleep,
 ) -> LandingReport:
-    """Bring the ledger and the raw tables up to what lies in the drop folder. Doing it twice changes nothing."""
+    """Bring the ledger and the raw tables up to the drop folder. Doing it twice changes nothing."""
     return _Landing(warehouse, drop_zone, tenant, source, now, pause).run()
 
 
@@ -187,7 +187,9 @@ class _Landing:
             return self.report
         previous = {
             path: (signature, sha256)
-            for path, signature, sha256 in self.warehouse.rows("select path, signature, sha256 from landing.files")
+            for path, signature, sha256 in self.warehouse.rows(
+                "select path, signature, sha256 from landing.files"
+            )
         }
         files, quiet = self._two_looks({path: signature for path, (signature, _) in previous.items()})
         hashes: dict[str, str] = {}
@@ -273,7 +275,9 @@ class _Landing:
                     copy_blocks(connection, target, columns, _csv_blocks(table, rows, profiler))
                     profile = profiler.finish(has_decimal_points=table.has_decimal_points)
                     if not profile.row_count:
-                        raise _FaultyError("refused", "has a header and no rows: export it again from iSaVigne", about)
+                        raise _FaultyError(
+                            "refused", "has a header and no rows: export it again from iSaVigne", about
+                        )
                     if profile.plain_rows == 0:
                         reason = "has no row with as many values as the header: export it again from iSaVigne"
                         raise _FaultyError("refused", reason, about)
@@ -293,10 +297,23 @@ class _Landing:
         self.loaded[sha256] = file.path
         self.report.loaded_rows[dataset] += profile.row_count
         self.known[file.path, sha256] = _Known(
-            dataset, "loaded", profile.row_count, mapping.quality, mapping.unmapped_headers, profile.last_date, False
+            dataset,
+            "loaded",
+            profile.row_count,
+            mapping.quality,
+            mapping.unmapped_headers,
+            profile.last_date,
+            False,
         )
         return FileOutcome(
-            file.path, dataset, "loaded", None, profile.row_count, mapping.quality, mapping.unmapped_headers, True
+            file.path,
+            dataset,
+            "loaded",
+            None,
+            profile.row_count,
+            mapping.quality,
+            mapping.unmapped_headers,
+            True,
         )
 
     def _duplicates(self, file: DroppedFile, sha256: str, original: str) -> FileOutcome:
@@ -351,13 +368,15 @@ class _Landing:
             **about,
         }
         first_seen = connection.execute(
-            "delete from raw.files where path = %s and sha256 = %s returning first_seen_at", [file.path, sha256]
+            "delete from raw.files where path = %s and sha256 = %s returning first_seen_at",
+            [file.path, sha256],
         ).fetchone()
         if first_seen:
             values["first_seen_at"] = first_seen[0]
         connection.execute(
             sql.SQL("insert into raw.files ({}) values ({})").format(
-                sql.SQL(", ").join(map(sql.Identifier, values)), sql.SQL(", ").join(map(sql.Placeholder, values))
+                sql.SQL(", ").join(map(sql.Identifier, values)),
+                sql.SQL(", ").join(map(sql.Placeholder, values)),
             ),
             values,
         )
@@ -371,7 +390,9 @@ class _Landing:
         paths, shas = [path for path, _ in present], [sha256 for _, sha256 in present]
         datasets = {outcome.path: outcome.dataset for outcome in self.report.outcomes}
         with self.warehouse.transaction() as connection:
-            connection.execute("delete from raw.files where status = 'waiting' and path <> all(%s)", [waiting])
+            connection.execute(
+                "delete from raw.files where status = 'waiting' and path <> all(%s)", [waiting]
+            )
             gone = connection.execute(
                 """
                 update raw.files set deleted_at = %s
@@ -436,7 +457,7 @@ def _csv_blocks(table: TableFile, rows: RowMaker, profiler: Profiler) -> Iterato
 
 
 def _about_table(table: TableFile, mapping: HeaderMapping) -> dict[str, Any]:
-    """What the ledger keeps of how a file was read. Headers of a file without any known one may be personal data."""
+    """What the ledger keeps of how a file was read. Where no header is known, they may be personal data."""
     from psycopg.types.json import Jsonb
 
     return {

@@ -1,0 +1,88 @@
+"""Landing a drop: one act that fills the ledger and all raw tables, so one step for all of them.
+
+How a file is read, recognised and loaded is `resources/raw_store.py` and the logic under it. Metadata shows
+file names, counts and reasons, never a value of a file.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from crm_assets import tables
+from crm_assets.defs.common import TenantRun, materialized, table_spec
+from crm_assets.resources.raw_store import FileOutcome, LandingReport
+
+FILES_KEY = (tables.landing_files.schema or "", tables.landing_files.name)
+# A table of more files than this would make the run's event log heavy; the ledger has them all.
+MAX_FILES_SHOWN = 200
+
+
+@dg.multi_asset(
+    name="land_drop",
+    specs=[
+        table_spec(tables.landing_files),
+        *(table_spec(table, deps=[FILES_KEY]) for table in (tables.raw_files, *tables.RAW_TABLES.values())),
+    ],
+)
+def land_drop(
+    context: dg.AssetExecutionContext, tenant_run: TenantRun
+) -> Iterator[dg.MaterializeResult[Any]]:
+    """Loads each content that is new in the drop folder into its raw table; notes what became of files."""
+    from crm_assets.logic.landing import load_source
+    from crm_assets.resources.drop_zone import DropZone
+    from crm_assets.resources.raw_store import land
+
+    warehouse = tenant_run.warehouse
+    zone = DropZone(tenant_run.raw_folder)
+    report = land(warehouse, zone, tenant_run.tenant, load_source(), tenant_run.now)
+    if report.folder_missing:
+        context.log.warning("the drop folder is not there; what was loaded before stays")
+    counts: dict[str, Any] = {f"n_{status}": count for status, count in report.status_counts.items()}
+    shown = {**counts, "files": files_table(report)}
+    yield materialized(len(report.outcomes), tables.landing_files, tenant_run, **shown)
+    yield materialized(
+        warehouse.count("raw", "files"), tables.raw_files, tenant_run, n_deleted=len(report.deleted), **shown
+    )
+    for name, table in tables.RAW_TABLES.items():
+        mine = [
+            outcome
+            for outcome in report.outcomes
+            if outcome.dataset == name and outcome.row_count is not None
+        ]
+        yield materialized(
+            warehouse.count("raw", name),
+            table,
+            tenant_run,
+            new_rows=report.loaded_rows[name],
+            new_files=sum(outcome.is_new for outcome in mine),
+            **({"worst_mapping_quality": quality} if (quality := _worst_quality(mine)) is not None else {}),
+        )
+
+
+def _worst_quality(outcomes: list[FileOutcome]) -> int | None:
+    return min((o.mapping_quality for o in outcomes if o.mapping_quality is not None), default=None)
+
+
+def files_table(report: LandingReport) -> dg.MarkdownMetadataValue:
+    """The files of the drop folder as a person wants to see them: the troubled ones first."""
+    rank = {"unreadable": 0, "refused": 0, "unrecognised": 0, "waiting": 1}
+    outcomes = sorted(
+        report.outcomes, key=lambda outcome: (rank.get(outcome.status, 2), not outcome.is_new, outcome.path)
+    )
+    lines = ["| file | dataset | status | rows | mapping | note |", "|---|---|---|---:|---:|---|"]
+    for outcome in outcomes[:MAX_FILES_SHOWN]:
+        ignored = ", ".join(outcome.unmapped_headers or [])
+        note = outcome.reason or (f"columns not used: {ignored}" if ignored else "")
+        cells = [
+            outcome.path,
+            outcome.dataset or "",
+            outcome.status + (" (new)" if outcome.is_new else ""),
+            "" if outcome.row_count is None else str(outcome.row_count),
+            "" if outcome.mapping_quality is None else str(outcome.mapping_quality),
+            note,
+        ]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    if len(outcomes) > MAX_FILES_SHOWN:
+        lines.append(f"\n… and {len(outcomes) - MAX_FILES_SHOWN} more, all in raw.files")
+    return dg.MetadataValue.md("\n".join(lines))
