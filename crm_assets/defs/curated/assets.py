@@ -18,7 +18,9 @@ FILE_ORDER = """
     file_order as (
         select
             file_id,
-            dense_rank() over (order by min(order_key) collate "C" nulls first, file_id collate "C") * 4294967296 as start
+            4294967296 * dense_rank() over (
+                order by min(order_key) collate "C" nulls first, file_id collate "C"
+            ) as start
         from raw.files
         where status = 'loaded'
         group by file_id
