@@ -1,7 +1,7 @@
-"""The reference case of spec.md §4.1, from raw lines to scores, against an implementation of its own in numpy.
+"""The reference case of spec.md §4.1, from raw lines to scores, against numpy.
 
-The numbers that dbt must find are computed here from the documents by other means: nothing of the models' SQL,
-nor of their expected literals, is shared.
+The numbers that dbt must find are computed here from the documents by other means: nothing of the models'
+SQL, nor of their expected literals, is shared.
 """
 
 from __future__ import annotations
@@ -113,7 +113,12 @@ def _fill(warehouse: Warehouse) -> None:
         for document, days, product, quantity, amount in lines
     ]
     customers = [
-        {"client_code": code, "last_name": f"Nom {code}", "address": f"{number} rue du Puits", "country": "FR"}
+        {
+            "client_code": code,
+            "last_name": f"Nom {code}",
+            "address": f"{number} rue du Puits",
+            "country": "FR",
+        }
         for number, code in enumerate(CASE, start=1)
     ]
     products = [
@@ -193,7 +198,15 @@ def _build(warehouse: Warehouse, target: Path, select: Iterable[str]) -> None:
         "CRM_DBT_PASSWORD": str(parts.get("password", "")),
         "CRM_DBT_DBNAME": str(parts["dbname"]),
     }
-    command = [dbt_executable(), "build", "--quiet", "--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)]
+    command = [
+        dbt_executable(),
+        "build",
+        "--quiet",
+        "--project-dir",
+        str(PROJECT),
+        "--profiles-dir",
+        str(PROJECT),
+    ]
     # Cautious: no test that also looks at a model not selected, hence not built here.
     command += ["--target-path", str(target), "--indirect-selection", "cautious", "--select", *select]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=PROJECT)
@@ -207,7 +220,9 @@ def _scores(warehouse: Warehouse, name: str, where: str = "segment <> 'Prospects
 
 def test_the_measures_of_the_case_are_those_written_in_the_spec() -> None:
     frame = expected(AS_OF)
-    assert {row.Index: (row.recency_days, row.frequency, row.monetary) for row in frame.itertuples()} == MEASURES
+    assert {
+        row.Index: (row.recency_days, row.frequency, row.monetary) for row in frame.itertuples()
+    } == MEASURES
 
 
 def test_reference_case_from_raw_lines_to_segments(tenant_warehouse: Warehouse, tmp_path: Path) -> None:
@@ -226,9 +241,17 @@ def test_reference_case_from_raw_lines_to_segments(tenant_warehouse: Warehouse, 
     earlier = AS_OF - timedelta(days=50)
     _set_parameters(tenant_warehouse, earlier, {"edges_below_customers": 0})
     for _ in range(2):
-        _build(tenant_warehouse, tmp_path, ["known_sales_lines", "fct_orders", "customer_rfm", "customer_rfm_history"])
-    pd.testing.assert_frame_equal(_scores(tenant_warehouse, "customer_rfm"), expected(earlier), check_dtype=False)
+        _build(
+            tenant_warehouse,
+            tmp_path,
+            ["known_sales_lines", "fct_orders", "customer_rfm", "customer_rfm_history"],
+        )
+    pd.testing.assert_frame_equal(
+        _scores(tenant_warehouse, "customer_rfm"), expected(earlier), check_dtype=False
+    )
     for day in (AS_OF, earlier):
-        found = _scores(tenant_warehouse, "customer_rfm_history", f"segment <> 'Prospects' and as_of = '{day}'")
+        found = _scores(
+            tenant_warehouse, "customer_rfm_history", f"segment <> 'Prospects' and as_of = '{day}'"
+        )
         pd.testing.assert_frame_equal(found, expected(day), check_dtype=False)
     assert tenant_warehouse.count("rfm", "customer_rfm_history") == 2 * len(CASE)
