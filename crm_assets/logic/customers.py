@@ -51,6 +51,11 @@ def sorted_ids(values: pd.Series) -> pd.Index:
     return pd.Index(sorted(values.astype(str).unique()), dtype="str")
 
 
+def totals(codes: Ints, amounts: Floats, n: int) -> Floats:
+    """Sum of the amounts of each code 0..n-1; NumPy alone makes integers of no rows."""
+    return np.bincount(codes, weights=amounts, minlength=n).astype(np.float64)
+
+
 # Taste (spec.md §4.2)
 
 
@@ -114,16 +119,16 @@ def taste_profiles(
         value = np.full(len(rows), np.nan)
         value[described] = axes_of_wine[wine[described], axis]
         usable = ~np.isnan(value) & (weight > 0)
-        total = np.bincount(customer[usable], weights=weight[usable], minlength=n)
-        summed = np.bincount(customer[usable], weights=weight[usable] * value[usable], minlength=n)
+        total = totals(customer[usable], weight[usable], n)
+        summed = totals(customer[usable], weight[usable] * value[usable], n)
         estate = summed.sum() / total.sum() if total.sum() > 0 else catalogue_mean[axis]
         own = np.divide(summed, total, out=np.full(n, estate), where=total > 0)
         orders = np.where(total > 0, n_described_orders, 0)
         profile[:, axis] = (orders * own + shrinkage * estate) / (orders + shrinkage)
 
     n_orders = _distinct_orders(customer, rows["order"].to_numpy(), n)
-    spend = np.bincount(customer, weights=amount, minlength=n)
-    described_spend = np.bincount(customer[described], weights=amount[described], minlength=n)
+    spend = totals(customer, amount, n)
+    described_spend = totals(customer[described], amount[described], n)
     share = np.divide(described_spend, spend, out=np.zeros(n), where=spend > 0)
     confidence = np.round(np.minimum(1.0, n_orders / taste.full_confidence_orders) * share, DECIMALS)
     levels = taste.confidence_levels
@@ -442,7 +447,7 @@ def order_history(customer: Ints, day: Ints, amount: Floats, n: int, until: int)
         n_days=np.bincount(customer[new_day], minlength=n),
         first=first,
         last=last,
-        amount=np.bincount(customer, weights=amount, minlength=n).astype(np.float64),
+        amount=totals(customer, amount, n),
     )
 
 

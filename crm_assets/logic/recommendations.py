@@ -20,7 +20,7 @@ import pandas as pd
 
 from crm_assets.logic import customers as customer_logic
 from crm_assets.logic import phrases
-from crm_assets.logic.customers import AROMA_AXES, Floats, Ints, day_number, day_numbers, positions
+from crm_assets.logic.customers import AROMA_AXES, Floats, Ints, day_number, day_numbers, positions, totals
 
 if TYPE_CHECKING:
     from crm_assets.rules import BusinessRules
@@ -353,7 +353,7 @@ class _Moment:
     weight: Floats
     interval: Floats
     interval_source: Ints
-    orders_weight: np.ndarray
+    orders_weight: Floats
     share: Any
     cosine: np.ndarray
     family_share: np.ndarray
@@ -389,14 +389,14 @@ class _Moment:
         # Orders, for the activity and as baskets.
         order_first = np.unique(order, return_index=True)[1]
         order_customer, order_day = customer[order_first], day[order_first]
-        order_amount = np.bincount(order, weights=amount)[order[order_first]] if len(order) else amount
+        order_amount = totals(order, amount, int(order.max(initial=0)) + 1)[order[order_first]]
         history = customer_logic.order_history(order_customer, order_day, order_amount, n, until)
         active = customer_logic.activity(history, world.is_professional, until, rules)
         by_customer = np.lexsort((order_day, order_customer))
-        orders_weight = np.bincount(
+        orders_weight = totals(
             order_customer[by_customer],
-            weights=np.exp(-(until - order_day[by_customer]) / rules.recommendations.memory_days),
-            minlength=n,
+            np.exp(-(until - order_day[by_customer]) / rules.recommendations.memory_days),
+            n,
         )
         if facts is None:
             facts = _Facts(
@@ -416,7 +416,7 @@ class _Moment:
         np.fill_diagonal(cosine, 0.0)
 
         starts = np.searchsorted(pair_customer, np.arange(n + 1))
-        total = np.bincount(pair_customer, weights=weight, minlength=n)
+        total = totals(pair_customer, weight, n)
         normal = (weight / total[pair_customer]).astype(np.float32)
         share = sparse.csr_matrix((normal, pair_wine, starts), shape=(n, n_wines))
         spend = np.maximum(pair_amount, 0.0)
@@ -474,7 +474,7 @@ def _sums(values: np.ndarray, start: Ints) -> np.ndarray:
 def _shares(customer: Ints, code: Ints, spend: Floats, n: int, n_codes: int) -> np.ndarray:
     """Share of each customer's spend per code, customers × codes."""
     known = code >= 0
-    cells = np.bincount(customer[known] * n_codes + code[known], weights=spend[known], minlength=n * n_codes)
+    cells = totals(customer[known] * n_codes + code[known], spend[known], n * n_codes)
     table = cells.reshape(n, n_codes)
     total = table.sum(axis=1, keepdims=True)
     return np.divide(table, total, out=np.zeros_like(table), where=total > 0).astype(np.float32)
@@ -941,8 +941,7 @@ class _Calibration:
         for kind, rows in (("repeat", is_repeat), ("explore", ~is_repeat)):
             x, y = self.curves[kind]
             result[rows] = np.interp(signal[rows], x, y)
-        calibrated: Floats = np.round(np.clip(result, 0.0, 1.0), 6)
-        return calibrated
+        return np.clip(result, 0.0, 1.0).round(6)
 
 
 def _signal(candidates: pd.DataFrame, moment: _Moment) -> Floats:

@@ -1,0 +1,356 @@
+"""Taste, clusters and predictions: the formulas by hand on tiny cases, and what may not depend on row order."""
+
+from __future__ import annotations
+
+import math
+from datetime import date, timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from crm_assets import rules as rules_module
+from crm_assets.logic import customers
+from crm_assets.logic.customers import AROMA_AXES, CLUSTER_FEATURES
+
+AS_OF = date(2025, 12, 31)
+RULES = rules_module.load()
+
+
+def ago(days: int) -> pd.Timestamp:
+    return pd.Timestamp(AS_OF - timedelta(days=days))
+
+
+def people(*ids: str) -> pd.DataFrame:
+    return pd.DataFrame({"customer_id": list(ids)})
+
+
+def purchases(*rows: tuple[str, str, str, int, float]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=["customer_id", "wine_id", "order_id", "days", "amount_ht"])
+    return frame.assign(sale_date=[ago(days) for days in frame["days"]])
+
+
+def products(**fruit: float | None) -> pd.DataFrame:
+    """One product per wine: the fruit axis as given, the others in the middle; None: nothing known."""
+    rows: list[dict[str, Any]] = []
+    for wine, grade in fruit.items():
+        axes = {axis: None if grade is None else 2.5 for axis in AROMA_AXES}
+        rows.append(
+            {"product_key": f"P-{wine}", "wine_id": wine, "is_inferred": False, **axes, "aroma_fruit": grade}
+        )
+    return pd.DataFrame(rows)
+
+
+# Taste
+
+
+def test_taste_is_the_weighted_mean_shrunk_to_the_estate() -> None:
+    bought = purchases(("a", "w5", "o1", 0, 100.0), ("a", "w1", "o2", 730, 100.0), ("b", "w1", "o3", 0, 50.0))
+    found = customers.taste_profiles(people("a", "b", "c"), bought, products(w5=5.0, w1=1.0), AS_OF, RULES)
+    decay = math.exp(-1.0)
+    own_a = (100 * 1.0 + 100 * decay * 0.2) / (100 + 100 * decay)
+    estate = (100 * 1.0 + 100 * decay * 0.2 + 50 * 0.2) / (100 + 100 * decay + 50)
+    fruit = found.set_index("customer_id")["aroma_fruit"]
+    assert fruit["a"] == pytest.approx((2 * own_a + 2 * estate) / 4, abs=1e-6)
+    assert fruit["b"] == pytest.approx((1 * 0.2 + 2 * estate) / 3, abs=1e-6)
+    assert fruit["c"] == pytest.approx(estate, abs=1e-6)
+    assert found["aroma_body"].tolist() == [0.5, 0.5, 0.5]
+
+
+def test_taste_confidence_is_orders_times_described_share() -> None:
+    rows = [("a", "w", f"o{n}", n, 10.0) for n in range(5)]
+    rows += [("b", "w", f"p{n}", n, 10.0) for n in range(12)] + [("b", "plain", "p0", 0, 40.0)]
+    found = customers.taste_profiles(
+        people("a", "b", "c"), purchases(*rows), products(w=3.0, plain=None), AS_OF, RULES
+    )
+    by_id = found.set_index("customer_id")
+    assert by_id["confidence"].tolist() == [0.5, 0.75, 0.0]
+    assert by_id["confidence_level"].tolist() == ["Medium", "High", "Low"]
+
+
+@pytest.mark.parametrize(("orders", "level"), [(4, "Low"), (5, "Medium"), (6, "Medium"), (7, "High")])
+def test_taste_confidence_levels_have_their_edges(orders: int, level: str) -> None:
+    rows = [("a", "w", f"o{n}", n, 10.0) for n in range(orders)]
+    found = customers.taste_profiles(people("a"), purchases(*rows), products(w=3.0), AS_OF, RULES)
+    assert found["confidence_level"].tolist() == [level]
+
+
+def test_taste_knows_nothing_of_the_future_nor_of_inferred_products() -> None:
+    catalogue = products(w5=5.0, w1=1.0)
+    catalogue.loc[catalogue["wine_id"] == "w1", "is_inferred"] = True
+    bought = purchases(("a", "w5", "o1", 3, 10.0), ("a", "w1", "o2", 3, 10.0), ("a", "w5", "o3", -1, 10.0))
+    found = customers.taste_profiles(people("a"), bought, catalogue, AS_OF, RULES)
+    assert found["aroma_fruit"].tolist() == [1.0]
+    assert found["confidence"].tolist() == [pytest.approx(0.2 * 0.5)]
+
+
+def test_taste_without_any_purchase_is_the_catalogue_and_without_catalogue_null() -> None:
+    nothing = purchases()
+    found = customers.taste_profiles(people("a"), nothing, products(w5=5.0, w1=1.0), AS_OF, RULES)
+    assert found["aroma_fruit"].tolist() == [pytest.approx(0.6)]
+    assert found["confidence"].tolist() == [0.0]
+    empty = customers.taste_profiles(people("a"), nothing, products(w=None), AS_OF, RULES)
+    assert empty[AROMA_AXES].isna().all(axis=None)
+    assert empty["confidence_level"].tolist() == ["Low"]
+
+
+def test_taste_does_not_depend_on_row_order() -> None:
+    chance = np.random.default_rng(1)
+    rows = [
+        (
+            f"c{chance.integers(9)}",
+            f"w{chance.integers(3)}",
+            f"o{n}",
+            int(chance.integers(900)),
+            chance.random() * 99,
+        )
+        for n in range(200)
+    ]
+    bought, catalogue = purchases(*rows), products(w0=1.0, w1=3.3, w2=5.0)
+    ids = people(*(f"c{n}" for n in range(9)))
+    first = customers.taste_profiles(ids, bought, catalogue, AS_OF, RULES)
+    again = customers.taste_profiles(
+        ids.sample(frac=1, random_state=2),
+        bought.sample(frac=1, random_state=3),
+        catalogue.sample(frac=1, random_state=4),
+        AS_OF,
+        RULES,
+    )
+    assert first.to_csv() == again.to_csv()
+
+
+# Clusters
+
+
+def estate(n: int, seed: int = 5, population: str = "private") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """RFM and preferences of n customers in three groups that lie far apart."""
+    chance = np.random.default_rng(seed)
+    group = np.arange(n) % 3
+    frequency = np.array([12, 4, 1])[group]
+    rfm = pd.DataFrame(
+        {
+            "customer_id": [f"{population}{i:05d}" for i in range(n)],
+            "population": population,
+            "recency_days": np.array([20, 150, 900])[group] * chance.uniform(0.8, 1.2, n),
+            "frequency": frequency,
+            "monetary": np.array([4000, 700, 60])[group] * chance.uniform(0.8, 1.2, n),
+            "average_order_value": np.array([330, 170, 60])[group] * chance.uniform(0.8, 1.2, n),
+            "mean_interval_days": np.where(frequency > 1, np.array([60, 250, 0])[group], np.nan),
+        }
+    )
+    diversity = np.array([0.7, 0.4, 0.0])[group] + chance.uniform(0, 0.1, n)
+    return rfm, pd.DataFrame({"customer_id": rfm["customer_id"], "diversity": diversity})
+
+
+def test_features_are_logs_with_the_tenant_median_for_one_order() -> None:
+    rfm = pd.DataFrame(
+        {
+            "customer_id": ["b", "a", "p", "s"],
+            "population": ["private", "private", "private", "other"],
+            "recency_days": [9.0, 0.0, None, 1.0],
+            "frequency": [3, 1, 0, 2],
+            "monetary": [-5.0, 99.0, 0.0, 10.0],
+            "average_order_value": [10.0, 99.0, None, 5.0],
+            "mean_interval_days": [30.0, None, None, 4.0],
+        }
+    )
+    preferences = pd.DataFrame({"customer_id": ["a", "b"], "diversity": [None, 0.4]})
+    found = customers.cluster_features(rfm, preferences)
+    assert found["customer_id"].tolist() == ["a", "b"]
+    expected = [[0.0, math.log(2), math.log(100), math.log(100), math.log(31), 0.4]]
+    expected += [[math.log(10), math.log(4), 0.0, math.log(11), math.log(31), 0.4]]
+    assert found[CLUSTER_FEATURES].to_numpy() == pytest.approx(np.array(expected))
+
+
+def test_far_groups_are_found_named_apart_and_measured() -> None:
+    rfm, preferences = estate(180)
+    found = customers.cluster_customers(rfm, preferences, None, RULES)
+    quality = found.quality["private"]
+    assert quality["k"] == 3
+    assert quality["relaxed"] == []
+    assert quality["stability"] >= RULES.clusters.stability_min
+    assert quality["smallest_share"] >= RULES.clusters.smallest_share_min
+    assert found.assignments["customer_id"].tolist() == sorted(rfm["customer_id"])
+    together = found.assignments.set_index("customer_id")["cluster_id"].reindex(rfm["customer_id"]).to_numpy()
+    for group in range(3):
+        assert len(set(together[np.arange(180) % 3 == group])) == 1
+    assert found.profiles["cluster_name"].is_unique
+    assert found.profiles["size"].tolist() == [60, 60, 60]
+    best = found.profiles.iloc[0]  # ids are first given by falling spend
+    assert best["cluster_id"] == "private_01"
+    assert best["frequency"] == 12
+    assert math.isnan(found.profiles.iloc[2]["mean_interval_days"]), (
+        "a median in natural units invents no interval"
+    )
+
+
+def test_ids_stay_when_customers_change_and_rows_move() -> None:
+    rfm, preferences = estate(180)
+    first = customers.cluster_customers(rfm, preferences, None, RULES)
+    # As if the clusters had been found in another order: the ids are what has to survive.
+    renamed = first.profiles.assign(cluster_id=["private_07", "private_02", "private_05"])
+    other_rfm, other_preferences = estate(240, seed=6)
+    second = customers.cluster_customers(
+        other_rfm.sample(frac=1, random_state=1), other_preferences, renamed, RULES
+    )
+    by_id = second.profiles.set_index("cluster_id")["frequency"]
+    assert by_id.to_dict() == {"private_07": 12, "private_02": 4, "private_05": 1}
+
+
+def test_a_cluster_without_a_partner_gets_a_number_nobody_had() -> None:
+    rfm, preferences = estate(180)
+    first = customers.cluster_customers(rfm, preferences, None, RULES)
+    two = first.profiles.iloc[:2].assign(cluster_id=["private_04", "private_09"])
+    second = customers.cluster_customers(rfm, preferences, two, RULES)
+    assert second.profiles["cluster_id"].tolist() == ["private_04", "private_09", "private_10"]
+
+
+def test_clusters_do_not_depend_on_row_order_and_repeat() -> None:
+    rfm, preferences = estate(90)
+    first = customers.cluster_customers(rfm, preferences, None, RULES)
+    again = customers.cluster_customers(
+        rfm.sample(frac=1, random_state=1), preferences.sample(frac=1, random_state=2), first.profiles, RULES
+    )
+    assert first.assignments.to_csv() == again.assignments.to_csv()
+    assert first.profiles.to_csv() == again.profiles.to_csv()
+
+
+@pytest.mark.parametrize(("n", "k"), [(0, 0), (1, 1), (2, 1), (5, 1), (6, 2), (8, 2), (9, 3)])
+def test_fewer_customers_make_fewer_clusters_and_no_error(n: int, k: int) -> None:
+    rfm, preferences = estate(max(n, 1))
+    found = customers.cluster_customers(rfm.iloc[:n], preferences, None, RULES)
+    assert len(found.profiles) == k
+    assert len(found.assignments) == n
+    assert found.profiles["size"].sum() == n
+
+
+def test_customers_all_alike_are_one_cluster() -> None:
+    rfm, preferences = estate(30)
+    same = rfm.assign(**{name: 5.0 for name in CLUSTER_FEATURES[:5]})
+    found = customers.cluster_customers(same, preferences.assign(diversity=0.5), None, RULES)
+    assert len(found.profiles) == 1
+
+
+def test_populations_are_clustered_apart() -> None:
+    private, private_taste = estate(60)
+    professional, professional_taste = estate(30, population="professional")
+    found = customers.cluster_customers(
+        pd.concat([private, professional]), pd.concat([private_taste, professional_taste]), None, RULES
+    )
+    assert found.profiles.groupby("population")["share"].sum().round(5).to_dict() == {
+        "private": 1.0,
+        "professional": 1.0,
+    }
+    assert (found.assignments["cluster_id"].str.split("_").str[0] == found.assignments["population"]).all()
+
+
+# Prediction
+
+
+def orders(*rows: tuple[str, int, float]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=["customer_id", "days", "amount_ht"])
+    return frame.assign(
+        order_date=[ago(d) for d in frame["days"]], order_id=[f"o{i}" for i in range(len(frame))]
+    )
+
+
+def test_the_rule_by_hand() -> None:
+    """Two customers: every 100 days three times, silent for 50; and one order 400 days ago."""
+    given = orders(("a", 250, 100.0), ("a", 150, 200.0), ("a", 50, 300.0), ("b", 400, 80.0))
+    who = people("a", "b", "c").assign(population="private")
+    rows = customers.predict(who, given, AS_OF, RULES).rows.set_index("customer_id")
+    pooled = 2 / 200
+    rate_a, rate_b = (2 + 1) / (200 + 1 / pooled), 1 / (1 / pooled)
+    dropout = (
+        1 / 4
+    )  # b alone is silent for longer than two expected intervals of 100 days; four orders in all
+    alive = {c: (1 - dropout) * math.exp(-rate * t) for c, rate, t in (("a", rate_a, 50), ("b", rate_b, 400))}
+    for customer, rate in (("a", rate_a), ("b", rate_b)):
+        active = alive[customer] / (alive[customer] + dropout)
+        row = rows.loc[customer]
+        assert row["p_active"] == pytest.approx(active, abs=1e-6)
+        assert row["probability_90d"] == pytest.approx(active * (1 - math.exp(-90 * rate)), abs=1e-6)
+        expected = active * (1 - math.exp(-365 * rate * dropout)) / dropout
+        assert row["expected_orders_365d"] == pytest.approx(expected, abs=1e-6)
+        mean_order = 200 if customer == "a" else 80
+        assert row["expected_value_365d"] == pytest.approx(expected * mean_order, abs=0.01)
+    assert rows["is_churning"].tolist() == [False, True, False]
+    assert rows.loc["c", ["probability_90d", "expected_value_365d", "lead_score", "method"]].tolist() == [
+        0.0,
+        0.0,
+        0.0,
+        "no_order",
+    ]
+
+
+@pytest.mark.parametrize(("silence", "churning"), [(200, False), (201, True)])
+def test_churn_starts_beyond_twice_the_own_interval(silence: int, churning: bool) -> None:
+    # Many orders make the dropout small: silence alone decides.
+    given = orders(*(("a", silence + 100 * n, 10.0) for n in range(30)))
+    row = customers.predict(people("a").assign(population="private"), given, AS_OF, RULES).rows.iloc[0]
+    assert row["p_active"] > RULES.predictions.churn_p_active
+    assert bool(row["is_churning"]) is churning
+
+
+def test_lead_score_is_the_rank_then_engagement_once_each() -> None:
+    ids = pd.Index(["a", "b", "c", "d", "e"])
+    probability = np.array([0.1, 0.2, 0.3, 0.4, 0.0])
+    assert customers.lead_scores(ids, probability, None, RULES).tolist() == [40.0, 60.0, 80.0, 100.0, 0.0]
+    seen = pd.DataFrame(
+        {
+            "customer_id": ["a", "a", "b", "c", "d"],
+            "opened": [True, True, False, False, True],
+            "clicked": [True, False, False, False, True],
+            "bounced": [False, False, True, False, False],
+            "unsubscribed": [False, False, False, True, False],
+        }
+    )
+    assert customers.lead_scores(ids, probability, seen, RULES).tolist() == [60.0, 40.0, 0.0, 100.0, 0.0]
+
+
+def history(n: int, days: int, seed: int = 3) -> tuple[pd.DataFrame, pd.DataFrame]:
+    chance = np.random.default_rng(seed)
+    rate = chance.gamma(2.0, 1.0 / 200.0, n)
+    rows = [
+        (f"c{i:04d}", int(d), 50.0)
+        for i in range(n)
+        for d in chance.integers(0, days, chance.poisson(rate[i] * days) + 1)
+    ]
+    return people(*(f"c{i:04d}" for i in range(n))).assign(population="private"), orders(*rows)
+
+
+def test_the_holdout_is_measured_and_better_than_chance() -> None:
+    who, given = history(400, 1000)
+    quality = customers.predict(who, given, AS_OF, RULES).quality
+    assert quality["status"] == "measured"
+    assert quality["auc"] > 0.6
+    assert quality["top_decile_lift"] > 1
+    assert len(quality["deciles"]) == 10
+    assert quality["mean_predicted"] == pytest.approx(quality["mean_observed"], abs=0.1)
+
+
+@pytest.mark.parametrize(("n", "days"), [(100, 1000), (400, 300)])
+def test_little_history_is_not_measured_and_says_so(n: int, days: int) -> None:
+    who, given = history(n, days)
+    quality = customers.predict(who, given, AS_OF, RULES).quality
+    assert quality["status"] == "none"
+    assert "200 customers" in quality["reason"]
+
+
+def test_predictions_do_not_depend_on_row_order() -> None:
+    who, given = history(300, 800)
+    first = customers.predict(who, given, AS_OF, RULES)
+    again = customers.predict(
+        who.sample(frac=1, random_state=1), given.sample(frac=1, random_state=2), AS_OF, RULES
+    )
+    assert first.rows.to_csv() == again.rows.to_csv()
+    assert first.quality == again.quality
+
+
+def test_measures_by_hand() -> None:
+    found = customers.measure(np.array([0.9, 0.8, 0.2, 0.1]), np.array([True, False, True, False]))
+    assert found["auc"] == 0.75
+    assert found["mean_predicted"] == 0.5
+    assert found["mean_observed"] == 0.5
+    assert found["top_decile_lift"] == 2.0
