@@ -194,28 +194,8 @@ def plan_campaign(
         campaign,
         gate,
         _people(warehouse, gate, campaign),
-        warehouse.read(
-            "recommendations",
-            "items",
-            ["customer_id", "wine_id", "product_key", "rank", "customer_sentence"],
-            "run_id = %s",
-            [gate.run_id],
-        ),
-        warehouse.read(
-            "curated",
-            "dim_products",
-            [
-                "product_key",
-                "wine_id",
-                "label",
-                "vintage",
-                "format_cl",
-                "price_ttc",
-                "is_price_estimated",
-                "sold_by",
-                "url",
-            ],
-        ),
+        warehouse.read("recommendations", "items", activation.ITEM_COLUMNS, "run_id = %s", [gate.run_id]),
+        warehouse.read("curated", "dim_products", activation.PRODUCT_COLUMNS),
         rules,
         as_of,
     )
@@ -239,8 +219,8 @@ def _store(warehouse: Warehouse, plan: activation.Plan, gate: Gate, as_of: date,
         # The campaign's row is the lock: a second planner waits here for the first to commit, then finds
         # it taken.
         taken = connection.execute(
-            "insert into activation.campaigns (campaign, occurrence, step, run_id, plan_hash, audience, holdout,"
-            " as_of, planned_at, expires_on) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+            "insert into activation.campaigns (campaign, occurrence, step, run_id, plan_hash, audience,"
+            " holdout, as_of, planned_at, expires_on) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
             " on conflict (campaign, occurrence, step) do nothing",
             [
                 plan.campaign,
@@ -270,9 +250,7 @@ def _store(warehouse: Warehouse, plan: activation.Plan, gate: Gate, as_of: date,
 def _require_sendable(
     warehouse: Warehouse, stored: dict[str, Any], as_of: date, rules: BusinessRules
 ) -> None:
-    """RefusalError unless the plan is young enough, nothing is paused, and both gates that matter are
-    open.
-    """
+    """RefusalError unless the plan is young enough, nothing is paused and both gates are open."""
     campaign, run_id, last_day = stored["campaign"], stored["run_id"], stored["expires_on"].date()
     if as_of > last_day:
         raise RefusalError("EXPIRED", f"the plan of {campaign} {stored['occurrence']} expired on {last_day}")
@@ -301,13 +279,12 @@ def send_campaign(
     api_key: str | None = None,
     confirmed_plan_hash: str | None = None,
 ) -> SendSummary:
-    """Pass a planned occurrence (the latest unless said) to Brevo's client: a dry run unless a plan hash
-    is confirmed.
+    """Pass a planned occurrence (the latest unless said) to Brevo's client: a dry run unless a plan hash is
+    confirmed.
 
-    Gate, pauses, expiry and the plan's hash are read anew; permission and rules 1 to 9 are checked again
-    on current
-    data. A dry run writes activation.attempts (the same run twice, the same rows) and leaves messages as
-    they are.
+    Gate, pauses, expiry and the plan's hash are read anew; permission and rules 1 to 9 are checked again on
+    current data. A dry run writes activation.attempts (the same run twice, the same rows) and leaves messages
+    as they are.
     """
     stored = _stored(warehouse, campaign.name, occurrence)
     if stored is None:
@@ -321,8 +298,8 @@ def send_campaign(
     if activation.plan_hash(tenant, campaign, key[1], stored["run_id"], messages) != stored["plan_hash"]:
         raise RefusalError(
             "PLAN_CHANGED",
-            f"{campaign.name} {key[1]} is no longer what was planned: its file, the template, the sender or a message"
-            " has changed since",
+            f"{campaign.name} {key[1]} is no longer what was planned: its file, the template, the sender or a"
+            " message has changed since",
         )
     try:
         client = brevo.client(

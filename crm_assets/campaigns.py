@@ -1,8 +1,7 @@
 """Campaign files: `tenants/<slug>/campaigns/<name>.yaml`, checked before anything is planned from them.
 
 A wrong file names itself, the key and the reason, and takes no other campaign down. No database and no
-Dagster
-here; who is written to is decided by `logic/activation.py`.
+Dagster here; who is written to is decided by `logic/activation.py`.
 """
 
 from __future__ import annotations

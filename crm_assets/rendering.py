@@ -1,7 +1,7 @@
 """Templates to text: e-mails and reports, their wording per language, numbers as its readers write them.
 
-Structure lives once in `templates/*.html.j2`, wording once per language in `templates/texts_<locale>.yaml`.
-A template that asks for a value it was not given fails: nothing is ever rendered empty. No data access here.
+Structure lives once in `templates/*.html.j2`, wording once per language in `templates/texts_<locale>.yaml`. A
+template that asks for a value it was not given fails: nothing is ever rendered empty. No data access here.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""The activation stage: campaigns planned into batches of messages, and tried against Brevo's client."""

@@ -1,0 +1,174 @@
+"""Planning and sending as assets. Nothing here sends by itself: a send is a dry run unless a plan's hash is
+confirmed.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from crm_assets import activation, run_context, tables
+from crm_assets.campaigns import Campaign, CampaignFiles
+from crm_assets.defs.common import TenantRun, materialized, table_spec
+from crm_assets.logic.activation import RefusalError
+
+WEEK_TAG, TRIGGER_TAG, AFTER_REFRESH = "crm/week", "crm/trigger", "after-refresh"
+_GATED = (
+    ("gate", "decisions"),
+    ("gate", "next_actions"),
+    ("audit", "findings"),
+    ("recommendations", "items"),
+    ("curated", "dim_products"),
+    ("audit", "customer_facts"),
+    ("rfm", "customer_rfm"),
+    ("customers", "clusters"),
+)
+_PLANNED = (tables.campaigns, tables.batches, tables.messages)
+
+
+class PlanConfig(dg.Config):
+    """Which campaign to plan."""
+
+    campaign: str = Field("", description="Name of a campaign file; empty: those that follow a refresh.")
+
+
+class SendConfig(dg.Config):
+    """Which campaign to send, and the confirmation that a live send needs."""
+
+    campaign: str = Field(
+        "", description="Name of a campaign file; empty: every planned campaign, as a dry run."
+    )
+    confirmed_plan_hash: str = Field(
+        "", description="Hash of the exact plan, to ask for a live send of one campaign."
+    )
+
+
+def _campaigns(run: run_context.TenantRun, name: str) -> list[Campaign]:
+    """The campaigns to work on. Wrong files are left out: shown in the metadata, refused by name."""
+    files = CampaignFiles(run.config.tenants, run.tenant)
+    if name:
+        return [files.get(name)]
+    # Started by hand, every active campaign is meant; after a refresh, weekly ones only after the weekly
+    # refresh.
+    is_weekly = WEEK_TAG in run.tags or run.tags.get(TRIGGER_TAG) != AFTER_REFRESH
+    return files.following_refresh(is_weekly=is_weekly)
+
+
+def _said(lines: list[str]) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md("\n".join(f"* {line}" for line in lines) or "nothing")
+
+
+@dg.multi_asset(
+    name="plan_campaign",
+    specs=[
+        table_spec(
+            tables.campaigns, deps=_GATED, description="Planned once per occurrence from the gate in force."
+        ),
+        table_spec(
+            tables.batches, deps=_GATED, description="Balanced; planned together with their messages."
+        ),
+        table_spec(
+            tables.messages,
+            deps=_GATED,
+            description="Planned in one transaction with its campaign; an address once per occurrence.",
+        ),
+    ],
+)
+def plan_campaign(
+    context: dg.AssetExecutionContext, config: PlanConfig, tenant_run: TenantRun
+) -> Iterator[dg.MaterializeResult[Any]]:
+    """Plan campaigns from the gate in force. Sends nothing; a planned occurrence is never planned again."""
+    files = CampaignFiles(tenant_run.config.tenants, tenant_run.tenant)
+    plans: dict[str, activation.PlanSummary] = {}
+    said: list[str] = [f"wrong file: {problem}" for problem in files.errors.values()]
+    for campaign in _campaigns(tenant_run, config.campaign):
+        try:
+            plans[campaign.name] = plan = activation.plan_campaign(
+                tenant_run.warehouse,
+                tenant_run.tenant,
+                campaign,
+                tenant_run.rules,
+                tenant_run.as_of,
+                tenant_run.now,
+            )
+        except RefusalError as refusal:
+            if config.campaign:
+                raise dg.Failure(str(refusal), metadata={"refused": refusal.code}) from refusal
+            said.append(f"{campaign.name}: refused, {refusal}")
+            continue
+        state = "planned" if plan.is_new else "had been planned"
+        said.append(
+            f"{campaign.name} {plan.occurrence}: {state}, {plan.planned} messages in {plan.batches} batches,"
+            f" {plan.holdout} held out, plan hash {plan.plan_hash}"
+        )
+        said.extend(f"{campaign.name}: left out, {reason} {count}" for reason, count in plan.left_out.items())
+        said.extend(
+            f"{campaign.name}: product {key} not shown, it lacks {', '.join(lacks)}"
+            for key, lacks in plan.refused_products.items()
+        )
+    for line in said:
+        context.log.info(line)
+    for table in _PLANNED:
+        yield materialized(
+            tenant_run.warehouse.count(str(table.schema), table.name),
+            table,
+            tenant_run,
+            campaigns=", ".join(plans) or "none",
+            planned_messages=sum(plan.planned for plan in plans.values() if plan.is_new),
+            what_happened=_said(said),
+        )
+
+
+@dg.multi_asset(
+    name="send_campaign",
+    specs=[
+        table_spec(
+            tables.attempts,
+            deps=[(str(table.schema), table.name) for table in _PLANNED],
+            description="A dry run writes the same rows each time and leaves the messages planned.",
+        )
+    ],
+)
+def send_campaign(
+    context: dg.AssetExecutionContext, config: SendConfig, tenant_run: TenantRun
+) -> dg.MaterializeResult[Any]:
+    """Pack planned messages into calls and pass them to Brevo's client, which runs dry."""
+    if config.confirmed_plan_hash and not config.campaign:
+        raise dg.Failure("a plan's hash confirms one campaign: name it")
+    said: list[str] = []
+    sends: list[activation.SendSummary] = []
+    for campaign in _campaigns(tenant_run, config.campaign):
+        try:
+            send = activation.send_campaign(
+                tenant_run.warehouse,
+                tenant_run.tenant,
+                campaign,
+                tenant_run.rules,
+                tenant_run.as_of,
+                tenant_run.now,
+                live_allowed=tenant_run.config.live,
+                confirmed_plan_hash=config.confirmed_plan_hash or None,
+            )
+        except RefusalError as refusal:
+            if config.campaign:
+                raise dg.Failure(str(refusal), metadata={"refused": refusal.code}) from refusal
+            said.append(f"{campaign.name}: refused, {refusal}")
+            continue
+        sends.append(send)
+        held = ", ".join(f"{reason} {count}" for reason, count in send.held_back.items())
+        said.append(
+            f"{send.campaign} {send.occurrence}: dry run of {send.messages} messages in {send.chunks} calls,"
+            f" {send.bytes} bytes" + (f"; held back: {held}" if held else "")
+        )
+    for line in said:
+        context.log.info(line)
+    return materialized(
+        tenant_run.warehouse.count("activation", "attempts"),
+        run=tenant_run,
+        messages=sum(send.messages for send in sends),
+        chunks=sum(send.chunks for send in sends),
+        bytes=sum(send.bytes for send in sends),
+        dry_run=True,
+        what_happened=_said(said),
+    )

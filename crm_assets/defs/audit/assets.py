@@ -1,0 +1,89 @@
+"""The audit's tables, keyed by run. The rules themselves are in `logic/audit.py`."""
+
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from crm_assets import activation, tables
+from crm_assets.defs.common import TenantRun, materialized, new_figure, plot, tenant_asset
+from crm_assets.logic import audit
+
+
+def bars(counts: pd.Series, title: str) -> dg.MarkdownMetadataValue:
+    """Counts by name as horizontal bars, the largest on top."""
+    figure = new_figure(7, 0.6 + 0.32 * max(len(counts), 1))
+    axes = figure.subplots()
+    ordered = counts.sort_values()
+    drawn = axes.barh([str(name) for name in ordered.index], ordered.to_numpy(), color="#7a2531")
+    axes.bar_label(drawn, padding=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title)
+    return plot(figure)
+
+
+@tenant_asset(
+    tables.findings,
+    deps=[
+        ("recommendations", "items"),
+        ("audit", "customer_facts"),
+        ("curated", "dim_products"),
+        ("rfm", "customer_wines"),
+        ("state", "messages"),
+    ],
+)
+def audit_findings(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg.MaterializeResult[Any]:
+    """The fifteen rules of spec.md §6 over the run's list, whoever made it, and over every customer without
+    one.
+    """
+    warehouse, run_id = tenant_run.warehouse, tenant_run.run_id
+    items = warehouse.read("recommendations", "items", audit.ITEM_COLUMNS, "run_id = %s", [run_id])
+    facts, products, customer_wines, sent = activation.audit_frames(warehouse)
+    found = audit.findings(items, facts, products, customer_wines, sent, tenant_run.rules, tenant_run.as_of)
+    warehouse.replace_run(tables.findings, found.assign(run_id=run_id), run_id)
+    customers = found.groupby("rule_code")["customer_id"].nunique()
+    return materialized(
+        len(found),
+        run=tenant_run,
+        customers_audited=len(facts),
+        items_audited=len(items),
+        rules_hit=bars(customers, "Customers per audit rule") if len(customers) else "none",
+    )
+
+
+@tenant_asset(
+    tables.scores, deps=[("audit", "findings"), ("audit", "customer_facts"), ("recommendations", "items")]
+)
+def audit_scores(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg.MaterializeResult[Any]:
+    """100 less 40 per error and 10 per warning, not below 0."""
+    warehouse, run_id = tenant_run.warehouse, tenant_run.run_id
+    found = warehouse.read(
+        "audit", "findings", ["customer_id", "rule_code", "rule_no", "severity"], "run_id = %s", [run_id]
+    )
+    facts = warehouse.read("audit", "customer_facts", audit.FACT_COLUMNS)
+    items = warehouse.read("recommendations", "items", ["customer_id"], "run_id = %s", [run_id])
+    scored = audit.scores(found, audit.everyone(facts, items)["customer_id"], tenant_run.rules)
+    warehouse.replace_run(tables.scores, scored.assign(run_id=run_id), run_id)
+    return materialized(
+        len(scored),
+        run=tenant_run,
+        mean_audit_score=round(float(scored["audit_score"].mean()), 2) if len(scored) else 0.0,
+        without_error=int((scored["n_errors"] == 0).sum()),
+    )
+
+
+@tenant_asset(tables.data_quality, deps=[("audit", "quality_measures")])
+def audit_data_quality(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg.MaterializeResult[Any]:
+    """The circuit breaker's checks: 100 where nothing is bad, 0 at the tolerance and beyond."""
+    warehouse, run_id = tenant_run.warehouse, tenant_run.run_id
+    quality = audit.data_quality(warehouse.read("audit", "quality_measures"), tenant_run.rules)
+    warehouse.replace_run(tables.data_quality, quality.assign(run_id=run_id), run_id)
+    breaker = audit.breaker(quality, tenant_run.rules)
+    return materialized(
+        len(quality),
+        run=tenant_run,
+        data_quality_score=breaker.score,
+        breaker_tripped=breaker.tripped,
+        failed_checks=", ".join(breaker.failed_checks) or "none",
+        scores=bars(quality.set_index("check_code")["score"].round(1), "Score per check (0..100)"),
+    )

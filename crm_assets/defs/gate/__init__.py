@@ -1,0 +1,1 @@
+"""The gate stage: who may be written to, and whether anything may leave at all."""

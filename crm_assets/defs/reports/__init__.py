@@ -1,0 +1,1 @@
+"""The reports stage: what the estate's people read."""

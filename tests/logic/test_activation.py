@@ -1,0 +1,481 @@
+"""Planning: audience, holdout, batches, what a message says, the plan's hash; and packing into calls."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from crm_assets import rules as rules_module
+from crm_assets.campaigns import Campaign
+from crm_assets.logic import activation, audit
+from crm_assets.logic.activation import Gate, RefusalError
+from crm_assets.resources import brevo
+from tests.logic import estate
+from tests.logic.estate import item, items, product, products
+
+RULES = rules_module.load()
+GATE = Gate("run", estate.AS_OF, "open", ())
+
+
+def campaign(**changes: Any) -> Campaign:
+    settings: dict[str, Any] = {"name": "spring", "kind": "reco", "subject": {"fr": "Notre sélection"}}
+    return Campaign.model_validate({**settings, **changes})
+
+
+def people(count: int = 3, **changes: Any) -> pd.DataFrame:
+    """Customers c1 .. cn, as `crm_assets.activation` reads them."""
+    ids = [f"c{n}" for n in range(1, count + 1)]
+    row: dict[str, Any] = {
+        "type": "private",
+        "segment": "Champions",
+        "cluster_id": "k1",
+        "cluster_name": "Fidèles",
+        "scenario": "rebuy",
+        "postal_code": "68000",
+        "country": "FR",
+        "eligible": True,
+    }
+    return pd.DataFrame({"customer_id": ids, "address": [f"{i}@example.com" for i in ids], **row, **changes})
+
+
+def plan(**changes: Any) -> activation.Plan:
+    given: dict[str, Any] = {
+        "tenant": estate.tenant(),
+        "campaign": campaign(),
+        "gate": GATE,
+        "people": people(),
+        "products": products(),
+        "rules": RULES,
+        "as_of": estate.AS_OF,
+    }
+    given |= changes
+    ids = given["people"]["customer_id"]
+    given.setdefault(
+        "items", items(*[item(i, k, r) for i in ids for r, k in enumerate(["p1", "p2"], start=1)])
+    )
+    return activation.plan(**given)
+
+
+def test_the_same_inputs_are_the_same_plan() -> None:
+    first, second = plan(), plan(people=people().sample(frac=1, random_state=1))
+    assert first.plan_hash == second.plan_hash
+    pd.testing.assert_frame_equal(first.messages, second.messages)
+    pd.testing.assert_frame_equal(first.batches, second.batches)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"campaign": campaign(subject={"fr": "Une autre sélection"})},
+        {"tenant": estate.tenant(siren="987654321")},
+        {"gate": Gate("other", estate.AS_OF, "open", ())},
+        {"people": people(2)},
+        {"products": products(product("p1", price_ttc=15.01), product("p2"))},
+        {"items": items(*[item(f"c{n}", customer_sentence="Autre.") for n in (1, 2, 3)])},
+    ],
+)
+def test_any_change_of_content_changes_the_hash(changes: dict[str, Any]) -> None:
+    assert plan(**changes).plan_hash != plan().plan_hash
+
+
+def test_the_hash_can_be_computed_again_from_what_is_stored() -> None:
+    made = plan(people=people(600))
+    stored = made.messages.assign(
+        params=[json.loads(json.dumps(p)) for p in made.messages["params"]], status="sent"
+    )
+    shuffled = stored.sample(frac=1, random_state=2)
+    assert activation.plan_hash(estate.tenant(), campaign(), "once", "run", shuffled) == made.plan_hash
+
+
+def test_an_address_is_written_to_once() -> None:
+    crowd = people(4)
+    crowd["address"] = ["A@example.com", " a@EXAMPLE.com", "b@example.com", "c@example.com"]
+    made = plan(people=crowd)
+    assert sorted(made.messages["address"]) == ["a@example.com", "b@example.com", "c@example.com"]
+    assert made.messages.set_index("address").loc["a@example.com", "customer_id"] == "c1"
+    assert made.left_out == {"SAME_ADDRESS": 1}
+
+
+def test_who_is_not_eligible_is_left_out_and_counted() -> None:
+    made = plan(people=people(3, eligible=[True, False, True]))
+    assert sorted(made.messages["customer_id"]) == ["c1", "c3"]
+    assert made.left_out == {"NOT_ELIGIBLE": 1}
+
+
+@pytest.mark.parametrize(
+    ("audience", "column", "values"),
+    [
+        ({}, "type", ["private", "horeca", "merchant"]),
+        ({"types": ["horeca"]}, "type", ["horeca", "private", "private"]),
+        ({"segments": ["At Risk"]}, "segment", ["At Risk", "Others", None]),
+        ({"clusters": ["k7"]}, "cluster_id", ["k7", "k1", None]),
+        ({"clusters": ["Curieux"]}, "cluster_name", ["Curieux", "Fidèles", None]),
+        ({"scenarios": ["winback", "upsell"]}, "scenario", ["winback", "rebuy", None]),
+        ({"departments": ["68"]}, "postal_code", ["68420", "67000", None]),
+        ({"departments": ["2A"]}, "postal_code", ["20000", "20200", "75020"]),
+        ({"departments": ["2B"]}, "postal_code", ["20200", "20100", "75020"]),
+        ({"departments": ["974"]}, "postal_code", ["97400", "97100", "74000"]),
+        ({"countries": ["DE"]}, "country", ["DE", "FR", None]),
+        ({"countries": ["FR"]}, "country", [None, "DE", "CH"]),
+    ],
+)
+def test_the_audience(audience: dict[str, Any], column: str, values: list[Any]) -> None:
+    made = plan(campaign=campaign(audience=audience), people=people(3).assign(**{column: values}))
+    assert made.messages["customer_id"].tolist() == ["c1"]
+
+
+def test_a_german_postal_code_is_no_department() -> None:
+    crowd = people(1, country="DE", postal_code="68159")
+    with pytest.raises(RefusalError, match="EMPTY_AUDIENCE"):
+        plan(campaign=campaign(audience={"departments": ["68"]}), people=crowd)
+
+
+@pytest.mark.parametrize(
+    ("gate", "as_of", "code"),
+    [
+        (None, estate.AS_OF, "NO_DECISION"),
+        (Gate("run", estate.AS_OF, "closed", ("CIRCUIT_BREAKER",)), estate.AS_OF, "GATE_CLOSED"),
+        (GATE, date(2025, 12, 30), "HISTORICAL"),
+        (GATE, date(2026, 1, 8), "STALE_GATE"),
+    ],
+)
+def test_a_gate_that_does_not_allow_planning(gate: Gate | None, as_of: date, code: str) -> None:
+    with pytest.raises(RefusalError) as raised:
+        activation.require_open(gate, as_of, RULES)
+    assert raised.value.code == code
+
+
+def test_a_gate_seven_days_old_still_allows_planning() -> None:
+    assert activation.require_open(GATE, date(2026, 1, 7), RULES) is GATE
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [
+        (0, []),
+        (1, [1]),
+        (199, [199]),
+        (300, [300]),
+        (301, [151, 150]),
+        (399, [200, 199]),
+        (400, [200, 200]),
+        (500, [250, 250]),
+        (620, [207, 207, 206]),
+        (1100, [275, 275, 275, 275]),
+    ],
+)
+def test_batches_are_balanced(count: int, sizes: list[int]) -> None:
+    assert activation.batch_sizes(count, RULES) == sizes
+
+
+def test_batches_of_every_size_keep_to_the_limits() -> None:
+    for count in range(400, 3000):
+        sizes = activation.batch_sizes(count, RULES)
+        assert sum(sizes) == count
+        assert 200 <= min(sizes) <= max(sizes) <= 300
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_every_message_of_a_batch_is_counted() -> None:
+    made = plan(people=people(700))
+    in_batches = made.messages["batch_id"].value_counts()
+    assert in_batches.to_dict() == made.batches.set_index("batch_id")["n_messages"].to_dict()
+    assert made.n_planned + made.n_holdout == 700
+    assert made.messages.loc[made.messages["status"] == "holdout", "batch_id"].isna().all()
+
+
+def test_the_holdout_starts_at_500_and_is_a_tenth() -> None:
+    assert plan(people=people(499)).n_holdout == 0
+    share = plan(people=people(3000)).n_holdout / 3000
+    assert 0.08 < share < 0.12
+    assert plan(people=people(600), campaign=campaign(holdout=False)).n_holdout == 0
+
+
+def test_the_holdout_is_the_same_for_every_campaign_of_the_quarter_and_another_in_the_next() -> None:
+    addresses = [f"{n}@example.com" for n in range(1000)]
+    december = activation.is_held_out("demo", date(2025, 12, 31), addresses, 0.10)
+    october = activation.is_held_out("demo", date(2025, 10, 1), addresses, 0.10)
+    january = activation.is_held_out("demo", date(2026, 1, 1), addresses, 0.10)
+    assert (december == october).all()
+    assert (december != january).any()
+    assert not activation.is_held_out("demo", date(2026, 1, 1), addresses, 0.0).any()
+
+
+def test_nobody_is_held_out_of_an_event() -> None:
+    event = campaign(kind="event", text={"fr": "Venez."})
+    made = plan(campaign=event, people=people(600))
+    assert made.n_holdout == 0
+    assert set(made.messages["scenario"]) == {"event"}
+    assert made.messages["wine_ids"].map(len).eq(0).all()
+
+
+def test_an_event_needs_permission_and_an_address_but_no_wine() -> None:
+    actions = pd.DataFrame(
+        {
+            "customer_id": ["c1", "c2", "c3", "c4"],
+            "permitted": [True, True, True, False],
+            "eligible": [False, False, True, False],
+        }
+    )
+    found = pd.DataFrame(
+        [("c1", 11, "ERROR"), ("c2", 5, "ERROR"), ("c3", 14, "WARN")],
+        columns=["customer_id", "rule_no", "severity"],
+    )
+    event = campaign(kind="event", text={"fr": "Venez."})
+    assert activation.eligible_for(event, actions, found).tolist() == [True, False, True, False]
+    assert activation.eligible_for(campaign(), actions, found).tolist() == [False, False, True, False]
+
+
+class TestWhatAMessageSays:
+    def shown(self, *rows: dict[str, Any], **given: Any) -> tuple[dict[str, Any], dict[str, list[str]]]:
+        return activation.product_pieces(
+            products(*rows), given.get("can_order", True), given.get("locale", "fr"), RULES
+        )
+
+    def test_every_piece_of_an_item(self) -> None:
+        made = plan().messages.iloc[0]["params"]["items"][0]
+        assert made == {
+            "name": "Riesling p1",
+            "vintage": "2022",
+            "format": "75 cl",
+            "price_bottle": "15,00\u00a0€",
+            "price_carton": "90,00\u00a0€",
+            "carton_bottles": 6,
+            "sold_by": 1,
+            "sentence": "Un riesling droit et salin.",
+            "url": None,
+        }
+
+    @pytest.mark.parametrize(
+        ("changes", "lacks"),
+        [
+            ({"label": None}, ["name"]),
+            ({"label": " "}, ["name"]),
+            ({"format_cl": None}, ["format"]),
+            ({"price_ttc": None}, ["price"]),
+            ({"price_ttc": 0.0}, ["price"]),
+            ({"is_price_estimated": True}, ["price"]),
+            ({"label": None, "price_ttc": None}, ["name", "price"]),
+        ],
+    )
+    def test_a_product_that_lacks_a_piece_is_refused(self, changes: dict[str, Any], lacks: list[str]) -> None:
+        pieces, lacking = self.shown(product("p1", **changes), product("p2"))
+        assert list(pieces) == ["p2"]
+        assert lacking == {"p1": lacks}
+
+    def test_a_link_is_needed_where_nobody_can_be_answered_or_called(self) -> None:
+        rows = product("p1"), product("p2", url="https://demo.example.com/p2")
+        assert self.shown(*rows, can_order=False)[1] == {"p1": ["link"]}
+        assert self.shown(*rows, can_order=True)[1] == {}
+
+    def test_a_wine_without_any_vintage_says_so_and_a_missing_vintage_is_refused(self) -> None:
+        pieces, lacking = self.shown(
+            product("p1", vintage=None, label="Crémant Brut"),
+            product("p2", vintage=None),
+            product("p3", wine_id="w2"),
+        )
+        assert pieces["p1"]["vintage"] == "non millésimé"
+        assert lacking == {"p2": ["vintage"]}
+
+    @pytest.mark.parametrize(
+        ("sold_by", "carton", "multiple"),
+        [(1, 6, 1), (3, 6, 3), (6, 6, 6), (12, 12, 12), (None, 6, 1), (4, 8, 4)],
+    )
+    def test_a_carton_is_a_multiple_of_what_is_sold(
+        self, sold_by: int | None, carton: int, multiple: int
+    ) -> None:
+        piece = self.shown(product("p1", sold_by=sold_by))[0]["p1"]
+        assert (piece["carton_bottles"], piece["sold_by"]) == (carton, multiple)
+        assert piece["price_carton"] == f"{15 * carton},00\u00a0€"
+
+    def test_numbers_are_written_as_the_estate_reads_them(self) -> None:
+        row = product("p1", format_cl=37.5, price_ttc=8.5)
+        assert self.shown(row, locale="fr")[0]["p1"]["format"] == "37,5 cl"
+        assert self.shown(row, locale="en")[0]["p1"]["price_bottle"] == "€8.50"
+
+    def test_a_refused_item_leaves_the_message_and_a_message_without_items_is_not_planned(self) -> None:
+        listed = items(
+            item("c1", "p1"), item("c1", "p2", 2), item("c2", "p2"), item("c3", customer_sentence=None)
+        )
+        made = plan(products=products(product("p1"), product("p2", price_ttc=None)), items=listed)
+        assert made.messages["customer_id"].tolist() == ["c1"]
+        assert made.messages.iloc[0]["product_keys"] == ["p1"]
+        assert made.refused_products == {"p2": ["price"]}
+        assert made.left_out == {
+            "ITEMS_WITHOUT_SENTENCE": 1,
+            "ITEMS_WITHOUT_PRODUCT": 2,
+            "NO_ITEM_TO_SHOW": 2,
+        }
+
+    def test_the_mail_carries_all_that_the_law_and_the_spec_ask_for(self) -> None:
+        html = activation.render(campaign(), estate.tenant(), plan().messages.iloc[0]["params"])
+        for text in (
+            "EARL Domaine Demo",
+            "12 rue des Vignerons, 68420 Husseren",
+            "123456789",
+            "L&#39;abus d&#39;alcool est dangereux pour la santé, à consommer avec modération.",
+            "Vente interdite aux mineurs",
+            "Vous recevez ce message parce que",
+            "mailto:cave@demo.example.com?subject=",
+            "Riesling p1",
+            "15,00\u00a0€ TTC la bouteille",
+            "90,00\u00a0€ TTC le carton de 6",
+        ):
+            assert text in html
+        assert "None" not in html
+
+    def test_another_language_keeps_the_notice_in_french(self) -> None:
+        tenant = estate.tenant(locale="en")
+        html = activation.render(campaign(subject={"en": "Our selection"}), tenant, {"items": []})
+        assert "à consommer avec modération" in html
+        assert "Alcohol abuse is dangerous" in html
+
+    def test_markup_in_a_label_is_shown_not_obeyed(self) -> None:
+        made = plan(products=products(product("p1", label="Riesling <b>&"), product("p2")))
+        html = activation.render(campaign(), estate.tenant(), made.messages.iloc[0]["params"])
+        assert "Riesling &lt;b&gt;&amp;" in html
+
+
+class TestChunks:
+    def packed(self, count: int = 5, tenant: Any = None, **activation_rules: Any) -> list[activation.Chunk]:
+        rules = rules_module.load({"activation": activation_rules})
+        made = plan(people=people(count)).messages
+        return list(activation.chunks(tenant or estate.tenant(), campaign(), "once", made, rules))
+
+    def test_each_call_keeps_to_count_and_bytes_and_nobody_is_lost(self) -> None:
+        chunks = self.packed(40, chunk_max_messages=7)
+        assert [len(chunk.message_ids) for chunk in chunks] == [7, 7, 7, 7, 7, 5]
+        chunks = self.packed(40, chunk_max_bytes=30_000)
+        assert max(len(chunk.body) for chunk in chunks) <= 30_000
+        assert len(chunks) > 1
+        sent = [m for chunk in chunks for m in chunk.message_ids]
+        assert len(sent) == len(set(sent)) == 40
+
+    def test_a_call_is_one_that_brevo_would_take(self) -> None:
+        (chunk,) = self.packed()
+        brevo.check_body(chunk.body)
+        request = json.loads(chunk.body)
+        assert request["tags"] == [chunk.tag]
+        assert request["headers"]["idempotencyKey"] == chunk.idempotency_key
+        assert request["sender"] == {"name": "Domaine Demo", "email": "cave@demo.example.com"}
+        assert [version["to"][0]["email"] for version in request["messageVersions"]] == [
+            f"c{n}@example.com" for n in (1, 2, 3, 4, 5)
+        ] or len(request["messageVersions"]) == 5
+
+    def test_the_same_messages_are_the_same_bytes_and_others_another_tag(self) -> None:
+        assert [c.body for c in self.packed()] == [c.body for c in self.packed()]
+        assert self.packed(5)[0].tag != self.packed(6)[0].tag
+        assert self.packed(5)[0].idempotency_key != self.packed(6)[0].idempotency_key
+
+    def test_without_a_sender_nothing_is_packed(self) -> None:
+        with pytest.raises(RefusalError, match="NO_SENDER"):
+            self.packed(tenant=estate.tenant(brevo={}))
+
+    def test_a_message_larger_than_a_call_is_refused(self) -> None:
+        with pytest.raises(RefusalError, match="MESSAGE_TOO_LARGE"):
+            self.packed(chunk_max_bytes=3000)
+
+
+def test_current_data_hold_messages_back() -> None:
+    messages = pd.DataFrame(
+        {"message_id": ["m1", "m2", "m3", "m4"], "customer_id": ["c1", "c2", "c3", "gone"]}
+    )
+    permissions = pd.DataFrame(
+        {
+            "customer_id": ["c1", "c2", "c3"],
+            "permitted": [True, False, True],
+            "permission_reason": [None, "OBJECTED", None],
+        }
+    )
+    found = pd.DataFrame(
+        [
+            ("c3", "UNAVAILABLE_PRODUCT", 9, "ERROR"),
+            ("c1", "UPSELL_NOT_HIGHER", 10, "ERROR"),
+            ("c1", "SUGAR", 14, "WARN"),
+        ],
+        columns=["customer_id", "rule_code", "rule_no", "severity"],
+    )
+    assert activation.held_back(messages, permissions, found, campaign()) == {
+        "m2": "OBJECTED",
+        "m3": "UNAVAILABLE_PRODUCT",
+        "m4": "UNKNOWN_CUSTOMER",
+    }
+    event = campaign(kind="event", text={"fr": "Venez."})
+    assert activation.held_back(messages, permissions, found, event) == {
+        "m2": "OBJECTED",
+        "m4": "UNKNOWN_CUSTOMER",
+    }
+    assert audit.NUMBERS["UNAVAILABLE_PRODUCT"] == audit.LAST_RULE_RECHECKED_AT_SEND
+
+
+class TestBrevo:
+    ARMED: dict[str, Any] = {
+        "live_allowed": True,
+        "api_key": "xkeysib-test",
+        "confirmed_plan_hash": "h",
+        "plan_hash": "h",
+    }
+
+    def test_without_a_confirmed_plan_it_is_a_dry_run(self) -> None:
+        tenant = estate.tenant(brevo={"live": True})
+        client = brevo.client(tenant, **{**self.ARMED, "confirmed_plan_hash": None})
+        assert client.is_dry_run
+
+    @pytest.mark.parametrize(
+        ("live", "changes", "reason"),
+        [
+            (False, {}, "does not say brevo.live: true"),
+            (True, {"live_allowed": False}, "CRM_LIVE is not 1"),
+            (True, {"api_key": None}, "no Brevo key in CRM_BREVO_KEY"),
+            (True, {"confirmed_plan_hash": "other"}, "not that of this plan"),
+            (True, {}, "no network transport"),
+        ],
+    )
+    def test_a_live_send_is_refused_in_a_sentence(
+        self, live: bool, changes: dict[str, Any], reason: str
+    ) -> None:
+        tenant = estate.tenant(brevo={"live": live})
+        with pytest.raises(brevo.LiveRefusedError, match=reason) as raised:
+            brevo.client(tenant, **{**self.ARMED, **changes})
+        assert "xkeysib" not in str(raised.value)
+
+    def test_a_dry_run_opens_no_socket(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import socket
+
+        def refuse(*_: Any, **__: Any) -> None:
+            raise AssertionError("a socket was opened")
+
+        monkeypatch.setattr(socket, "socket", refuse)
+        monkeypatch.setattr(socket, "create_connection", refuse)
+        made = plan().messages
+        (chunk,) = activation.chunks(estate.tenant(), campaign(), "once", made, RULES)
+        assert brevo.Brevo().send_email(chunk.body) == brevo.Answer("dry_run")
+
+    @pytest.mark.parametrize(
+        ("changes", "reason"),
+        [
+            ({"sender": {"name": "A"}}, "no sender"),
+            ({"sender": {"email": "a@example.com", "name": "A" * 71}}, "longer than 70"),
+            ({"subject": ""}, "no subject"),
+            ({"messageVersions": []}, "0 message versions"),
+            (
+                {"messageVersions": [{"to": [{"email": f"{n}@x.fr"}]} for n in range(1001)]},
+                "1001 message versions",
+            ),
+            ({"messageVersions": [{"to": []}]}, "1 to 99 recipients"),
+            ({"messageVersions": [{"to": [{"email": "a@x.fr"}]}] * 2}, "twice"),
+        ],
+    )
+    def test_a_body_that_brevo_would_refuse(self, changes: dict[str, Any], reason: str) -> None:
+        body = {
+            "sender": {"name": "A", "email": "a@example.com"},
+            "subject": "Bonjour",
+            "htmlContent": "<p>",
+            "messageVersions": [{"to": [{"email": "b@example.com"}]}],
+        }
+        with pytest.raises(brevo.InvalidRequestError, match=reason):
+            brevo.Brevo().send_email(json.dumps({**body, **changes}).encode())

@@ -1,0 +1,254 @@
+"""The export files of a run, and the weekly report."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from crm_assets import rendering, tables
+from crm_assets import rules as rules_module
+from crm_assets.campaigns import forbidden_words
+from crm_assets.logic import audit, exports, gate, reports
+from tests.logic import estate
+from tests.logic.estate import item, items
+
+RULES = rules_module.load()
+DECISION: dict[str, Any] = {
+    "run_id": "run",
+    "as_of": pd.Timestamp(estate.AS_OF),
+    "status": "open",
+    "reasons": [],
+    "data_quality_score": 97.5,
+    "gate_export": True,
+    "n_customers": 3,
+    "n_permitted": 2,
+    "n_eligible": 1,
+    "n_errors": 1,
+    "n_warnings": 1,
+    "mean_audit_score": 83.333333,
+    "is_historical": False,
+}
+FINDINGS = pd.DataFrame(
+    [
+        ("c2", "ERROR", "BOUNCED", 5, "", "the address bounced or complained"),
+        ("c1", "WARN", "LOW_CONFIDENCE", 15, "p1", "confidence 0.100, below 0.30"),
+    ],
+    columns=["customer_id", "severity", "rule_code", "rule_no", "product_key", "details"],
+)
+ACTIONS = pd.DataFrame(
+    [
+        ("c2", "B2", False, "BOUNCED", "rebuy", 60, None),
+        ("c1", "A1", True, "LOW_CONFIDENCE", "rebuy", 90, None),
+        ("c3", "C3", False, "OBJECTED", None, 60, "OBJECTED"),
+    ],
+    columns=[
+        "customer_id",
+        "client_code",
+        "eligible",
+        "reason",
+        "scenario",
+        "audit_score",
+        "permission_reason",
+    ],
+)
+ITEMS = items(item("c2", "p3"), item("c1", "p2", 2, explain_short='Un "vieux", connu'), item("c1", "p1", 1))
+
+
+def written(**changes: Any) -> dict[str, bytes]:
+    given: dict[str, Any] = {"items": ITEMS, "findings": FINDINGS, "actions": ACTIONS, "decision": DECISION}
+    return exports.files(exports.run_exports(**{**given, **changes}))
+
+
+def read_csv(content: bytes) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(content.decode())))
+
+
+HEADERS = {
+    "reco_output": "run_id,customer_code,scenario,rank,product_key,score,explain_short",
+    "audit_output": "run_id,customer_code,severity,rule_code,details",
+    "next_action_output": "run_id,customer_code,eligible,reason,scenario,audit_score",
+    "run_summary": "run_id,as_of,total_clients,total_recommendations,gating_rate,scenario_counts,rule_counts,"
+    "permission_counts,n_errors,n_warns,mean_audit_score,data_quality_score,gate_export",
+}
+
+
+def test_the_files_and_their_columns_are_those_of_the_spec() -> None:
+    files = written()
+    assert sorted(files) == sorted(f"{name}.{kind}" for name in HEADERS for kind in ("csv", "json"))
+    for name, header in HEADERS.items():
+        assert files[f"{name}.csv"].decode().splitlines()[0] == header
+        assert not files[f"{name}.csv"].startswith(b"\xef\xbb\xbf")
+        for record in json.loads(files[f"{name}.json"]):
+            assert ",".join(record) == header
+
+
+def test_rows_are_sorted_and_carry_client_codes() -> None:
+    files = written()
+    assert [row[1:5] for row in read_csv(files["reco_output.csv"])[1:]] == [
+        ["A1", "rebuy", "1", "p1"],
+        ["A1", "rebuy", "2", "p2"],
+        ["B2", "rebuy", "1", "p3"],
+    ]
+    assert read_csv(files["reco_output.csv"])[2][6] == 'Un "vieux", connu'
+    assert [row[1] for row in read_csv(files["audit_output.csv"])[1:]] == ["A1", "B2"]
+    assert read_csv(files["next_action_output.csv"])[1:] == [
+        ["run", "A1", "true", "LOW_CONFIDENCE", "rebuy", "90"],
+        ["run", "B2", "false", "BOUNCED", "rebuy", "60"],
+        ["run", "C3", "false", "OBJECTED", "", "60"],
+    ]
+
+
+def test_the_summary_counts() -> None:
+    (summary,) = json.loads(written()["run_summary.json"])
+    assert summary == {
+        "run_id": "run",
+        "as_of": "2025-12-31",
+        "total_clients": 3,
+        "total_recommendations": 3,
+        "gating_rate": 0.333333,
+        "scenario_counts": {"rebuy": 3},
+        "rule_counts": {"BOUNCED": 1, "LOW_CONFIDENCE": 1},
+        "permission_counts": {"OBJECTED": 1},
+        "n_errors": 1,
+        "n_warns": 1,
+        "mean_audit_score": 83.333333,
+        "data_quality_score": 97.5,
+        "gate_export": True,
+    }
+    row = dict(zip(*read_csv(written()["run_summary.csv"]), strict=True))
+    assert json.loads(row["scenario_counts"]) == {"rebuy": 3}
+    assert row["gate_export"] == "true"
+
+
+def test_a_run_of_nothing_has_headers_and_one_summary() -> None:
+    empty = {**DECISION, "n_customers": 0, "n_eligible": 0, "mean_audit_score": None, "gate_export": False}
+    files = written(
+        items=ITEMS.iloc[:0], findings=FINDINGS.iloc[:0], actions=ACTIONS.iloc[:0], decision=empty
+    )
+    for name in ("reco_output", "audit_output", "next_action_output"):
+        assert files[f"{name}.csv"].decode() == HEADERS[name] + "\n"
+        assert json.loads(files[f"{name}.json"]) == []
+    (summary,) = json.loads(files["run_summary.json"])
+    assert summary["mean_audit_score"] is None
+    assert summary["gating_rate"] == 0
+
+
+def test_the_same_run_is_the_same_bytes() -> None:
+    assert written() == written(
+        items=ITEMS.iloc[::-1], actions=ACTIONS.iloc[::-1], findings=FINDINGS.iloc[::-1]
+    )
+
+
+def report(locale: str, **changes: Any) -> str:
+    given: dict[str, Any] = {
+        "decision": DECISION,
+        "actions": ACTIONS,
+        "segments": pd.Series(["Champions", "Champions", "Prospects"]),
+        "received": pd.DataFrame(
+            [
+                ("ventes.csv", "loaded", None, 1234, 7),
+                ("notes.pdf", "unrecognised", "no rule knows it", None, None),
+            ],
+            columns=["path", "status", "reason", "row_count", "quarantined"],
+        ),
+        "planned": pd.DataFrame(
+            [("spring", "once", 2, 480, 51)],
+            columns=["campaign", "occurrence", "batches", "messages", "holdout"],
+        ),
+        "quality": audit.data_quality(
+            pd.DataFrame(
+                [(code, 1.0, 1000.0) for code in RULES.circuit_breaker.tolerances],
+                columns=["check_code", "bad", "total"],
+            ),
+            RULES,
+        ),
+    }
+    return reports.weekly_report(estate.tenant(locale=locale), RULES, **{**given, **changes})
+
+
+@pytest.mark.parametrize(
+    ("locale", "texts"),
+    [
+        (
+            "fr",
+            [
+                "Le point de la semaine",
+                "31 décembre 2025",
+                "1\u202f234",
+                "refuse nos messages",
+                "Feu vert",
+                "97,5",
+            ],
+        ),
+        (
+            "en",
+            [
+                "The week at a glance",
+                "December 31, 2025",
+                "1,234",
+                "refused our messages",
+                "Green light",
+                "97.5",
+            ],
+        ),
+        (
+            "de",
+            ["Die Woche im Überblick", "31. Dezember 2025", "1.234", "lehnt unsere", "Grünes Licht", "97,5"],
+        ),
+    ],
+)
+def test_the_report_speaks_the_estates_language(locale: str, texts: list[str]) -> None:
+    html = report(locale)
+    for text in texts:
+        assert text in html
+    assert 'alt="' in html
+    assert "Champions 2, Prospects 1" in html
+    assert "notes.pdf" in html
+    assert "None" not in html
+    assert "nan" not in html.replace("base64", "").lower().split("src=")[0]
+
+
+def test_a_closed_gate_says_why() -> None:
+    closed = {**DECISION, "status": "closed", "reasons": ["CIRCUIT_BREAKER", "NO_ELIGIBLE_CUSTOMER"]}
+    html = report("fr", decision=closed)
+    assert "Feu rouge" in html
+    assert "les données ne sont pas assez fiables, personne à qui écrire." in html
+
+
+def test_an_estate_without_files_plans_or_customers() -> None:
+    nothing = {
+        "actions": ACTIONS.iloc[:0],
+        "segments": pd.Series([], dtype="str"),
+        "received": pd.DataFrame(columns=["path", "status", "reason", "row_count", "quarantined"]),
+        "planned": pd.DataFrame(columns=["campaign", "occurrence", "batches", "messages", "holdout"]),
+    }
+    html = report("fr", **nothing)
+    assert "Aucun fichier." in html
+    assert "Aucun lot préparé." in html
+
+
+@pytest.mark.parametrize("locale", ["fr", "en", "de"])
+def test_every_code_has_words_in_every_language(locale: str) -> None:
+    words = rendering.texts(locale)
+    codes = {rule.code for rule in audit.RULES} | set(audit.PERMISSION_REASONS)
+    codes |= {gate.REVIEW_PENDING, gate.REVIEW_REJECTED}
+    assert set(words["reason"]) == codes
+    assert set(words["scenario"]) == {"rebuy", "cross_sell", "upsell", "winback", "nurture"}
+    french = rendering.texts("fr")
+    assert {k: sorted(v) for k, v in words.items()} == {k: sorted(v) for k, v in french.items()}
+
+
+@pytest.mark.parametrize("name", ["email.html.j2", "texts_fr.yaml", "texts_en.yaml", "texts_de.yaml"])
+def test_templates_carry_no_forbidden_word(name: str) -> None:
+    assert forbidden_words((rendering.FOLDER / name).read_text(encoding="utf-8"), RULES) == []
+
+
+def test_statuses_of_files_are_all_worded() -> None:
+    comment = ["waiting", "loaded", "duplicate", "unrecognised", "unreadable", "refused"]
+    assert sorted(rendering.texts("fr")["file_status"]) == sorted(comment)
+    assert "status" in tables.raw_files.columns
