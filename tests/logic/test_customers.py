@@ -1,4 +1,4 @@
-"""Taste, clusters and predictions: the formulas by hand on tiny cases, and what may not depend on row order."""
+"""Taste, clusters and predictions: the formulas by hand, and results that no row order can change."""
 
 from __future__ import annotations
 

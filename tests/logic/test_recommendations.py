@@ -84,7 +84,7 @@ class Estate:
         language: str | None = None,
         **likes: Any,
     ) -> Estate:
-        """A customer with orders (days ago, wines parted by blanks), each wine of an order at `amount` € HT."""
+        """A customer and its orders (days ago, wines parted by blanks), each wine at `amount` € HT."""
         for days, wines in orders:
             for wine in wines.split():
                 self.purchases.append(

@@ -64,28 +64,28 @@ def nothing_bought_lately_is_recommended(
 ) -> dg.AssetCheckResult:
     """No recommended wine was bought by that customer inside the window of its population."""
     rules, warehouse = tenant_run.rules.recommendations, tenant_run.warehouse
-    windows = {"professional": rules.bought_window_days_professional}
-    widest = max(rules.bought_window_days, *windows.values())
+    private, professional = rules.bought_window_days, rules.bought_window_days_professional
     bought = warehouse.read(
         "rfm",
         "purchases",
         ["customer_id", "wine_id", "sale_date"],
         "%s - sale_date < %s",
-        [tenant_run.as_of, widest],
+        [tenant_run.as_of, max(private, professional)],
     )
     population = warehouse.read("rfm", "customer_rfm", ["customer_id", "population"])
     both = _items(tenant_run, ["customer_id", "wine_id"]).merge(bought, on=["customer_id", "wine_id"])
     both = both.merge(population, on="customer_id", how="left")
     age = (pd.Timestamp(tenant_run.as_of) - pd.to_datetime(both["sale_date"])).dt.days
-    window = both["population"].map(windows).fillna(rules.bought_window_days)
+    is_professional = (both["population"] == "professional").astype("int64")
+    window = private + is_professional * (professional - private)
     wrong = int((age < window).sum())
     return dg.AssetCheckResult(
         passed=wrong == 0,
         metadata={
             "items_bought_inside_window": wrong,
             "threshold": 0,
-            "window_days": rules.bought_window_days,
-            "window_days_professional": rules.bought_window_days_professional,
+            "window_days": private,
+            "window_days_professional": professional,
         },
     )
 
