@@ -455,6 +455,7 @@ def _fail(message: str, as_json: bool) -> NoReturn:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the process's exit code."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # noqa: TID251 - before numpy loads; see up.dagster_environment
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     args = parser().parse_args(argv)
     try:

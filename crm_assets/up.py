@@ -68,8 +68,8 @@ def dagster_environment(config: Settings, dagster_url: str) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "GX_ANALYTICS_ENABLED": "false",
         "PYTHONPATH": str(ROOT),
-        # The run queue lets two tenants run at once: two cores are then busy without more threads each.
-        "OMP_NUM_THREADS": "2",
+        # Tenants run side by side; threads of one run would wait for each other, and sums would depend on their number.
+        "OMP_NUM_THREADS": "1",
     }
 
 

@@ -39,8 +39,8 @@ _STATE = """
 """
 
 _DATASET = """
-    select coalesce(md5(string_agg(distinct sha256, '|' order by sha256 collate "C")), '')
-    from raw.files where status = 'loaded'
+    select coalesce(md5(string_agg(sha256, '|' order by sha256 collate "C")), '')
+    from (select distinct sha256 from raw.files where status = 'loaded') as contents
 """
 
 

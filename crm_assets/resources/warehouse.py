@@ -23,6 +23,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 # Schemas whose tables dbt rebuilds as of a day: a run for an earlier day reads and writes copies of them.
 AS_OF_SCHEMAS = frozenset({"curated", "rfm", "audit"})
 AS_OF_SUFFIX = "_asof"
+# The one dbt table that keeps every day: there is no copy of it (meta keeps_history in its model).
+KEEPS_HISTORY = frozenset({"rfm.customer_rfm_history"})
 
 # PostgreSQL type OIDs -> Arrow; everything else is read as text.
 _ARROW_TYPES = {
@@ -73,8 +75,8 @@ class Warehouse:
         """The table, in the schema of the day this run is for when dbt builds it."""
         from crm_assets import tables
 
-        is_ours = f"{schema}.{name}" in tables.metadata.tables
-        suffix = self.schema_suffix if schema in AS_OF_SCHEMAS and not is_ours else ""
+        has_copy = schema in AS_OF_SCHEMAS and not {f"{schema}.{name}"} & (KEEPS_HISTORY | set(tables.metadata.tables))
+        suffix = self.schema_suffix if has_copy else ""
         return sql.Identifier(schema + suffix, name)
 
     def read(
