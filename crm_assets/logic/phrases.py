@@ -81,8 +81,10 @@ def day_texts(days: np.ndarray, as_of: date, language: str) -> Strings:
             texts.append("")
             continue
         day = np.datetime64(int(number), "D").astype(object)
-        pattern = phrases(language)["date" if day.year == as_of.year else "date_with_year"]
-        texts.append(format_date(day, pattern, locale=language))
+        patterns = phrases(language)["first_of_month" if day.day == 1 else "date"]
+        texts.append(
+            format_date(day, patterns["this_year" if day.year == as_of.year else "another"], locale=language)
+        )
     return np.array(texts, dtype=object)[where]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from crm_assets import rules as rules_module
 from crm_assets.logic import phrases, recommendations
-from crm_assets.logic.customers import AROMA_AXES
+from crm_assets.logic.customers import AROMA_AXES, day_number
 from crm_assets.logic.recommendations import RecommendationInputs, recommend
 
 AS_OF = date(2025, 12, 31)
@@ -469,6 +469,20 @@ def test_staff_read_the_facts_that_made_the_choice() -> None:
 def test_an_older_date_carries_its_year() -> None:
     row = estate().customer("c", (800, "w0"), (500, "w0")).items().set_index("wine_id").loc["w0"]
     assert row["explain_short"] == "client à reconquérir ; vin favori, dernière commande le 18 août 2024"
+
+
+@pytest.mark.parametrize(
+    ("day", "language", "text"),
+    [
+        (date(2025, 3, 12), "fr", "12 mars"),
+        (date(2025, 9, 1), "fr", "1er septembre"),
+        (date(2024, 9, 1), "fr", "1er septembre 2024"),
+        (date(2024, 9, 1), "en", "1 September 2024"),
+        (date(2025, 3, 1), "de", "1. März"),
+    ],
+)
+def test_dates_are_written_as_people_do(day: date, language: str, text: str) -> None:
+    assert phrases.day_texts(np.array([day_number(day), -1]), AS_OF, language).tolist() == [text, ""]
 
 
 def test_the_customer_reads_only_what_the_catalogue_says() -> None:

@@ -105,7 +105,7 @@ def profile_plot(profiles: pd.DataFrame) -> dg.MarkdownMetadataValue:
     figure = new_figure(10, 1.2 + 0.42 * len(profiles))
     axes = figure.subplots()
     axes.imshow(colours.to_numpy(), cmap="RdBu_r", vmin=-2, vmax=2, aspect="auto")
-    axes.set_xticks(range(len(features)), [name.replace("_", " ") for name in features], fontsize=8)
+    axes.set_xticks(range(len(features)), [name.replace("_", "\n") for name in features], fontsize=8)
     labels = profiles["cluster_id"] + "  " + profiles["cluster_name"] + " · " + profiles["size"].astype(str)
     axes.set_yticks(range(len(profiles)), labels.tolist(), fontsize=8)
     for row, values in enumerate(medians.to_numpy()):
