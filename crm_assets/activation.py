@@ -370,8 +370,9 @@ def _recheck(
     items = warehouse.read("recommendations", "items", audit.ITEM_COLUMNS, "run_id = %s", [run_id])
     shown = planned[["customer_id", "product_keys"]].explode("product_keys")
     shown = shown.rename(columns={"product_keys": "product_key"}).dropna()
-    items = items.merge(shown.drop_duplicates(), on=["customer_id", "product_key"], how="inner")
     known = facts[facts["customer_id"].isin(planned["customer_id"])]
+    items = items.merge(shown.drop_duplicates(), on=["customer_id", "product_key"], how="inner")
+    items = items[items["customer_id"].isin(known["customer_id"])]
     result = audit.audit(items, known, products, customer_wines, wines_sent, tenant, rules, as_of)
     return activation.held_back(planned, result.permissions, result.findings, campaign)
 

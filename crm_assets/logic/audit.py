@@ -24,8 +24,8 @@ ERROR, WARN = "ERROR", "WARN"
 FACT_COLUMNS = [
     "customer_id", "client_code", "population", "type", "status", "is_collective", "opt_in", "opt_in_date",
     "opt_in_source", "n_qualifying_orders", "email", "email_status", "is_email_contact", "is_refused",
-    "is_bounced", "last_contact_date", "contacts_90d", "last_order_date", "last_engagement_date", "birth_date",
-    "country", "price_75cl_ttc", "dominant_sweetness",
+    "is_bounced", "last_contact_date", "contacts_90d", "last_order_date", "last_engagement_date",
+    "birth_date", "country", "price_75cl_ttc", "dominant_sweetness",
 ]
 ITEM_COLUMNS = ["customer_id", "wine_id", "product_key", "scenario", "rank", "confidence"]
 PRODUCT_COLUMNS = [

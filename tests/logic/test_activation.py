@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import date
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
@@ -413,7 +413,7 @@ def test_current_data_hold_messages_back() -> None:
 
 
 class TestBrevo:
-    ARMED: dict[str, Any] = {
+    ARMED: ClassVar[dict[str, Any]] = {
         "live_allowed": True,
         "api_key": "xkeysib-test",
         "confirmed_plan_hash": "h",

@@ -1,0 +1,303 @@
+"""Planning and sending against a real database: once, in one transaction, and never past a closed gate."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from crm_assets import activation, documents, tables
+from crm_assets.campaigns import Campaign
+from crm_assets.logic import audit, gate
+from crm_assets.logic.activation import RefusalError
+from crm_assets.resources.warehouse import Warehouse
+from tests.logic import estate
+from tests.logic.estate import AS_OF, customer, facts, item, items, product, products
+
+NOW = datetime(2025, 12, 31, 7, tzinfo=UTC)
+TENANT = estate.tenant()
+RULES = TENANT.business_rules
+CAMPAIGN = Campaign.model_validate({"name": "spring", "kind": "reco", "subject": {"fr": "Notre sélection"}})
+
+# What dbt builds, with the columns that activation and the audit read.
+DBT_TABLES = """
+create table audit.customer_facts (
+    customer_id text, client_code text, population text, type text, status text, is_collective boolean,
+    opt_in boolean, opt_in_date date, opt_in_source text, n_qualifying_orders bigint, email text,
+    email_status text, is_email_contact boolean, is_refused boolean, is_bounced boolean,
+    last_contact_date date, contacts_90d bigint, last_order_date date, last_engagement_date date, birth_date date, country text,
+    postal_code text, language text, price_75cl_ttc numeric, dominant_sweetness text);
+create table curated.dim_products (
+    product_key text, wine_id text, kind text, label text, vintage integer, format_cl numeric, family text,
+    sweetness text, price_ttc numeric, price_75cl_ttc numeric, is_price_estimated boolean, stock_status text,
+    sold_by integer, url text, is_active boolean, is_archived boolean, is_inferred boolean);
+create table curated.file_accounting (file_id text, path text, quarantined bigint);
+create table rfm.customer_rfm (customer_id text, segment text);
+create table rfm.customer_wines (customer_id text, wine_id text, last_date date);
+"""
+
+
+def insert(warehouse: Warehouse, table: str, frame: pd.DataFrame) -> None:
+    """Rows of a frame into a table that Python does not own."""
+    columns = list(frame.columns)
+    marks = ", ".join(["%s"] * len(columns))
+    with warehouse.transaction() as connection:
+        connection.cursor().executemany(
+            f"insert into {table} ({', '.join(columns)}) values ({marks})".encode(),
+            [
+                [None if pd.isna(v) else v for v in row]
+                for row in frame.astype("object").itertuples(index=False)
+            ],
+        )
+
+
+def gated(warehouse: Warehouse, people: pd.DataFrame, run_id: str = "run", as_of: date = AS_OF) -> None:
+    """A run with two items for everybody, audited and gated as the assets do it."""
+    listed = items(
+        *[item(c, k, r) for c in people["customer_id"] for r, k in enumerate(["p1", "p2"], start=1)]
+    )
+    result = audit.audit(listed, people, products(), estate.bought(), estate.sent(), TENANT, RULES, as_of)
+    no_review = pd.DataFrame(columns=["customer_id", "wine_id", "scenario", "decision", "decided_at"])
+    actions = gate.next_actions(
+        people, result.permissions, result.scores, listed, no_review, "auto", RULES, NOW
+    )
+    decision = gate.decide(
+        actions, result.scores, audit.Breaker(100.0, False, ()), 0, False, as_of, NOW, RULES
+    )
+    components = dict.fromkeys(["collaborative", "content", "popularity", "rhythm", "margin", "season"], 0.5)
+    stored = listed.assign(
+        run_id=run_id, probability=0.1, reasons="{}", rules_version=RULES.version, **components
+    )
+    warehouse.replace_run(tables.items, stored, run_id)
+    warehouse.replace_run(tables.findings, result.findings.assign(run_id=run_id), run_id)
+    warehouse.replace_run(tables.scores, result.scores.assign(run_id=run_id), run_id)
+    warehouse.replace_run(tables.next_actions, actions.assign(run_id=run_id), run_id)
+    warehouse.replace_run(tables.decisions, decision.assign(run_id=run_id), run_id)
+
+
+@pytest.fixture
+def warehouse(tenant_warehouse: Warehouse) -> Warehouse:
+    """Thirty customers, the last one bounced, gated."""
+    tenant_warehouse.execute(DBT_TABLES)
+    people = facts(*[customer(f"c{n:02d}", is_bounced=n == 30) for n in range(1, 31)])
+    insert(tenant_warehouse, "audit.customer_facts", people)
+    catalogue = products(*[product(f"p{n}", vintage=2022) for n in range(1, 10)])
+    insert(tenant_warehouse, "curated.dim_products", catalogue)
+    insert(tenant_warehouse, "rfm.customer_rfm", people[["customer_id"]].assign(segment="Champions"))
+    gated(tenant_warehouse, people)
+    return tenant_warehouse
+
+
+def plan(warehouse: Warehouse, campaign: Campaign = CAMPAIGN, as_of: date = AS_OF) -> activation.PlanSummary:
+    return activation.plan_campaign(warehouse, TENANT, campaign, RULES, as_of, NOW)
+
+
+def send(warehouse: Warehouse, **given: Any) -> activation.SendSummary:
+    arguments = {"campaign": CAMPAIGN, "tenant": TENANT, "as_of": AS_OF, **given}
+    tenant, campaign, as_of = arguments.pop("tenant"), arguments.pop("campaign"), arguments.pop("as_of")
+    return activation.send_campaign(warehouse, tenant, campaign, RULES, as_of, NOW, **arguments)
+
+
+def outbox(warehouse: Warehouse) -> list[tuple[Any, ...]]:
+    return warehouse.rows("select message_id, address, status, batch_id from activation.messages order by 1")
+
+
+def refusal(action: Callable[[], Any]) -> str:
+    with pytest.raises(RefusalError) as raised:
+        action()
+    return raised.value.code
+
+
+def test_a_campaign_is_planned_once(warehouse: Warehouse) -> None:
+    first = plan(warehouse)
+    assert (first.is_new, first.audience, first.planned, first.holdout, first.batches) == (True, 29, 29, 0, 1)
+    assert first.left_out == {"NOT_ELIGIBLE": 1}
+    assert first.expires_on == AS_OF + timedelta(days=7)
+    before = outbox(warehouse)
+    second = plan(warehouse)
+    assert not second.is_new
+    assert second.plan_hash == first.plan_hash
+    assert outbox(warehouse) == before
+    assert {status for _, _, status, _ in before} == {"planned"}
+
+
+def test_a_newer_run_does_not_stale_a_plan(warehouse: Warehouse) -> None:
+    first = plan(warehouse)
+    gated(
+        warehouse, facts(*[customer(f"c{n:02d}") for n in range(1, 31)]), "later", AS_OF + timedelta(days=1)
+    )
+    again = plan(warehouse, as_of=AS_OF + timedelta(days=1))
+    assert (again.run_id, again.plan_hash, again.is_new) == ("run", first.plan_hash, False)
+    assert send(warehouse, as_of=AS_OF + timedelta(days=1)).messages == 29
+
+
+def test_two_planners_at_once_plan_once(warehouse: Warehouse) -> None:
+    plans: list[activation.PlanSummary] = []
+    threads = [threading.Thread(target=lambda: plans.append(plan(warehouse))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(p.is_new for p in plans) == [False, False, False, True]
+    assert len({p.plan_hash for p in plans}) == 1
+    assert len(outbox(warehouse)) == 29
+
+
+def test_a_weekly_campaign_is_planned_anew_each_week(warehouse: Warehouse) -> None:
+    weekly = CAMPAIGN.model_copy(update={"occurrence": "weekly"})
+    assert plan(warehouse, weekly).occurrence == "2026-W01"
+    assert plan(warehouse, weekly, AS_OF + timedelta(days=5)).occurrence == "2026-W02"
+    assert len(outbox(warehouse)) == 58
+
+
+def test_nothing_is_planned_past_the_gate(warehouse: Warehouse) -> None:
+    assert refusal(lambda: plan(warehouse, as_of=AS_OF + timedelta(days=8))) == "STALE_GATE"
+    assert refusal(lambda: plan(warehouse, as_of=AS_OF - timedelta(days=1))) == "HISTORICAL"
+    warehouse.execute("update gate.decisions set status = 'closed', reasons = '{CIRCUIT_BREAKER}'")
+    assert refusal(lambda: plan(warehouse)) == "GATE_CLOSED"
+    warehouse.execute("delete from gate.decisions")
+    assert refusal(lambda: plan(warehouse)) == "NO_DECISION"
+    assert outbox(warehouse) == []
+    assert warehouse.count("activation", "campaigns") == 0
+
+
+def test_a_historical_decision_is_never_in_force(warehouse: Warehouse) -> None:
+    warehouse.execute(
+        "insert into gate.decisions select 'past', as_of + 1, 'closed', '{HISTORICAL}', data_quality_score,"
+        " gate_export, n_customers, n_permitted, n_eligible, n_errors, n_warnings, mean_audit_score, true,"
+        " decided_at, rules_version"
+        " from gate.decisions"
+    )
+    assert plan(warehouse).run_id == "run"
+
+
+@pytest.mark.parametrize("what", ["spring", "*"])
+def test_a_pause_stops_planning_and_sending(warehouse: Warehouse, what: str) -> None:
+    pause = "insert into activation.pauses values ('1', %s, 'STOP file', 'the cellar master', now(), null)"
+    warehouse.execute(pause, [what])
+    assert refusal(lambda: plan(warehouse)) == "PAUSED"
+    assert outbox(warehouse) == []
+    warehouse.execute("update activation.pauses set resumed_at = now()")
+    plan(warehouse)
+    warehouse.execute("update activation.pauses set resumed_at = null")
+    assert refusal(lambda: send(warehouse)) == "PAUSED"
+
+
+def test_a_plan_that_fails_leaves_nothing(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("the disk is full")
+
+    monkeypatch.setattr(activation, "copy_frame", fail)
+    with pytest.raises(RuntimeError, match="disk is full"):
+        plan(warehouse)
+    for name in ("campaigns", "batches", "messages"):
+        assert warehouse.count("activation", name) == 0
+
+
+def test_a_dry_run_changes_no_message_and_writes_the_same_attempts_again(warehouse: Warehouse) -> None:
+    made = plan(warehouse)
+    before = outbox(warehouse)
+    first = send(warehouse)
+    attempts = warehouse.rows("select * from activation.attempts order by attempt_id")
+    assert (first.dry_run, first.messages, first.chunks, first.plan_hash) == (True, 29, 1, made.plan_hash)
+    assert send(warehouse) == first
+    assert warehouse.rows("select * from activation.attempts order by attempt_id") == attempts
+    assert warehouse.rows("select is_dry_run, outcome, n_messages from activation.attempts") == [
+        (True, "dry_run", 29)
+    ]
+    assert outbox(warehouse) == before
+
+
+def test_what_was_not_planned_or_has_expired_or_was_changed_is_not_sent(warehouse: Warehouse) -> None:
+    assert refusal(lambda: send(warehouse)) == "NOT_PLANNED"
+    plan(warehouse)
+    assert send(warehouse, as_of=AS_OF + timedelta(days=7)).messages == 29
+    assert refusal(lambda: send(warehouse, as_of=AS_OF + timedelta(days=8))) == "EXPIRED"
+    other = CAMPAIGN.model_copy(update={"subject": {"fr": "Autre chose"}})
+    assert refusal(lambda: send(warehouse, campaign=other)) == "PLAN_CHANGED"
+    assert refusal(lambda: send(warehouse, tenant=estate.tenant(siren="111111111"))) == "PLAN_CHANGED"
+    warehouse.execute(
+        "update activation.messages set params = '{\"items\": []}' where address = (select min(address)"
+        " from activation.messages)"
+    )
+    assert refusal(lambda: send(warehouse)) == "PLAN_CHANGED"
+
+
+def test_a_gate_closed_since_stops_the_send(warehouse: Warehouse) -> None:
+    plan(warehouse)
+    warehouse.execute(
+        "insert into gate.decisions select 'newer', as_of, 'closed', '{CIRCUIT_BREAKER}', 10, false,"
+        " n_customers, n_permitted, n_eligible, n_errors, n_warnings, mean_audit_score, false,"
+        " decided_at + interval '1 hour',"
+        " rules_version from gate.decisions"
+    )
+    assert refusal(lambda: send(warehouse)) == "GATE_CLOSED"
+    assert warehouse.count("activation", "attempts") == 0
+
+
+def test_current_data_decide_who_is_still_written_to(warehouse: Warehouse) -> None:
+    plan(warehouse)
+    warehouse.execute("update audit.customer_facts set is_refused = true where customer_id = 'c01'")
+    warehouse.execute(
+        "update audit.customer_facts set last_contact_date = '2025-12-30' where customer_id = 'c02'"
+    )
+    warehouse.execute("insert into rfm.customer_wines values ('c03', 'w1', '2025-12-29')")
+    warehouse.execute("delete from audit.customer_facts where customer_id = 'c04'")
+    done = send(warehouse)
+    assert done.messages == 25
+    assert done.held_back == {
+        "OBJECTED": 1,
+        "RECENT_DUPLICATE": 1,
+        "SILENCE_WINDOW": 1,
+        "UNKNOWN_CUSTOMER": 1,
+    }
+
+
+def test_a_really_sent_wine_is_seen_by_the_audit_and_a_planned_one_is_not(warehouse: Warehouse) -> None:
+    plan(warehouse)
+    assert activation.sent_wines(warehouse).empty
+    warehouse.execute(
+        "update activation.messages set status = 'sent', sent_at = %s where customer_id = 'c01'", [NOW]
+    )
+    assert activation.sent_wines(warehouse)["wine_id"].tolist() == ["w1", "w2"]
+
+
+def test_a_live_send_is_refused_and_leaves_no_trace(warehouse: Warehouse) -> None:
+    made = plan(warehouse)
+    armed = {"live_allowed": True, "api_key": "xkeysib-test", "confirmed_plan_hash": made.plan_hash}
+    assert refusal(lambda: send(warehouse, **armed)) == "LIVE_REFUSED"
+    assert warehouse.count("activation", "attempts") == 0
+
+
+def test_an_address_cannot_stand_twice_in_an_occurrence(warehouse: Warehouse) -> None:
+    plan(warehouse)
+    with pytest.raises(Exception, match="duplicate key"):
+        warehouse.execute(
+            "insert into activation.messages select 'x', campaign, occurrence, step, address, customer_id,"
+            " run_id, batch_id, scenario, wine_ids, product_keys, params, status, planned_at, sent_at"
+            " from activation.messages limit 1"
+        )
+
+
+def test_exports_and_report_of_a_run(warehouse: Warehouse, tmp_path: Path) -> None:
+    plan(warehouse)
+    written = documents.export_run(warehouse, "run", tmp_path)
+    assert sorted(path.name for path in written) == sorted(
+        f"{name}.{kind}"
+        for name in ("reco_output", "audit_output", "next_action_output", "run_summary")
+        for kind in ("csv", "json")
+    )
+    assert len((tmp_path / "reco_output.csv").read_text().splitlines()) == 61
+    before = {path.name: path.read_bytes() for path in written}
+    assert {
+        path.name: path.read_bytes() for path in documents.export_run(warehouse, "run", tmp_path)
+    } == before
+    report = documents.write_report(warehouse, TENANT, RULES, "run", tmp_path)
+    assert "spring" in report.read_text(encoding="utf-8")
+    with pytest.raises(LookupError, match="no decision"):
+        documents.export_run(warehouse, "other", tmp_path)
