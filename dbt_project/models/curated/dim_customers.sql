@@ -80,7 +80,7 @@ judged as (
     cross join volume
     cross join excluded
     left join activity on profiles.customer_id = activity.customer_id
-    offset 0
+    limit all
 
 )
 

@@ -57,16 +57,13 @@ ranked as (
 
 reversed as (
 
-    select bought.order_id
-    from ranked as bought
-    inner join ranked as credit
-        on
-            bought.customer_id = credit.customer_id
-            and bought.amount = credit.amount
-            and bought.bottles = credit.bottles
-            and bought.position = credit.position
-            and bought.order_date <= credit.order_date
-    where not bought.is_credit and credit.is_credit and credit.order_date <= {{ as_of() }}
+    select min(order_id) filter (where not is_credit) as order_id
+    from ranked
+    group by customer_id, amount, bottles, position
+    having
+        count(*) = 2
+        and min(order_date) filter (where not is_credit) <= min(order_date) filter (where is_credit)
+        and min(order_date) filter (where is_credit) <= {{ as_of() }}
 
 )
 

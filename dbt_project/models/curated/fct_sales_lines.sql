@@ -123,7 +123,7 @@ priced as (
             round(coalesce(joined.amount_ht, joined.quantity * joined.unit_price_ht) * (1 + joined.vat), 4)
         ) as gross
     from joined
-    offset 0
+    limit all
 
 )
 

@@ -64,7 +64,7 @@ read as (
         ), ',', '.')::numeric as centilitres,
         {{ normalize_label('members.kind') }} as kind_label
     from members
-    offset 0
+    limit all
 
 ),
 
@@ -98,7 +98,7 @@ classified as (
             ' +', ' ', 'g'
         )) as wine_label
     from read
-    offset 0
+    limit all
 
 )
 

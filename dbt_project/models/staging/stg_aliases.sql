@@ -16,7 +16,7 @@ cleaned as (
         coalesce({{ normalize_label('label') }}, '') as label,
         {{ client_code('product_key') }} as product_key
     from source
-    offset 0
+    limit all
 
 ),
 

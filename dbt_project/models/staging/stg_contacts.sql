@@ -1,6 +1,6 @@
 with source as (
 
-    select contacts.*, files.file_rank, files.date_order, files.is_spreadsheet
+    select contacts.*, files.file_rank, files.date_order, files.is_spreadsheet, files.year_pivot
     from {{ source('raw', 'contacts') }} as contacts
     inner join {{ ref('stg_files') }} as files on contacts.file_id = files.file_id
 
@@ -21,6 +21,7 @@ cleaned as (
         source_line,
         date_order,
         is_spreadsheet,
+        year_pivot,
         problems,
         email as raw_email,
         {{ client_code('client_code') }} as client_code,
@@ -30,7 +31,7 @@ cleaned as (
         coalesce({{ normalize_label('status') }}, '') as status_label,
         coalesce({{ clean_text('campaign_id') }}, '') as campaign_id
     from source
-    offset 0
+    limit all
 
 ),
 
@@ -38,9 +39,9 @@ typed as (
 
     select
         cleaned.*,
-        {{ parse_date('cleaned.contact_date', 'cleaned.date_order', 'cleaned.is_spreadsheet') }} as contact_day
+        {{ parse_date('cleaned.contact_date', 'cleaned.date_order', 'cleaned.is_spreadsheet', 'cleaned.year_pivot') }} as contact_day
     from cleaned
-    offset 0
+    limit all
 
 ),
 

@@ -1,6 +1,6 @@
 with source as (
 
-    select customers.*, files.file_rank, files.date_order, files.is_spreadsheet, files.file_date, files.modified_on
+    select customers.*, files.file_rank, files.date_order, files.is_spreadsheet, files.year_pivot, files.file_date, files.modified_on
     from {{ source('raw', 'customers') }} as customers
     inner join {{ ref('stg_files') }} as files on customers.file_id = files.file_id
 
@@ -41,6 +41,7 @@ cleaned as (
         coalesce(source.file_date, source.modified_on) as file_date,
         source.date_order,
         source.is_spreadsheet,
+        source.year_pivot,
         source.problems,
         source.type as raw_type,
         source.status as raw_status,
@@ -57,7 +58,7 @@ cleaned as (
         nullif(nullif({{ clean_text('source.birth_date') }}, '00/00/0000'), '0000-00-00') as birth_date,
         lower({{ clean_text('source.language') }}) as language
     from source
-    offset 0
+    limit all
 
 ),
 
@@ -65,10 +66,10 @@ typed as (
 
     select
         cleaned.*,
-        {{ parse_date('cleaned.opt_in_date', 'cleaned.date_order', 'cleaned.is_spreadsheet') }} as opt_in_day,
-        {{ parse_date('cleaned.birth_date', 'cleaned.date_order', 'cleaned.is_spreadsheet') }} as birth_day
+        {{ parse_date('cleaned.opt_in_date', 'cleaned.date_order', 'cleaned.is_spreadsheet', 'cleaned.year_pivot') }} as opt_in_day,
+        {{ parse_date('cleaned.birth_date', 'cleaned.date_order', 'cleaned.is_spreadsheet', 'cleaned.year_pivot') }} as birth_day
     from cleaned
-    offset 0
+    limit all
 
 ),
 

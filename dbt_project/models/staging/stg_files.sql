@@ -29,5 +29,8 @@ renamed as (
 
 select
     *,
+    -- Rules every row of the file needs, as columns: a join runs in parallel, a scalar subquery may not.
+    {{ rule_number('values.two_digit_year_pivot') }} as year_pivot,
+    {{ rule_text('tenant.document_numbers') }} = 'yearly' as has_yearly_numbers,
     row_number() over (order by order_key collate "C", file_id collate "C") as file_rank
 from renamed

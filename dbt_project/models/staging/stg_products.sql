@@ -19,11 +19,14 @@ cleaned as (
         {{ client_code('product_key') }} as product_key,
         {% for field in ['label', 'article', 'vintage', 'family', 'sub_family', 'macro_category', 'colour', 'kind',
                          'grape', 'sweetness', 'price_band', 'premium_tier', 'season_tags', 'is_active', 'is_archived',
-                         'allocation', 'url', 'image_url', 'description', 'awards'] + numbers -%}
-        {{ clean_text(field) }} as {{ field }}{{ ',' if not loop.last }}
+                         'allocation', 'url', 'image_url', 'description', 'awards'] -%}
+        {{ clean_text(field) }} as {{ field }},
+        {% endfor -%}
+        {% for field in numbers -%}
+        {{ number_text(field) }} as {{ field }}{{ ',' if not loop.last }}
         {% endfor -%}
     from source
-    offset 0
+    limit all
 
 ),
 
@@ -46,7 +49,7 @@ typed as (
             end
         end as tier
     from cleaned
-    offset 0
+    limit all
 
 ),
 

@@ -1,4 +1,5 @@
-{#- Three steps, each fenced with `offset 0` so that PostgreSQL computes a value once and not wherever it is named:
+{#- Three steps, each fenced with `limit all` so that PostgreSQL computes a value once and not wherever it
+    is named (`offset 0` would do so too, but never in parallel):
     texts cleaned, values typed, reasons to refuse the row. -#}
 with source as (
 
@@ -8,6 +9,8 @@ with source as (
         files.decimal_separator,
         files.date_order,
         files.is_spreadsheet,
+        files.year_pivot,
+        files.has_yearly_numbers,
         files.has_document_no
     from {{ source('raw', 'sales_lines') }} as lines
     inner join {{ ref('stg_files') }} as files on lines.file_id = files.file_id
@@ -23,6 +26,8 @@ cleaned as (
         decimal_separator,
         date_order,
         is_spreadsheet,
+        year_pivot,
+        has_yearly_numbers,
         has_document_no,
         problems,
 
@@ -44,11 +49,11 @@ cleaned as (
         nullif(nullif({{ clean_text('order_date') }}, '00/00/0000'), '0000-00-00') as order_date,
         nullif(nullif({{ clean_text('delivery_date') }}, '00/00/0000'), '0000-00-00') as delivery_date,
 
-        {{ clean_text('quantity') }} as quantity,
-        {{ clean_text('unit_price_ht') }} as unit_price_ht,
-        {{ clean_text('amount_ht') }} as amount_ht,
-        {{ clean_text('amount_ttc') }} as amount_ttc,
-        {{ clean_text('margin') }} as margin,
+        {{ number_text('quantity') }} as quantity,
+        {{ number_text('unit_price_ht') }} as unit_price_ht,
+        {{ number_text('amount_ht') }} as amount_ht,
+        {{ number_text('amount_ttc') }} as amount_ttc,
+        {{ number_text('margin') }} as margin,
 
         email as raw_email,
         {{ clean_text('postal_code') }} as postal_code,
@@ -58,7 +63,7 @@ cleaned as (
         {{ clean_text('delivery_postal_code') }} as delivery_postal_code,
         delivery_country as raw_delivery_country
     from source
-    offset 0
+    limit all
 
 ),
 
@@ -66,13 +71,13 @@ typed as (
 
     select
         cleaned.*,
-        {{ parse_date('cleaned.order_date', 'cleaned.date_order', 'cleaned.is_spreadsheet') }} as order_day,
-        {{ parse_date('cleaned.delivery_date', 'cleaned.date_order', 'cleaned.is_spreadsheet') }} as delivery_day,
+        {{ parse_date('cleaned.order_date', 'cleaned.date_order', 'cleaned.is_spreadsheet', 'cleaned.year_pivot') }} as order_day,
+        {{ parse_date('cleaned.delivery_date', 'cleaned.date_order', 'cleaned.is_spreadsheet', 'cleaned.year_pivot') }} as delivery_day,
         {% for field in ['quantity', 'unit_price_ht', 'amount_ht', 'amount_ttc', 'margin'] -%}
         {{ parse_number('cleaned.' ~ field, 'cleaned.decimal_separator') }} as {{ field }}_number{{ ',' if not loop.last }}
         {% endfor -%}
     from cleaned
-    offset 0
+    limit all
 
 ),
 
@@ -102,8 +107,7 @@ renamed as (
                 else coalesce(typed.order_day, typed.delivery_day)::text
             end,
             case
-                when {{ rule_text('tenant.document_numbers') }} = 'yearly'
-                    then extract(year from coalesce(typed.order_day, typed.delivery_day))
+                when typed.has_yearly_numbers then extract(year from coalesce(typed.order_day, typed.delivery_day))
             end
         )) as document_id,
 

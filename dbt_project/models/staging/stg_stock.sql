@@ -1,6 +1,6 @@
 with source as (
 
-    select stock.*, files.file_rank, files.decimal_separator, files.date_order, files.is_spreadsheet, files.file_date
+    select stock.*, files.file_rank, files.decimal_separator, files.date_order, files.is_spreadsheet, files.year_pivot, files.file_date
     from {{ source('raw', 'stock') }} as stock
     inner join {{ ref('stg_files') }} as files on stock.file_id = files.file_id
 
@@ -15,15 +15,16 @@ cleaned as (
         decimal_separator,
         date_order,
         is_spreadsheet,
+        year_pivot,
         file_date,
         problems,
         {{ client_code('product_key') }} as product_key,
         {{ clean_text('warehouse') }} as warehouse,
-        {{ clean_text('quantity') }} as quantity,
-        {{ clean_text('reserved') }} as reserved,
+        {{ number_text('quantity') }} as quantity,
+        {{ number_text('reserved') }} as reserved,
         nullif(nullif({{ clean_text('as_of') }}, '00/00/0000'), '0000-00-00') as stock_date
     from source
-    offset 0
+    limit all
 
 ),
 
@@ -33,9 +34,9 @@ typed as (
         cleaned.*,
         {{ parse_number('cleaned.quantity', 'cleaned.decimal_separator') }} as quantity_number,
         {{ parse_number('cleaned.reserved', 'cleaned.decimal_separator') }} as reserved_number,
-        {{ parse_date('cleaned.stock_date', 'cleaned.date_order', 'cleaned.is_spreadsheet') }} as stock_day
+        {{ parse_date('cleaned.stock_date', 'cleaned.date_order', 'cleaned.is_spreadsheet', 'cleaned.year_pivot') }} as stock_day
     from cleaned
-    offset 0
+    limit all
 
 ),
 
