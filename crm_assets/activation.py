@@ -177,7 +177,7 @@ def plan_campaign(
     planned.
 
     Nothing is sent. RefusalError: NO_DECISION, GATE_CLOSED, HISTORICAL, STALE_GATE, PAUSED, NOT_ACTIVE,
-    NOT_DUE, EMPTY_AUDIENCE, GATE_CHANGED.
+    NOT_DUE, EMPTY_AUDIENCE, GATE_CHANGED, ALREADY_PLANNED.
     """
     stored = _stored(warehouse, campaign.name, campaign.occurrence_on(as_of))
     if stored:
@@ -243,7 +243,14 @@ def _store(warehouse: Warehouse, plan: activation.Plan, gate: Gate, as_of: date,
                 "GATE_CHANGED", "a newer decision of the gate came in while planning; plan again"
             )
         copy_frame(connection, tables.batches, plan.batches)
-        copy_frame(connection, tables.messages, plan.messages.assign(planned_at=now))
+        try:
+            copy_frame(connection, tables.messages, plan.messages.assign(planned_at=now))
+        except psycopg.errors.UniqueViolation:
+            # PostgreSQL's own text quotes the address: it must not reach a log.
+            raise RefusalError(
+                "ALREADY_PLANNED",
+                f"an address has a message of {plan.campaign} {plan.occurrence} already; nothing was planned",
+            ) from None
     return True
 
 

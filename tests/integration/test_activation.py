@@ -30,8 +30,9 @@ create table audit.customer_facts (
     customer_id text, client_code text, population text, type text, status text, is_collective boolean,
     opt_in boolean, opt_in_date date, opt_in_source text, n_qualifying_orders bigint, email text,
     email_status text, is_email_contact boolean, is_refused boolean, is_bounced boolean,
-    last_contact_date date, contacts_90d bigint, last_order_date date, last_engagement_date date, birth_date date, country text,
-    postal_code text, language text, price_75cl_ttc numeric, dominant_sweetness text);
+    last_contact_date date, contacts_90d bigint, last_order_date date, last_engagement_date date,
+    birth_date date, country text, postal_code text, language text,
+    price_75cl_ttc numeric, dominant_sweetness text);
 create table curated.dim_products (
     product_key text, wine_id text, kind text, label text, vintage integer, format_cl numeric, family text,
     sweetness text, price_ttc numeric, price_75cl_ttc numeric, is_price_estimated boolean, stock_status text,
@@ -282,6 +283,21 @@ def test_an_address_cannot_stand_twice_in_an_occurrence(warehouse: Warehouse) ->
             " run_id, batch_id, scenario, wine_ids, product_keys, params, status, planned_at, sent_at"
             " from activation.messages limit 1"
         )
+
+
+def test_an_outbox_that_knows_an_address_is_not_overwritten_and_the_refusal_names_nobody(
+    warehouse: Warehouse,
+) -> None:
+    plan(warehouse)
+    warehouse.execute("delete from activation.campaigns")
+    warehouse.execute("delete from activation.batches")
+    before = outbox(warehouse)
+    with pytest.raises(RefusalError, match="ALREADY_PLANNED") as raised:
+        plan(warehouse)
+    assert "example.com" not in str(raised.value)
+    assert raised.value.__suppress_context__
+    assert outbox(warehouse) == before
+    assert warehouse.count("activation", "campaigns") == 0
 
 
 def test_exports_and_report_of_a_run(warehouse: Warehouse, tmp_path: Path) -> None:
