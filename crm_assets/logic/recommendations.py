@@ -725,10 +725,10 @@ def _content(world: _World, moment: _Moment, rows: Ints, targets: Ints, offer: I
         else:
             total += np.float32(NEUTRAL)
     wine_price = world.offers["price_75cl_ttc"].to_numpy(dtype="float64")[offer]
-    own = np.log(np.where(world.price[rows] > 0, world.price[rows], np.nan)).astype(np.float32)
-    other = np.log(np.where(wine_price > 0, wine_price, np.nan)).astype(np.float32)
-    closeness = np.exp(-np.abs(own[:, None] - other[None, :]))
-    total += np.nan_to_num(closeness, nan=NEUTRAL)
+    own = np.where(world.price[rows] > 0, world.price[rows], np.nan).astype(np.float32)[:, None]
+    other = np.where(wine_price > 0, wine_price, np.nan).astype(np.float32)[None, :]
+    closeness = np.minimum(own, other) / np.maximum(own, other)
+    total += np.nan_to_num(closeness, copy=False, nan=NEUTRAL)
     return total / np.float32(4.0)
 
 
