@@ -54,16 +54,16 @@ joined as (
 
         customers.customer_id,
         profiles.is_inferred as is_customer_inferred,
-        matches.product_key,
-        matches.matched_by,
-        matches.vintage_ambiguous,
+        lines.product_key,
+        lines.matched_by,
+        lines.is_vintage_ambiguous,
         products.wine_id,
         products.kind,
         products.label,
         products.is_inferred as is_product_inferred,
 
         case
-            when products.is_drink then coalesce(formats.coefficient, products.bottle_coefficient)
+            when products.is_drink then coalesce(lines.bottle_coefficient, products.bottle_coefficient)
             else 0
         end as bottle_coefficient,
 
@@ -86,15 +86,7 @@ joined as (
     from lines
     inner join {{ source('curated', 'customer_xref') }} as customers on lines.client_code = customers.client_code
     inner join {{ ref('customer_profiles') }} as profiles on customers.customer_id = profiles.customer_id
-    inner join {{ source('curated', 'product_matches') }} as matches
-        on
-            lines.raw_product_key = matches.raw_product_key
-            and lines.raw_product_label = matches.raw_product_label
-            and lines.raw_vintage = matches.raw_vintage
-            and matches.sale_year in (0, extract(year from lines.sale_date))
-    inner join {{ ref('product_profiles') }} as products on matches.product_key = products.product_key
-    inner join {{ ref('article_formats') }} as formats
-        on lines.raw_article = formats.article and lines.raw_product_label = formats.product_label
+    inner join {{ ref('product_profiles') }} as products on lines.product_key = products.product_key
     left join treatments on lines.document_type = treatments.document_type
     left join country_rates
         on coalesce(lines.delivery_country, lines.country, profiles.country) = country_rates.country
@@ -154,7 +146,7 @@ select
     treatment = 'credit' and (net > 0 or quantity > 0) as is_negated,
     coalesce(is_gift, false) as is_gift,
     is_document_inferred,
-    vintage_ambiguous as is_vintage_ambiguous,
+    is_vintage_ambiguous,
     is_product_inferred,
     is_customer_inferred,
     has_conflict,

@@ -16,14 +16,16 @@ sold as (
         sum(sales.amount_ht) as amount_ht,
         max(sales.sale_date) as last_sale_date
     from doubtful
-    inner join {{ ref('stg_sales_lines') }} as sales
+    inner join {{ source('raw', 'sales_lines') }} as texts
         on
-            doubtful.raw_product_key = sales.raw_product_key
-            and doubtful.raw_product_label = sales.raw_product_label
-            and doubtful.raw_vintage = sales.raw_vintage
+            doubtful.raw_product_key = coalesce(texts.product_key, '')
+            and doubtful.raw_product_label = coalesce(texts.product_label, '')
+            and doubtful.raw_vintage = coalesce(texts.vintage, '')
+    inner join {{ ref('fct_sales_lines') }} as sales
+        on
+            texts.file_id = sales.file_id
+            and texts.source_line = sales.source_line
             and doubtful.sale_year in (0, extract(year from sales.sale_date))
-    inner join {{ ref('sales_line_versions') }} as versions on sales.row_id = versions.row_id
-    where versions.is_current
     group by
         doubtful.raw_product_key, doubtful.raw_product_label, doubtful.raw_vintage, doubtful.sale_year
 

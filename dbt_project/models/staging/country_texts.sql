@@ -1,9 +1,8 @@
 -- Normalised once per distinct text: a million lines name a handful of countries.
 with texts as (
 
-    select country as country_text from {{ source('raw', 'sales_lines') }}
-    union
-    select delivery_country from {{ source('raw', 'sales_lines') }}
+    select unnest(array[country, delivery_country]) as country_text
+    from (select distinct country, delivery_country from {{ source('raw', 'sales_lines') }}) as sales
     union
     select country from {{ source('raw', 'customers') }}
 

@@ -76,25 +76,22 @@ refusals as (
 
 strangers as (
 
-    -- Customers no customer file knows: what the newest sale says of them.
+    -- Customers no customer file knows: what the newest sale that says anything says of them.
     select distinct on (xref.customer_id collate "C")
         xref.customer_id,
         emails.email,
-        sales.raw_email is not null as has_email,
-        sales.postal_code,
-        nullif(btrim(sales.city), '') as city,
+        texts.email is not null as has_email,
+        {{ clean_text('texts.postal_code') }} as postal_code,
+        {{ clean_text('texts.city') }} as city,
         sales.country
-    from {{ ref('stg_sales_lines') }} as sales
-    inner join {{ source('curated', 'customer_xref') }} as xref on sales.client_code = xref.client_code
+    from {{ source('curated', 'customer_xref') }} as xref
     left join survivors on xref.customer_id = survivors.customer_id
-    left join {{ source('staging', 'emails') }} as emails on sales.raw_email = emails.raw_email
+    inner join {{ ref('stg_sales_lines') }} as sales on xref.client_code = sales.client_code
+    inner join {{ source('raw', 'sales_lines') }} as texts
+        on sales.file_id = texts.file_id and sales.source_line = texts.source_line
+    left join {{ source('staging', 'emails') }} as emails on texts.email = emails.raw_email
     where survivors.customer_id is null and sales.codes is null
-    order by
-        xref.customer_id collate "C",
-        emails.email is not null desc,
-        sales.sale_date desc,
-        sales.file_rank desc,
-        sales.source_line desc
+    order by xref.customer_id collate "C", emails.email is not null desc, sales.sale_date desc, sales.row_id desc
 
 )
 

@@ -1,7 +1,7 @@
 -- Narrow on purpose: every window and every set of keys of the sales runs over these few columns.
 with lines as (
 
-    select row_id, file_rank, document_id, sale_date, line_no
+    select row_id, file_rank, document_id, sale_date, line_no, content_hash
     from {{ ref('stg_sales_lines') }}
     where codes is null
 
@@ -18,12 +18,16 @@ spans as (
 
 documents as (
 
+    -- The few that need a closer look.
     select
         document_id,
         max(sale_date) - min(sale_date) > {{ rule_number('documents.same_number_max_days') }} as is_far_apart,
         min(file_rank) < max(file_rank) as is_in_many_files
     from lines
     group by document_id
+    having
+        max(sale_date) - min(sale_date) > {{ rule_number('documents.same_number_max_days') }}
+        or min(file_rank) < max(file_rank)
 
 ),
 
@@ -62,13 +66,14 @@ identified as (
         lines.file_rank,
         lines.sale_date,
         lines.line_no,
+        lines.content_hash,
         case
             when reuses.started_on is null then lines.document_id
             else md5(lines.document_id || '|' || reuses.started_on)
         end as order_id,
-        documents.is_in_many_files
+        coalesce(documents.is_in_many_files, false) as is_in_many_files
     from lines
-    inner join documents on lines.document_id = documents.document_id
+    left join documents on lines.document_id = documents.document_id
     left join reuses
         on lines.document_id = reuses.document_id and lines.sale_date = reuses.sale_date and documents.is_far_apart
 
@@ -103,6 +108,7 @@ numbered as (
         identified.file_rank,
         identified.order_id,
         identified.line_no,
+        identified.content_hash,
         identified.line_no as line_key
     from identified
     where identified.line_no is not null
@@ -114,6 +120,7 @@ numbered as (
         unnumbered.file_rank,
         unnumbered.order_id,
         unnumbered.ordinal::text as line_no,
+        unnumbered.content_hash,
         unnumbered.sale_date || '#' || unnumbered.ordinal as line_key
     from (
         select
@@ -121,6 +128,7 @@ numbered as (
             file_rank,
             order_id,
             sale_date,
+            content_hash,
             row_number() over (partition by order_id, file_rank, sale_date order by row_id) as ordinal
         from identified
         where line_no is null
@@ -147,13 +155,19 @@ conflicts as (
             repeated.order_id = numbered.order_id
             and repeated.line_key = numbered.line_key
             and repeated.file_rank = numbered.file_rank
-    inner join {{ ref('stg_sales_lines') }} as content on numbered.row_id = content.row_id
     group by repeated.row_id
-    having
-        count(distinct concat_ws(
-            '|', content.raw_product_key, content.raw_product_label, content.raw_vintage, content.raw_article,
-            content.sale_date, content.quantity, content.amount_ht, content.amount_ttc
-        )) > 1
+    having min(numbered.content_hash) < max(numbered.content_hash)
+
+),
+
+newest_export as (
+
+    -- Where every export tells all, the documents that still exist; empty otherwise.
+    select distinct order_id
+    from identified
+    where
+        {{ rule_text('tenant.exports') }} = 'full'
+        and file_rank = (select max(spans.file_rank) from spans)
 
 )
 
@@ -164,18 +178,10 @@ select
     md5(numbered.order_id || '|' || numbered.line_key) as line_id,
     replaced.row_id is null
     and (repeated.row_id is null or repeated.row_id = numbered.row_id)
-    and (
-        {{ rule_text('tenant.exports') }} <> 'full'
-        or exists (
-            select 1
-            from identified as newest
-            where
-                newest.file_rank = (select max(spans.file_rank) from spans)
-                and newest.order_id = numbered.order_id
-        )
-    ) as is_current,
+    and ({{ rule_text('tenant.exports') }} <> 'full' or newest_export.order_id is not null) as is_current,
     conflicts.row_id is not null as has_conflict
 from numbered
 left join replaced on numbered.row_id = replaced.row_id
 left join repeated on numbered.order_id = repeated.order_id and numbered.line_key = repeated.line_key
 left join conflicts on numbered.row_id = conflicts.row_id
+left join newest_export on numbered.order_id = newest_export.order_id

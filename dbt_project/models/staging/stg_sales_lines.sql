@@ -55,9 +55,6 @@ cleaned as (
         {{ number_text('amount_ttc') }} as amount_ttc,
         {{ number_text('margin') }} as margin,
 
-        email as raw_email,
-        {{ clean_text('postal_code') }} as postal_code,
-        city,
         country as raw_country,
         {{ clean_text('delivery_name') }} as delivery_name,
         {{ clean_text('delivery_postal_code') }} as delivery_postal_code,
@@ -110,11 +107,16 @@ renamed as (
                 when typed.has_yearly_numbers then extract(year from coalesce(typed.order_day, typed.delivery_day))
             end
         )) as document_id,
+        -- Tells two lines with one number apart (the circuit breaker's DUPLICATE_LINE).
+        hashtextextended(concat_ws(
+            '|', typed.raw_product_key, typed.raw_product_label, typed.raw_vintage, typed.raw_article, typed.order_date,
+            typed.delivery_date, typed.quantity, typed.unit_price_ht, typed.amount_ht, typed.amount_ttc
+        ), 0) as content_hash,
 
-        typed.raw_product_key,
-        typed.raw_product_label,
-        typed.raw_vintage,
-        typed.raw_article,
+        matches.product_key,
+        matches.matched_by,
+        matches.vintage_ambiguous as is_vintage_ambiguous,
+        formats.coefficient as bottle_coefficient,
         typed.product_label,
 
         coalesce(typed.order_day, typed.delivery_day) as sale_date,
@@ -126,9 +128,6 @@ renamed as (
         typed.amount_ttc_number as amount_ttc,
         typed.margin_number as margin,
 
-        typed.raw_email,
-        typed.postal_code,
-        typed.city,
         countries.country,
         typed.delivery_name,
         typed.delivery_postal_code,
@@ -188,6 +187,14 @@ renamed as (
     left join
         {{ ref('country_texts') }} as delivery_countries
         on typed.raw_delivery_country = delivery_countries.country_text
+    left join {{ source('curated', 'product_matches') }} as matches
+        on
+            typed.raw_product_key = matches.raw_product_key
+            and typed.raw_product_label = matches.raw_product_label
+            and typed.raw_vintage = matches.raw_vintage
+            and matches.sale_year in (0, extract(year from coalesce(typed.order_day, typed.delivery_day)))
+    left join {{ ref('article_formats') }} as formats
+        on typed.raw_article = formats.article and typed.raw_product_label = formats.product_label
 
 )
 
