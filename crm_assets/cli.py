@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from pydantic import ValidationError
 from crm_assets.settings import ROOT, Settings, settings
 
 Result = dict[str, Any]
+PASSING_ON = ("test", "bench", "exec")
 
 
 class Refused(Exception):
@@ -116,9 +118,14 @@ def cmd_tenant_check(config: Settings, args: argparse.Namespace) -> Result:
     registry = _registry(config)
     problems = dict(registry.errors)
     from crm_assets import campaigns
+    from crm_assets.logic import landing
 
-    for slug in registry.tenants:
-        problems.update(campaigns.problems(registry.folder, slug))
+    for tenant in registry:
+        problems.update(campaigns.problems(registry.folder, tenant.slug))
+        try:
+            landing.load_source().with_tenant(tenant.source)
+        except ValueError as error:
+            problems[f"{tenant.slug}.source"] = f"{tenant.slug}.yaml: key 'source': {error}"
     if problems:
         raise Refused("; ".join(problems.values()))
     say(f"{len(registry.tenants)} tenant files are right")
@@ -146,12 +153,7 @@ def _nothing_new(config: Settings, tenant: Any, as_of: date | None) -> str | Non
         return None
     day = as_of or tenant.today(datetime.now(UTC))
     run_id = versions.run_id(
-        tenant.slug,
-        day.isoformat(),
-        versions.dataset_version(warehouse),
-        versions.state_version(warehouse),
-        tenant.business_rules.version,
-        versions.code_version(),
+        tenant, day, versions.dataset_version(warehouse), versions.state_version(warehouse)
     )
     row = warehouse.rows("select as_of, is_historical from gate.decisions where run_id = %s", [run_id])
     if not row:
@@ -187,8 +189,7 @@ def cmd_run(config: Settings, args: argparse.Namespace) -> Result:
         reasons = "; ".join(f"{step}: {reason}" for step, reason in outcome.failures.items())
         raise Refused(f"run {outcome.dagster_run_id} failed: {reasons or 'see the Dagster UI'}")
     warehouse = _warehouse(config, tenant.slug)
-    latest = warehouse.rows("select run_id from gate.decisions order by decided_at desc limit 1")
-    gate = _gate(warehouse, latest[0][0]) if latest else None
+    gate = _gate(warehouse, outcome.run_id)
     seconds = round(time.monotonic() - started, 1)
     if gate:
         say(
@@ -335,11 +336,22 @@ def cmd_send(config: Settings, args: argparse.Namespace) -> Result:
     return result
 
 
-def _call(command: list[str], environment: dict[str, str] | None = None) -> int:
+def _program(name: str, environment: dict[str, str]) -> str:
+    """A program of .venv, else of PATH."""
+    found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")]))
+    if found is None:
+        raise Refused(f"no program {name!r} in .venv or on PATH")
+    return found
+
+
+def _environment(more: dict[str, str] | None = None) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), **(more or {})}  # noqa: TID251
+
+
+def _call(command: list[str], more: dict[str, str] | None = None) -> int:
     say("$ " + " ".join(command))
-    program = str(Path(sys.executable).parent / command[0])
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}  # noqa: TID251
-    return subprocess.run([program, *command[1:]], cwd=ROOT, env=env).returncode
+    environment = _environment(more)
+    return subprocess.run([_program(command[0], environment), *command[1:]], cwd=ROOT, env=environment).returncode
 
 
 def cmd_test(config: Settings, args: argparse.Namespace) -> int:
@@ -379,7 +391,10 @@ def cmd_exec(config: Settings, args: argparse.Namespace) -> int:
 
     if not args.arguments:
         raise Refused("a command is expected, e.g.: ./crm exec dagster run list")
-    return _call(args.arguments, up.prepare(config, say))
+    environment = _environment(up.prepare(config, say))
+    program = _program(args.arguments[0], environment)
+    os.chdir(ROOT)
+    os.execve(program, args.arguments, environment)  # signals then reach the program itself
 
 
 # --- the parser
@@ -441,8 +456,7 @@ def parser() -> argparse.ArgumentParser:
         ("bench", cmd_bench, "measure the speeds that README.md states"),
         ("exec", cmd_exec, "run a program of .venv with the environment of ./crm up, e.g. dagster"),
     ):
-        made = add(name, function, text)
-        made.add_argument("arguments", nargs=argparse.REMAINDER)
+        add(name, function, text)
     return top
 
 
@@ -457,7 +471,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; the process's exit code."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # noqa: TID251 - before numpy loads; see up.dagster_environment
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-    args = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    # What follows these commands is another program's, options included.
+    passed_on = words[1:] if words and words[0] in PASSING_ON else []
+    args = parser().parse_args(words[: len(words) - len(passed_on)])
+    args.arguments = passed_on
     try:
         config = settings()
     except ValidationError as error:

@@ -54,7 +54,8 @@ class Cluster:
         if self.host.startswith("/"):
             return f"{scheme}://{credentials}@/{database}?{urlencode({'host': self.host, 'port': self.port, **options})}"
         query = f"?{urlencode(options)}" if options else ""
-        return f"{scheme}://{credentials}@{self.host}:{self.port}/{database}{query}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{credentials}@{host}:{self.port}/{database}{query}"
 
     def tenant_url(self, slug: str) -> str:
         return self.url(self.role(slug))
@@ -75,7 +76,7 @@ class Cluster:
             return
         except psycopg.OperationalError:
             pass  # missing, or a password of another secret: both are mended below, as administrator
-        with psycopg.connect(self.admin_url, autocommit=True) as admin:
+        with self._administrator() as admin:
             # Two first commands at once would both find nothing.
             admin.execute("select pg_advisory_lock(hashtext('crm ensure database'))")
             name = sql.Identifier(role)
@@ -83,15 +84,27 @@ class Cluster:
             known = admin.execute("select 1 from pg_roles where rolname = %s", [role]).fetchone()
             admin.execute(login.format(sql.SQL("alter" if known else "create"), name, sql.Literal(self.password(role))))
             if not admin.execute("select 1 from pg_database where datname = %s", [role]).fetchone():
-                if not known:
-                    # From PostgreSQL 16 on, who creates a role may not yet act for it.
-                    set_true = " with set true" if admin.info.server_version >= 160000 else ""
-                    admin.execute(sql.SQL("grant {} to current_user" + set_true).format(name))
+                # From PostgreSQL 16 on, who creates a role may not yet act for it.
+                set_true = " with set true" if admin.info.server_version >= 160000 else ""
+                admin.execute(sql.SQL("grant {} to current_user" + set_true).format(name))
+                # Nobody gets in before it is closed: a kill in between leaves it locked, not open.
                 admin.execute(
-                    sql.SQL("create database {} owner {} encoding 'UTF8' template template0").format(name, name)
+                    sql.SQL(
+                        "create database {} owner {} encoding 'UTF8' template template0 connection limit 0"
+                    ).format(name, name)
                 )
-                admin.execute(sql.SQL("revoke all on database {} from public").format(name))
+            admin.execute(sql.SQL("revoke all on database {} from public").format(name))
+            admin.execute(sql.SQL("alter database {} connection limit -1").format(name))
             self._close_common_databases(admin)
+
+    def _administrator(self) -> psycopg.Connection:
+        """A connection that may create; DatabaseError, without the URL's secrets, when there is none to be had."""
+        try:
+            return psycopg.connect(self.admin_url, autocommit=True, connect_timeout=10)
+        except psycopg.OperationalError as error:
+            where = "the embedded PostgreSQL" if self.config.database_url is None else "CRM_DATABASE_URL"
+            reason = " ".join(str(error).split())
+            raise DatabaseError(f"{where} at {self.host}:{self.port} cannot be used: {reason}") from None
 
     @staticmethod
     def _close_common_databases(admin: psycopg.Connection) -> None:

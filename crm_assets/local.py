@@ -238,10 +238,15 @@ class Owner:
     def run(self) -> int:
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = (self.folder / "owner.lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return 0  # somebody was faster: their server is ours
+        for attempt in range(20):  # whoever asks whether there is an owner holds the lock for an instant
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt == 19:
+                    return 0  # somebody was faster: their server is ours
+                time.sleep(0.05)
+        self.announcement.unlink(missing_ok=True)  # of an owner that was killed
         for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(sig, self._stop)
         postgres, server = self._start()
@@ -353,7 +358,7 @@ def _clients(server: Server) -> int:
 def _is_owned(folder: Path) -> bool:
     try:
         with (folder / "owner.lock").open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except BlockingIOError:
@@ -397,7 +402,8 @@ def ensure_server(config: Settings) -> Server:
         if server:
             return server
         if owner.poll():
-            raise ServerError(log_path.read_bytes()[start_of_log:].decode(errors="replace").strip().splitlines()[-1])
+            said = log_path.read_bytes()[start_of_log:].decode(errors="replace").split("\n")
+            raise ServerError(next((line for line in reversed(said) if line.strip()), f"it ended; see {log_path}"))
         time.sleep(0.05)
     raise ServerError(f"the embedded server did not come up; see {folder / 'postgres.log'}")
 

@@ -71,14 +71,7 @@ class TenantRun:
 
     @cached_property
     def run_id(self) -> str:
-        return versions.run_id(
-            self.tenant.slug,
-            self.as_of.isoformat(),
-            self.dataset_version,
-            self.state_version,
-            self.rules.version,
-            versions.code_version(),
-        )
+        return versions.run_id(self.tenant, self.as_of, self.dataset_version, self.state_version)
 
 
 def raw_folder(tenant: Tenant, config: Settings) -> str:
@@ -150,6 +143,7 @@ def tenant_run(
         now = datetime.now(UTC)
         day = as_of or tenant.today(now)
         warehouse = Warehouse(url, application_name=APPLICATION_NAME)
+        _drop_as_of_schemas(warehouse)  # left by a killed run
         historical = is_historical(warehouse, day)
         if historical:
             warehouse.schema_suffix = AS_OF_SUFFIX

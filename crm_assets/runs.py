@@ -12,9 +12,10 @@ from crm_assets.settings import Settings
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How a run ended: its id in Dagster, whether it succeeded, and the steps that failed with their error's class."""
+    """How a run ended: its ids, whether it succeeded, the steps that failed and why, the checks that did not pass."""
 
     dagster_run_id: str
+    run_id: str | None  # of spec.md §5, where the gate was reached
     succeeded: bool
     failures: dict[str, str]
     failed_checks: list[str]
@@ -60,4 +61,12 @@ def execute(
             for check in result.get_asset_check_evaluations()
             if not check.passed
         ]
-        return RunOutcome(result.run_id, result.success, failures, sorted(checks))
+        return RunOutcome(result.run_id, _gate_run_id(result), result.success, failures, sorted(checks))
+
+
+def _gate_run_id(result: Any) -> str | None:
+    """The recommendation run that the gate decided on."""
+    for event in result.get_asset_materialization_events():
+        if event.asset_key and list(event.asset_key.path) == ["gate", "decisions"]:
+            return str(event.materialization.metadata["run_id"].value)
+    return None

@@ -6,6 +6,8 @@ wrong beside what is right. No database and no Dagster here.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator
 from datetime import date, datetime
@@ -92,6 +94,13 @@ class Tenant(_Model):
         """The rules in force: the product's, with the tenant's overrides."""
         return rules_module.load(self.rules)
 
+    @cached_property
+    def version(self) -> str:
+        """First 12 hex of the SHA-256 of all that the estate's file says and a result may depend on, rules included."""
+        said = self.model_dump(mode="json", exclude={"brevo", "rules", "as_of"})
+        canonical = json.dumps([self.business_rules.version, said], sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
     @property
     def zone(self) -> ZoneInfo:
         return ZoneInfo(self.timezone)
@@ -146,6 +155,10 @@ class Registry:
         self.errors: dict[str, str] = {}
         for path in sorted(folder.glob("*.y*ml")) if folder.is_dir() else []:
             if path.suffix not in {".yaml", ".yml"}:
+                continue
+            if path.stem in self.tenants or path.stem in self.errors:
+                self.tenants.pop(path.stem, None)
+                self.errors[path.stem] = f"{path.name}: there is a {path.stem}.yaml too; keep one of the two"
                 continue
             try:
                 self.tenants[path.stem] = load_tenant(path)

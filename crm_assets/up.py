@@ -213,13 +213,14 @@ def _supervise(config: Settings, url: str, say: Callable[[str], None]) -> int:
         for name, command in processes(config).items():
             children[name] = _spawn(command, environment, logs / f"{name}.log")
         deadline = time.monotonic() + READY_SECONDS
-        announced = False
+        announced, misses = False, 0
         while not stopped_by:
             for name, child in children.items():
                 if child.poll() is not None:
                     say(f"{name} ended with {child.returncode}; its log: {logs / f'{name}.log'}")
                     return 1
-            if config.database_url is None and local.running_server(config) is None:
+            misses = misses + 1 if config.database_url is None and local.running_server(config) is None else 0
+            if misses >= 5:  # one connection that fails may be a busy moment
                 say(f"the embedded PostgreSQL is gone; its log: {config.home / 'postgres' / 'postgres.log'}")
                 return 1
             if not announced and _answers(url):

@@ -7,11 +7,13 @@ inputs are the same run.
 from __future__ import annotations
 
 import hashlib
+from datetime import date
 from functools import cache
 from pathlib import Path
 
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.settings import ROOT
+from crm_assets.tenants import Tenant
 
 # What decides a result: the computations, their SQL, wording and mapping. Numbers are the rules' own version.
 CODE_FOLDERS = (
@@ -68,6 +70,10 @@ def state_version(warehouse: Warehouse) -> str:
     return str(warehouse.rows(_STATE)[0][0])
 
 
-def run_id(tenant: str, as_of: str, dataset: str, state: str, rules: str, code: str) -> str:
-    """First 16 hex of sha256(tenant, as_of, dataset_version, state_version, rules_version, code_version)."""
-    return hashlib.sha256("\n".join([tenant, as_of, dataset, state, rules, code]).encode()).hexdigest()[:16]
+def run_id(tenant: Tenant, as_of: date, dataset: str, state: str) -> str:
+    """First 16 hex of sha256(tenant, as_of, dataset_version, state_version, rules_version, code_version).
+
+    The rules are all that the tenant's file says: a run under other send countries is another run.
+    """
+    parts = [tenant.slug, as_of.isoformat(), dataset, state, tenant.version, code_version()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -114,15 +114,18 @@ def dropped_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.S
     for tenant in Registry(config.tenants):
         if tenant.slug not in partitions:
             continue
+        drop = drops.get(tenant.slug, Drop(tenant.slug))
+        zone = DropZone(run_context.raw_folder(tenant, config))
         try:
-            files = DropZone(run_context.raw_folder(tenant, config)).list()
+            if drop.landed_fingerprint and not zone.exists():
+                raise FileNotFoundError("it is not there any more; is a share not mounted?")
+            files = zone.list()
         except OSError as error:  # one estate's folder out of reach must not stop the others
             control.raise_alert(tenant.slug, "drop-folder", f"the drop folder cannot be read: {error}", now)
             unreachable.append(tenant.slug)
             continue
         control.recover(tenant.slug, "drop-folder", now)
         state = fingerprint({file.path: file.signature for file in files})
-        drop = drops.get(tenant.slug, Drop(tenant.slug))
         looks[tenant.slug] = state
         rules = tenant.business_rules.automation
         settled = drop.looked_fingerprint == state

@@ -21,7 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from crm_assets import run_context
 from crm_assets.dbt_manifest import MANIFEST, PROJECT, dbt_executable
-from crm_assets.defs.common import STATE_TABLES, TenantRun, tenants_partitions
+from crm_assets.defs.common import STATE_TABLES, TenantRun, new_figure, plot, tenants_partitions
 
 project = DbtProject(project_dir=PROJECT)
 _STATE = {(table.schema, table.name) for table in STATE_TABLES}
@@ -108,6 +108,8 @@ def connection_variables(tenant_run: run_context.TenantRun) -> dict[str, str]:
         "CRM_DBT_USER": str(parts["user"]),
         "CRM_DBT_PASSWORD": str(parts["password"]),
         "CRM_DBT_DBNAME": str(parts["dbname"]),
+        "CRM_DBT_SSLMODE": str(parts.get("sslmode", "prefer")),
+        "CRM_DBT_SSLROOTCERT": str(parts.get("sslrootcert", "")),
         "CRM_DBT_APPLICATION_NAME": run_context.DBT_APPLICATION_NAME,
         "CRM_DBT_SCHEMA_SUFFIX": tenant_run.warehouse.schema_suffix,
     }
@@ -123,11 +125,27 @@ def _build(
     for event in invocation.stream():
         if isinstance(event, dg.Output):
             stage, model = context.asset_key_for_output(event.output_name).path
-            rows = tenant_run.warehouse.count(stage, model)
-            event = event.with_metadata(
-                {**event.metadata, "dagster/row_count": rows, "as_of": tenant_run.as_of.isoformat()}
-            )
+            shown: dict[str, Any] = {
+                **event.metadata,
+                "dagster/row_count": tenant_run.warehouse.count(stage, model),
+                "as_of": tenant_run.as_of.isoformat(),
+            }
+            if (stage, model) == ("rfm", "customer_rfm"):
+                shown["segment_sizes"] = _segment_sizes(tenant_run)
+            event = event.with_metadata(shown)
         yield event
+
+
+def _segment_sizes(tenant_run: run_context.TenantRun) -> dg.MarkdownMetadataValue:
+    """How many customers each RFM segment has, as a picture."""
+    segments = tenant_run.warehouse.read("rfm", "customer_rfm", columns=["segment"])["segment"].value_counts()
+    figure = new_figure(height=3)
+    axes = figure.subplots()
+    bars = axes.barh(list(segments.index)[::-1], list(segments)[::-1], color="#7b2d43")
+    axes.bar_label(bars, padding=3)
+    axes.set_title(f"Customers by RFM segment, {tenant_run.as_of.isoformat()}")
+    axes.spines[["top", "right"]].set_visible(False)
+    return plot(figure)
 
 
 @dbt_assets(
