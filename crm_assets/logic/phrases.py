@@ -183,10 +183,11 @@ def sentence(scenario: str, language: str, product: dict[str, Any]) -> str:
     """
     wording = phrases(language)
     details = []
-    grape, vintage = _text(product.get("grape")), product.get("vintage")
-    if grape:
+    label, grape, vintage = _text(product.get("label")), _text(product.get("grape")), product.get("vintage")
+    # What the name already says is not said again.
+    if grape and grape.lower() not in label.lower():
         details.append(wording["grape"].format(grape=grape))
-    if vintage is not None and not pd.isna(vintage):
+    if vintage is not None and not pd.isna(vintage) and str(int(vintage)) not in label:
         details.append(wording["vintage"].format(vintage=int(vintage)))
     taste = taste_words(product, language)
     if taste:
@@ -194,7 +195,7 @@ def sentence(scenario: str, language: str, product: dict[str, Any]) -> str:
     awards = _text(product.get("awards"))
     if awards:
         details.append(wording["awards"].format(awards=awards))
-    opening = wording["sentence"][scenario].format(name=_text(product.get("label")) or wording["this_wine"])
+    opening = wording["sentence"][scenario].format(name=label or wording["this_wine"])
     return (
         f"{opening} : {', '.join(details)}."
         if details and language == "fr"

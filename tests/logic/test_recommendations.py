@@ -486,7 +486,7 @@ def test_dates_are_written_as_people_do(day: date, language: str, text: str) -> 
 
 
 def test_the_customer_reads_only_what_the_catalogue_says() -> None:
-    wine = product("w", label="Riesling Muenchberg", vintage=2022, aroma_mineral=5.0, awards="Or Paris 2024")
+    wine = product("w", label="Muenchberg", vintage=2022, aroma_mineral=5.0, awards="Or Paris 2024")
     made = (
         Estate(wine)
         .customer("c", language="FR")
@@ -496,12 +496,18 @@ def test_the_customer_reads_only_what_the_catalogue_says() -> None:
     made.customer("f", language="it").customer("g")
     sentences = made.items(locale="en").set_index("customer_id")["customer_sentence"]
     assert sentences["c"] == (
-        "Pour faire connaissance avec le domaine, Riesling Muenchberg : cépage Riesling, millésime 2022, "
+        "Pour faire connaissance avec le domaine, Muenchberg : cépage Riesling, millésime 2022, "
         "un vin minéral, distinctions Or Paris 2024."
     )
-    assert sentences["d"].startswith("Zum Kennenlernen des Guts, Riesling Muenchberg: Rebsorte Riesling")
-    assert sentences["e"].startswith("To get to know the estate, Riesling Muenchberg: grape Riesling")
+    assert sentences["d"].startswith("Zum Kennenlernen des Guts, Muenchberg: Rebsorte Riesling")
+    assert sentences["e"].startswith("To get to know the estate, Muenchberg: grape Riesling")
     assert sentences["f"] == sentences["e"] == sentences["g"], "a language we do not write is the estate's"
+
+
+def test_a_sentence_does_not_repeat_what_the_name_says() -> None:
+    wine = product("w", label="Riesling Tradition 2023", vintage=2023, grape="Riesling", aroma_floral=4.0)
+    text = phrases.sentence("rebuy", "fr", wine)
+    assert text == "Vous connaissez déjà Riesling Tradition 2023 : un vin floral."
 
 
 @pytest.mark.parametrize("language", phrases.LANGUAGES)

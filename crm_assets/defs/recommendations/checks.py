@@ -120,7 +120,7 @@ def recommendation_list_expectations(
     items = _items(tenant_run, [column.name for column in tables.items.columns]).drop(columns="reasons")
     gxe = gx.expectations
     most = tenant_run.rules.recommendations.max_per_customer
-    holes = r"\b(None|nan|NaN|NaT|null)\b|[{}]"
+    holes = r"\b(?:None|nan|NaN|NaT|null)\b|[{}]"
     expectations: list[Any] = [
         gxe.ExpectTableColumnsToMatchSet(column_set=list(items.columns), exact_match=True),
         gxe.ExpectCompoundColumnsToBeUnique(column_list=["customer_id", "wine_id"]),
