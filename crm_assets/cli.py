@@ -239,7 +239,7 @@ def cmd_status(config: Settings, args: argparse.Namespace) -> Result:
             " and deleted_at is null order by path"
         )
         actions = warehouse.rows(
-            "select coalesce(reason, 'ELIGIBLE'), count(*) from gate.next_actions where run_id ="
+            "select case when eligible then 'ELIGIBLE' else reason end, count(*) from gate.next_actions where run_id ="
             " (select run_id from gate.decisions where not is_historical order by as_of desc, decided_at desc limit 1)"
             " group by 1 order by 2 desc, 1"
         )
@@ -314,10 +314,14 @@ def cmd_export(config: Settings, args: argparse.Namespace) -> Result:
 
 def _activation(config: Settings, args: argparse.Namespace, what: Callable[..., Result]) -> Result:
     from crm_assets import run_context
+    from crm_assets.logic.activation import RefusalError
 
     tenant = _registry(config).get(args.tenant)
     with run_context.tenant_run(tenant, say=say) as run:
-        return what(run, args.campaign)
+        try:
+            return what(run, args.campaign)
+        except RefusalError as error:
+            raise Refused(str(error)) from error
 
 
 def cmd_plan(config: Settings, args: argparse.Namespace) -> Result:

@@ -90,10 +90,13 @@ def gate_decisions(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> 
         tenant_run.rules,
     )
     warehouse.replace_run(tables.decisions, decision.assign(run_id=run_id), run_id)
+    # Only here: a folder whose run stopped short of the gate must be asked for again.
+    tenant_run.mark_refreshed()
     row = decision.iloc[0]
     return materialized(
         1,
         run=tenant_run,
+        run_id=run_id,
         status=row["status"],
         reasons=", ".join(row["reasons"]) or "none",
         eligible=int(row["n_eligible"]),
