@@ -107,12 +107,12 @@ priced as (
         joined.*,
         coalesce(
             joined.amount_ht,
-            round(joined.amount_ttc / (1 + joined.vat), 4),
+            trim_scale(round(joined.amount_ttc / (1 + joined.vat), 4)),
             joined.quantity * joined.unit_price_ht
         ) as net,
         coalesce(
             joined.amount_ttc,
-            round(coalesce(joined.amount_ht, joined.quantity * joined.unit_price_ht) * (1 + joined.vat), 4)
+            trim_scale(round(coalesce(joined.amount_ht, joined.quantity * joined.unit_price_ht) * (1 + joined.vat), 4))
         ) as gross
     from joined
     limit all
