@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -175,6 +176,21 @@ def _answers(url: str) -> bool:
         return False
 
 
+def _load_error(url: str) -> str | None:
+    """Why the code location could not be loaded, as the webserver tells it; None when it is there."""
+    query = "{workspaceOrError{... on Workspace{locationEntries{locationOrLoadError{... on PythonError{message}}}}}}"
+    request = urllib.request.Request(
+        f"{url}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as response:
+        answer = json.load(response)
+    for entry in answer["data"]["workspaceOrError"].get("locationEntries", []):
+        error = (entry["locationOrLoadError"] or {}).get("message")
+        if error:
+            return str(error).strip()
+    return None
+
+
 def up(config: Settings, say: Callable[[str], None]) -> int:
     """Run the product until a signal, or until one of its programs ends; 0 or 1."""
     config.home.mkdir(parents=True, exist_ok=True)
@@ -225,6 +241,10 @@ def _supervise(config: Settings, url: str, say: Callable[[str], None]) -> int:
                 return 1
             if not announced and _answers(url):
                 announced = True
+                problem = _load_error(url)
+                if problem:
+                    say(f"the code location does not load: {problem}")
+                    return 1
                 say(f"Dagster UI: {url}   (Ctrl-C stops everything; logs in {logs})")
             elif not announced and time.monotonic() > deadline:
                 say(f"the UI did not answer within {READY_SECONDS} s; see {logs / 'webserver.log'}")

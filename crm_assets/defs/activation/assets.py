@@ -60,7 +60,7 @@ def _said(lines: list[str]) -> dg.MarkdownMetadataValue:
 
 
 @dg.multi_asset(
-    name="plan_campaign",
+    name="activation__plan",
     specs=[
         table_spec(
             tables.campaigns, deps=_GATED, description="Planned once per occurrence from the gate in force."
@@ -121,7 +121,7 @@ def plan_campaign(
 
 
 @dg.multi_asset(
-    name="send_campaign",
+    name="activation__send",
     specs=[
         table_spec(
             tables.attempts,
