@@ -229,7 +229,7 @@ def _supervise(config: Settings, url: str, say: Callable[[str], None]) -> int:
         for name, command in processes(config).items():
             children[name] = _spawn(command, environment, logs / f"{name}.log")
         deadline = time.monotonic() + READY_SECONDS
-        announced, misses = False, 0
+        announced, told, misses = False, False, 0
         while not stopped_by:
             for name, child in children.items():
                 if child.poll() is not None:
@@ -240,11 +240,13 @@ def _supervise(config: Settings, url: str, say: Callable[[str], None]) -> int:
                 say(f"the embedded PostgreSQL is gone; its log: {config.home / 'postgres' / 'postgres.log'}")
                 return 1
             if not announced and _answers(url):
-                announced = True
                 problem = _load_error(url)
-                if problem:
+                if problem and "UserCodeUnreachable" not in problem:
                     say(f"the code location does not load: {problem}")
                     return 1
+                announced = problem is None
+            if announced and not told:
+                told = True
                 say(f"Dagster UI: {url}   (Ctrl-C stops everything; logs in {logs})")
             elif not announced and time.monotonic() > deadline:
                 say(f"the UI did not answer within {READY_SECONDS} s; see {logs / 'webserver.log'}")
