@@ -1,6 +1,11 @@
 with lines as (
 
-    select order_id, count(*) as lines, sum(amount_ht) as amount_ht, sum(amount_ttc) as amount_ttc, sum(bottles) as bottles
+    select
+        order_id,
+        count(*) as lines,
+        sum(amount_ht) as amount_ht,
+        sum(amount_ttc) as amount_ttc,
+        sum(bottles) as bottles
     from {{ ref('fct_sales_lines') }}
     group by order_id
 

@@ -56,7 +56,9 @@ reactions as (
     select
         lower(address) as address,
         occurred_at::date as happened_on,
-        event in ('hard_bounce', 'hardBounces', 'blocked', 'invalid', 'invalid_email', 'spam', 'complaint') as is_bounced,
+        event in (
+            'hard_bounce', 'hardBounces', 'blocked', 'invalid', 'invalid_email', 'spam', 'complaint'
+        ) as is_bounced,
         event in ('click', 'clicked', 'reply', 'replied') as is_engagement
     from {{ source('outcomes', 'events') }}
 

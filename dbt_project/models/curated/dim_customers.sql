@@ -40,7 +40,7 @@ own_refusals as (
 
 excluded as (
 
-    -- COMPTOIR, CLIENTS DIVERS, VENTE CAVEAU 2: the word alone or with what tills add to it, never RESTAURANT LE CAVEAU.
+    -- COMPTOIR, CLIENTS DIVERS, VENTE CAVEAU 2: the word alone or with what tills add, never RESTAURANT LE CAVEAU.
     select
         '^(?:(?:CLIENT|VENTE|COMPTE)S? )?(?:(?:DE|DU|AU|LE|LA) )?(?:'
         || string_agg({{ normalize_label('value') }}, '|')

@@ -43,7 +43,8 @@ snapshots as (
         group by stock.file_id
         having
             count(distinct stock.product_key) >= {{ rule_number('products.stock_coverage_min') }} * (
-                select count(*) from profiles where is_active and not is_archived and not is_inferred
+                select count(*) from profiles as active
+                where active.is_active and not active.is_archived and not active.is_inferred
             )
     ) as covering
 

@@ -16,7 +16,9 @@ countries as (
 phones as (
 
     -- A number is read in the country of its row; the reading of that very country comes first.
-    select raw_phone, country, phone from {{ source('staging', 'phones') }} where phone is not null
+    select raw_phone, country, phone
+    from {{ source('staging', 'phones') }}
+    where phone is not null
 
 ),
 

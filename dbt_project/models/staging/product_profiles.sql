@@ -25,22 +25,21 @@ inferred as (
 members as (
 
     select
-        product_key, label, normalized_label, article, vintage, family, sub_family, macro_category, colour, kind,
-        grape, sweetness, price_ttc, cost, margin, price_band, premium_tier, aroma_fruit, aroma_floral, aroma_spice,
-        aroma_mineral, aroma_acidity, aroma_body, aroma_tannin, season_tags, allocation, sold_by, url, image_url,
-        description, awards,
-        coalesce(is_active, true) as is_active,
-        coalesce(is_archived, false) as is_archived,
-        false as is_inferred
+        coalesce(catalogue.product_key, inferred.product_key) as product_key,
+        coalesce(catalogue.label, inferred.label) as label,
+        coalesce(catalogue.normalized_label, {{ normalize_label('inferred.label') }}) as normalized_label,
+        coalesce(catalogue.vintage, substring(inferred.raw_vintage from '(?:19|20)[0-9]{2}')::int) as vintage,
+        {% for field in ['article', 'family', 'sub_family', 'macro_category', 'colour', 'kind', 'grape', 'sweetness',
+                         'price_ttc', 'cost', 'margin', 'price_band', 'premium_tier', 'aroma_fruit', 'aroma_floral',
+                         'aroma_spice', 'aroma_mineral', 'aroma_acidity', 'aroma_body', 'aroma_tannin', 'season_tags',
+                         'allocation', 'sold_by', 'url', 'image_url', 'description', 'awards'] -%}
+        catalogue.{{ field }},
+        {% endfor -%}
+        inferred.product_key is null and coalesce(catalogue.is_active, true) as is_active,
+        coalesce(catalogue.is_archived, false) as is_archived,
+        inferred.product_key is not null as is_inferred
     from catalogue
-
-    union all
-
-    select
-        product_key, label, {{ normalize_label('label') }}, null, substring(raw_vintage from '(?:19|20)[0-9]{2}')::int,
-        null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null, null,
-        null, null, null, null, null, null, null, null, false, false, true
-    from inferred
+    full outer join inferred on catalogue.product_key = inferred.product_key
 
 ),
 

@@ -39,7 +39,9 @@ typed as (
 
     select
         cleaned.*,
-        {{ parse_date('cleaned.contact_date', 'cleaned.date_order', 'cleaned.is_spreadsheet', 'cleaned.year_pivot') }} as contact_day
+        {{ parse_date(
+            'cleaned.contact_date', 'cleaned.date_order', 'cleaned.is_spreadsheet', 'cleaned.year_pivot'
+        ) }} as contact_day
     from cleaned
     limit all
 
@@ -55,7 +57,8 @@ renamed as (
         typed.client_code,
         emails.email,
         case
-            when coalesce(typed.channel, '') in ('', 'email', 'e mail', 'mail', 'courriel', 'mailing', 'emailing') then 'email'
+            when coalesce(typed.channel, '') in ('', 'email', 'e mail', 'mail', 'courriel', 'mailing', 'emailing')
+                then 'email'
             when typed.channel in ('telephone', 'tel', 'phone', 'appel') then 'phone'
             when typed.channel in ('courrier', 'poste', 'postal', 'post', 'letter') then 'post'
             else typed.channel

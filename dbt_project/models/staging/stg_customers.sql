@@ -1,6 +1,13 @@
 with source as (
 
-    select customers.*, files.file_rank, files.date_order, files.is_spreadsheet, files.year_pivot, files.file_date, files.modified_on
+    select
+        customers.*,
+        files.file_rank,
+        files.date_order,
+        files.is_spreadsheet,
+        files.year_pivot,
+        files.file_date,
+        files.modified_on
     from {{ source('raw', 'customers') }} as customers
     inner join {{ ref('stg_files') }} as files on customers.file_id = files.file_id
 
@@ -66,8 +73,12 @@ typed as (
 
     select
         cleaned.*,
-        {{ parse_date('cleaned.opt_in_date', 'cleaned.date_order', 'cleaned.is_spreadsheet', 'cleaned.year_pivot') }} as opt_in_day,
-        {{ parse_date('cleaned.birth_date', 'cleaned.date_order', 'cleaned.is_spreadsheet', 'cleaned.year_pivot') }} as birth_day
+        {{ parse_date(
+            'cleaned.opt_in_date', 'cleaned.date_order', 'cleaned.is_spreadsheet', 'cleaned.year_pivot'
+        ) }} as opt_in_day,
+        {{ parse_date(
+            'cleaned.birth_date', 'cleaned.date_order', 'cleaned.is_spreadsheet', 'cleaned.year_pivot'
+        ) }} as birth_day
     from cleaned
     limit all
 

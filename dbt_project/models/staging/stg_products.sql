@@ -16,15 +16,15 @@ cleaned as (
         source_line,
         decimal_separator,
         problems,
-        {{ client_code('product_key') }} as product_key,
         {% for field in ['label', 'article', 'vintage', 'family', 'sub_family', 'macro_category', 'colour', 'kind',
                          'grape', 'sweetness', 'price_band', 'premium_tier', 'season_tags', 'is_active', 'is_archived',
                          'allocation', 'url', 'image_url', 'description', 'awards'] -%}
         {{ clean_text(field) }} as {{ field }},
         {% endfor -%}
         {% for field in numbers -%}
-        {{ number_text(field) }} as {{ field }}{{ ',' if not loop.last }}
+        {{ number_text(field) }} as {{ field }},
         {% endfor -%}
+        {{ client_code('product_key') }} as product_key
     from source
     limit all
 

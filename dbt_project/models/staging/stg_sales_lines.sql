@@ -68,11 +68,15 @@ typed as (
 
     select
         cleaned.*,
-        {{ parse_date('cleaned.order_date', 'cleaned.date_order', 'cleaned.is_spreadsheet', 'cleaned.year_pivot') }} as order_day,
-        {{ parse_date('cleaned.delivery_date', 'cleaned.date_order', 'cleaned.is_spreadsheet', 'cleaned.year_pivot') }} as delivery_day,
         {% for field in ['quantity', 'unit_price_ht', 'amount_ht', 'amount_ttc', 'margin'] -%}
-        {{ parse_number('cleaned.' ~ field, 'cleaned.decimal_separator') }} as {{ field }}_number{{ ',' if not loop.last }}
+        {{ parse_number('cleaned.' ~ field, 'cleaned.decimal_separator') }} as {{ field }}_number,
         {% endfor -%}
+        {{ parse_date(
+            'cleaned.order_date', 'cleaned.date_order', 'cleaned.is_spreadsheet', 'cleaned.year_pivot'
+        ) }} as order_day,
+        {{ parse_date(
+            'cleaned.delivery_date', 'cleaned.date_order', 'cleaned.is_spreadsheet', 'cleaned.year_pivot'
+        ) }} as delivery_day
     from cleaned
     limit all
 

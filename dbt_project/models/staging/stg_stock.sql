@@ -1,6 +1,13 @@
 with source as (
 
-    select stock.*, files.file_rank, files.decimal_separator, files.date_order, files.is_spreadsheet, files.year_pivot, files.file_date
+    select
+        stock.*,
+        files.file_rank,
+        files.decimal_separator,
+        files.date_order,
+        files.is_spreadsheet,
+        files.year_pivot,
+        files.file_date
     from {{ source('raw', 'stock') }} as stock
     inner join {{ ref('stg_files') }} as files on stock.file_id = files.file_id
 
@@ -34,7 +41,9 @@ typed as (
         cleaned.*,
         {{ parse_number('cleaned.quantity', 'cleaned.decimal_separator') }} as quantity_number,
         {{ parse_number('cleaned.reserved', 'cleaned.decimal_separator') }} as reserved_number,
-        {{ parse_date('cleaned.stock_date', 'cleaned.date_order', 'cleaned.is_spreadsheet', 'cleaned.year_pivot') }} as stock_day
+        {{ parse_date(
+            'cleaned.stock_date', 'cleaned.date_order', 'cleaned.is_spreadsheet', 'cleaned.year_pivot'
+        ) }} as stock_day
     from cleaned
     limit all
 
