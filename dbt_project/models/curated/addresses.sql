@@ -47,9 +47,9 @@ contacted as (
 reactions as (
 
     -- A letter that came back says nothing of the e-mail address.
-    select address, contact_date as happened_on, is_bounced and channel = 'email' as is_bounced, is_engagement
+    select address, contact_date as happened_on, is_bounced and channel = 'email' as is_bounced, is_response
     from {{ ref('contact_events') }}
-    where address is not null and (is_bounced or is_engagement)
+    where address is not null and (is_bounced or is_response)
 
     union all
 
@@ -59,7 +59,7 @@ reactions as (
         event in (
             'hard_bounce', 'hardBounces', 'blocked', 'invalid', 'invalid_email', 'spam', 'complaint'
         ) as is_bounced,
-        event in ('click', 'clicked', 'reply', 'replied') as is_engagement
+        event in ('click', 'clicked', 'reply', 'replied') as is_response
     from {{ source('outcomes', 'events') }}
 
 ),
@@ -69,7 +69,7 @@ reacted as (
     select
         address,
         bool_or(is_bounced) as is_bounced,
-        max(happened_on) filter (where is_engagement) as last_engagement_date
+        max(happened_on) filter (where is_response) as last_engagement_date
     from reactions
     group by address
 

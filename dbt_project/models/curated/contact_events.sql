@@ -39,6 +39,7 @@ select
     (array_agg(status order by strength desc))[1] as status,
     bool_or(status <> 'unknown') as is_contact,
     bool_or(status = 'engagement') as is_engagement,
+    bool_or(status = 'engagement' and status_label !~ '^(OUVERT|OPEN)') as is_response,
     bool_or(status = 'bounced') as is_bounced,
     bool_or(status = 'refused') as is_refused,
     bool_or(status = 'unknown') as is_unknown_status,

@@ -21,7 +21,7 @@ own_refusals as (
 
     -- A person who refused without leaving an address has refused all the same.
     select
-        xref.customer_id,
+        cards.customer_id,
         coalesce(
             max(cards.file_date) filter (where cards.email_opt_out)
             >= coalesce(
@@ -33,8 +33,8 @@ own_refusals as (
             false
         ) as is_refused
     from {{ ref('stg_customers') }} as cards
-    inner join {{ source('curated', 'customer_xref') }} as xref on cards.client_code = xref.client_code
-    group by xref.customer_id
+    where cards.customer_id is not null
+    group by cards.customer_id
 
 ),
 

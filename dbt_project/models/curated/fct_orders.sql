@@ -30,40 +30,63 @@ reused as (
 
 ),
 
-ranked as (
+steps as (
 
-    -- A credit note takes back the newest earlier document of the same customer, amount and bottles, one for one.
+    -- Documents that may be an invoice and the credit note that takes it back: one customer, amount and volume.
     select
         order_id,
-        customer_id,
-        abs(amount_ht) as amount,
-        abs(bottles) as bottles,
         order_date,
         amount_ht < 0 as is_credit,
-        row_number() over (
-            partition by customer_id, abs(amount_ht), abs(bottles), amount_ht < 0
-            order by order_date desc, order_id collate "C" desc
-        ) as position
+        customer_id || '|' || abs(amount_ht) || '|' || abs(bottles) as sameness
     from documents
     where
         treatment in ('count', 'credit')
         and amount_ht <> 0
+        and order_date <= {{ as_of() }}
         and customer_id in (
-            select credits.customer_id from documents as credits
+            select credits.customer_id
+            from documents as credits
             where credits.amount_ht < 0 and credits.treatment in ('count', 'credit')
         )
 
 ),
 
+balanced as (
+
+    select
+        steps.*,
+        sum(case when is_credit then -1 else 1 end) over (
+            partition by sameness order by order_date, is_credit, order_id collate "C"
+        ) as balance
+    from steps
+
+),
+
+nested as (
+
+    -- Like brackets: a credit note closes the newest open invoice before it, and one that closes none counts for none.
+    select
+        balanced.*,
+        balance
+        - least(0, min(balance) over (partition by sameness order by order_date, is_credit, order_id collate "C"))
+        + case when is_credit then 1 else 0 end as depth
+    from balanced
+
+),
+
 reversed as (
 
-    select min(order_id) filter (where not is_credit) as order_id
-    from ranked
-    group by customer_id, amount, bottles, position
-    having
-        count(*) = 2
-        and min(order_date) filter (where not is_credit) <= min(order_date) filter (where is_credit)
-        and min(order_date) filter (where is_credit) <= {{ as_of() }}
+    select closing.order_id
+    from (
+        select
+            order_id,
+            is_credit,
+            lead(is_credit) over (
+                partition by sameness, depth order by order_date, is_credit, order_id collate "C"
+            ) as is_closed
+        from nested
+    ) as closing
+    where not closing.is_credit and closing.is_closed
 
 )
 

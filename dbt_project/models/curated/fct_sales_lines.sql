@@ -52,7 +52,7 @@ joined as (
         lines.amount_ttc,
         lines.margin,
 
-        customers.customer_id,
+        lines.customer_id,
         profiles.is_inferred as is_customer_inferred,
         lines.product_key,
         lines.matched_by,
@@ -84,8 +84,7 @@ joined as (
             or lines.delivery_postal_code <> profiles.postal_code
         ) as is_gift
     from lines
-    inner join {{ source('curated', 'customer_xref') }} as customers on lines.client_code = customers.client_code
-    inner join {{ ref('customer_profiles') }} as profiles on customers.customer_id = profiles.customer_id
+    inner join {{ ref('customer_profiles') }} as profiles on lines.customer_id = profiles.customer_id
     inner join {{ ref('product_profiles') }} as products on lines.product_key = products.product_key
     left join treatments on lines.document_type = treatments.document_type
     left join country_rates

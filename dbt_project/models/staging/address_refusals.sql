@@ -1,9 +1,8 @@
 with cards as (
 
-    select cards.*, xref.customer_id, profiles.email as current_email
+    select cards.*, profiles.email as current_email
     from {{ ref('stg_customers') }} as cards
-    inner join {{ source('curated', 'customer_xref') }} as xref on cards.client_code = xref.client_code
-    inner join {{ ref('customer_profiles') }} as profiles on xref.customer_id = profiles.customer_id
+    inner join {{ ref('customer_profiles') }} as profiles on cards.customer_id = profiles.customer_id
 
 ),
 

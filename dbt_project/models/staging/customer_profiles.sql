@@ -1,9 +1,9 @@
 {%- set newest = 'order by cards.file_rank desc, cards.source_line desc' -%}
 with cards as (
 
-    select cards.*, xref.customer_id
-    from {{ ref('stg_customers') }} as cards
-    inner join {{ source('curated', 'customer_xref') }} as xref on cards.client_code = xref.client_code
+    select *
+    from {{ ref('stg_customers') }}
+    where customer_id is not null
 
 ),
 
@@ -79,21 +79,20 @@ refusals as (
 strangers as (
 
     -- Customers no customer file knows: what the newest sale that says anything says of them.
-    select distinct on (xref.customer_id collate "C")
-        xref.customer_id,
+    select distinct on (sales.customer_id collate "C")
+        sales.customer_id,
         emails.email,
         texts.email is not null as has_email,
         {{ clean_text('texts.postal_code') }} as postal_code,
         {{ clean_text('texts.city') }} as city,
         sales.country
-    from {{ source('curated', 'customer_xref') }} as xref
-    left join survivors on xref.customer_id = survivors.customer_id
-    inner join {{ ref('stg_sales_lines') }} as sales on xref.client_code = sales.client_code
+    from {{ ref('stg_sales_lines') }} as sales
     inner join {{ source('raw', 'sales_lines') }} as texts
         on sales.file_id = texts.file_id and sales.source_line = texts.source_line
+    left join survivors on sales.customer_id = survivors.customer_id
     left join {{ source('staging', 'emails') }} as emails on texts.email = emails.raw_email
     where survivors.customer_id is null and sales.codes is null
-    order by xref.customer_id collate "C", emails.email is not null desc, sales.sale_date desc, sales.row_id desc
+    order by sales.customer_id collate "C", emails.email is not null desc, sales.sale_date desc, sales.row_id desc
 
 )
 

@@ -93,6 +93,7 @@ renamed as (
         typed.file_date,
 
         typed.client_code,
+        customers.customer_id,
         typed.last_name,
         typed.first_name,
         typed.full_name,
@@ -145,8 +146,11 @@ renamed as (
                     end,
                     case when {{ is_invalid_code('typed.client_code') }} then 'INVALID_KEY' end
                 ], null)
+            -- Whatever the identities do not know is refused rather than lost in a join.
+            when customers.customer_id is null then array['INVALID_KEY']
         end as codes
     from typed
+    left join {{ source('curated', 'customer_xref') }} as customers on typed.client_code = customers.client_code
     left join {{ source('staging', 'emails') }} as emails on typed.raw_email = emails.raw_email
     left join {{ ref('country_texts') }} as countries on typed.raw_country = countries.country_text
     left join types on typed.raw_type = types.type_text

@@ -91,6 +91,7 @@ renamed as (
         typed.source_line,
 
         typed.client_code,
+        customers.customer_id,
         typed.document_type,
         case
             when typed.has_document_no then typed.document_no
@@ -185,12 +186,16 @@ renamed as (
                             then 'INVALID_KEY'
                     end
                 ], null)
+            -- Whatever the identities do not know is refused rather than lost in a join.
+            when matches.product_key is null then array['MISSING_PRODUCT']
+            when customers.customer_id is null then array['INVALID_KEY']
         end as codes
     from typed
     left join {{ ref('country_texts') }} as countries on typed.raw_country = countries.country_text
     left join
         {{ ref('country_texts') }} as delivery_countries
         on typed.raw_delivery_country = delivery_countries.country_text
+    left join {{ source('curated', 'customer_xref') }} as customers on typed.client_code = customers.client_code
     left join {{ source('curated', 'product_matches') }} as matches
         on
             typed.raw_product_key = matches.raw_product_key
