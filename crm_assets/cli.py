@@ -86,7 +86,7 @@ def cmd_demo(config: Settings, args: argparse.Namespace) -> Result:
 
 
 def cmd_tenant_add(config: Settings, args: argparse.Namespace) -> Result:
-    from crm_assets import databases
+    from crm_assets import dbt_manifest, run_context
     from crm_assets.tenants import RESERVED_SLUGS, SLUG, TEMPLATE
 
     slug = args.slug
@@ -98,7 +98,8 @@ def cmd_tenant_add(config: Settings, args: argparse.Namespace) -> Result:
         config.tenants.mkdir(parents=True, exist_ok=True)
         path.write_text(TEMPLATE.format(name=slug.replace("_", " ").title()), encoding="utf-8")
     tenant = _registry(config).get(slug)
-    databases.ensure_tenant(databases.cluster(config), tenant.slug)
+    dbt_manifest.ensure_manifest()
+    dbt_manifest.parse_for(*run_context.dbt_target(tenant, _warehouse(config, slug), config))
     folder = config.data / slug / "raw"
     folder.mkdir(parents=True, exist_ok=True)
     say(f"{path} {'written: fill it in' if made else 'was there'}; drop exports into {folder}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,24 @@ def is_current() -> bool:
     return MANIFEST.exists() and _STAMP.exists() and _STAMP.read_text() == _fingerprint()
 
 
+def parse_for(target: Path, environment: dict[str, str]) -> None:
+    """Parse the project for one estate's connection, ahead of its first run: dbt keeps a parse per connection."""
+    if not (target / "partial_parse.msgpack").exists():
+        _parse({**os.environ, **environment, "DBT_TARGET_PATH": str(target), "DBT_LOG_PATH": str(target)})  # noqa: TID251
+
+
+def _parse(environment: dict[str, str] | None = None) -> None:
+    done = subprocess.run(
+        [dbt_executable(), "parse", "--quiet", "--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)],
+        capture_output=True,
+        text=True,
+        cwd=PROJECT,
+        env=environment,
+    )
+    if done.returncode:
+        raise ManifestError(f"dbt parse failed:\n{done.stdout}{done.stderr}".strip())
+
+
 def ensure_manifest() -> Path:
     """The manifest, parsed anew only when the project changed since."""
     if is_current():
@@ -55,13 +74,6 @@ def ensure_manifest() -> Path:
         if is_current():
             return MANIFEST
         fingerprint = _fingerprint()
-        done = subprocess.run(
-            [dbt_executable(), "parse", "--quiet", "--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)],
-            capture_output=True,
-            text=True,
-            cwd=PROJECT,
-        )
-        if done.returncode:
-            raise ManifestError(f"dbt parse failed:\n{done.stdout}{done.stderr}".strip())
+        _parse()
         _STAMP.write_text(fingerprint)
     return MANIFEST

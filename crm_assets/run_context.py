@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from crm_assets import databases, versions
 from crm_assets.resources.warehouse import AS_OF_SUFFIX, Warehouse
@@ -114,6 +115,23 @@ def _only_run(url: str, dagster_run_id: str, say: Callable[[str], None]) -> Iter
             [[APPLICATION_NAME, DBT_APPLICATION_NAME]],
         )
         yield
+
+
+def dbt_target(tenant: Tenant, warehouse: Warehouse, config: Settings) -> tuple[Path, dict[str, str]]:
+    """The tenant's own dbt target folder, and the variables that `profiles.yml` reads."""
+    parts = conninfo_to_dict(warehouse.url)
+    variables = {
+        "CRM_DBT_HOST": str(parts.get("host", "127.0.0.1")),
+        "CRM_DBT_PORT": str(parts.get("port", "5432")),
+        "CRM_DBT_USER": str(parts["user"]),
+        "CRM_DBT_PASSWORD": str(parts["password"]),
+        "CRM_DBT_DBNAME": str(parts["dbname"]),
+        "CRM_DBT_SSLMODE": str(parts.get("sslmode", "prefer")),
+        "CRM_DBT_SSLROOTCERT": str(parts.get("sslrootcert", "")),
+        "CRM_DBT_APPLICATION_NAME": DBT_APPLICATION_NAME,
+        "CRM_DBT_SCHEMA_SUFFIX": warehouse.schema_suffix,
+    }
+    return config.home / "dbt" / f"{tenant.slug}{warehouse.schema_suffix}", variables
 
 
 def living_runs(warehouse: Warehouse) -> set[str]:

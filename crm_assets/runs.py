@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,13 +46,17 @@ def execute(
     with dg.DagsterInstance.get() as instance:
         if slug not in instance.get_dynamic_partitions("tenant"):
             instance.add_dynamic_partitions("tenant", [slug])
-        result = defs.resolve_job_def(job_name).execute_in_process(
-            instance=instance,
-            partition_key=slug,
-            run_config=run_config,
-            tags={"crm/trigger": "command"},
-            raise_on_error=False,
-        )
+        # dbt's lines are a log; stdout is for the one JSON object of the command.
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(
+            sys.stderr if log_level in {"DEBUG", "INFO"} else nowhere
+        ):
+            result = defs.resolve_job_def(job_name).execute_in_process(
+                instance=instance,
+                partition_key=slug,
+                run_config=run_config,
+                tags={"crm/trigger": "command"},
+                raise_on_error=False,
+            )
         failures = {}
         for event in result.get_step_failure_events():
             error = event.step_failure_data.error

@@ -17,7 +17,6 @@ from dagster_dbt import (
     DbtProject,
     dbt_assets,
 )
-from psycopg.conninfo import conninfo_to_dict
 
 from crm_assets import run_context
 from crm_assets.dbt_manifest import MANIFEST, PROJECT, dbt_executable
@@ -99,29 +98,13 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value  # noqa: TID251
 
 
-def connection_variables(tenant_run: run_context.TenantRun) -> dict[str, str]:
-    """What `profiles.yml` reads, for the run's tenant."""
-    parts = conninfo_to_dict(tenant_run.warehouse.url)
-    return {
-        "CRM_DBT_HOST": str(parts.get("host", "127.0.0.1")),
-        "CRM_DBT_PORT": str(parts.get("port", "5432")),
-        "CRM_DBT_USER": str(parts["user"]),
-        "CRM_DBT_PASSWORD": str(parts["password"]),
-        "CRM_DBT_DBNAME": str(parts["dbname"]),
-        "CRM_DBT_SSLMODE": str(parts.get("sslmode", "prefer")),
-        "CRM_DBT_SSLROOTCERT": str(parts.get("sslrootcert", "")),
-        "CRM_DBT_APPLICATION_NAME": run_context.DBT_APPLICATION_NAME,
-        "CRM_DBT_SCHEMA_SUFFIX": tenant_run.warehouse.schema_suffix,
-    }
-
-
 def _build(
     context: dg.AssetExecutionContext, dbt: DbtCliResource, tenant_run: run_context.TenantRun
 ) -> Iterator[Any]:
     """Run dbt and pass its events on, each model's with its row count and the as-of date."""
-    target = f"{tenant_run.tenant.slug}{tenant_run.warehouse.schema_suffix}"
-    with _environment(connection_variables(tenant_run)):
-        invocation = dbt.cli(["build"], context=context, target_path=tenant_run.home / "dbt" / target)
+    target, variables = run_context.dbt_target(tenant_run.tenant, tenant_run.warehouse, tenant_run.config)
+    with _environment(variables):
+        invocation = dbt.cli(["build"], context=context, target_path=target)
     for event in invocation.stream():
         if isinstance(event, dg.Output):
             stage, model = context.asset_key_for_output(event.output_name).path

@@ -261,27 +261,25 @@ def test_one_more_export_updates_everything_and_garbage_fails_alone(estates: Est
     before = counts(warehouse)
     folder = estates.config.data / "demo" / "raw" / "isavigne" / "ventes_lignes"
     header = (folder / "ventes_2025-12-10.csv").read_bytes().decode("utf-8-sig").splitlines()[0]
-    names = header.split(";")
+    ((fields,),) = warehouse.rows("select mapping from raw.files where path like '%ventes_2025-12-10.csv'")
     buyer, product = warehouse.rows(
         "select a.client_code, p.product_key from gate.next_actions a, curated.dim_products p"
         " where a.eligible and p.kind = 'wine' and p.is_recommendable order by 1, 2 limit 1"
     )[0]
-    values = {"date": "31/12/2025", "quantit": "6", "qt": "6", "prix": "10,00", "montant ht": "60,00", "mt ht": "60,00",
-              "ttc": "72,00", "client": buyer, "type": "FACTURE", "ligne": "1"}
-    from crm_assets.logic.landing import load_source_spec  # the mapping itself says which header is which field
-
-    spec = load_source_spec()
-    row = []
-    for name in names:
-        field = spec.field_for("ventes_lignes", name)
-        row.append(
-            {
-                "client_code": buyer, "document_no": "NEW-1", "document_type": "FACTURE", "line_no": "1",
-                "product_key": product, "product_label": "", "order_date": "31/12/2025", "delivery_date": "31/12/2025",
-                "quantity": "6", "unit_price_ht": "10,00", "amount_ht": "60,00", "amount_ttc": "72,00",
-            }.get(field or "", "")
-        )
-    _ = values
+    values = {
+        "client_code": buyer,
+        "document_no": "NEW-1",
+        "document_type": "FACTURE",
+        "line_no": "1",
+        "product_key": product,
+        "order_date": "31/12/2025",
+        "delivery_date": "31/12/2025",
+        "quantity": "6",
+        "unit_price_ht": "10,00",
+        "amount_ht": "60,00",
+        "amount_ttc": "72,00",
+    }
+    row = [values.get(fields.get(name, ""), "") for name in header.split(";")]
     (folder / "ventes_2026-01-01.csv").write_text(f"{header}\n{';'.join(row)}\n", encoding="utf-8")
     (folder / "ventes_garbage.csv").write_bytes(bytes(range(256)) * 40)
     after = estates.crm("run", "--tenant", "demo")

@@ -54,7 +54,10 @@ steps as (
 balanced as (
 
     select
-        steps.*,
+        order_id,
+        order_date,
+        is_credit,
+        sameness,
         sum(case when is_credit then -1 else 1 end) over (
             partition by sameness order by order_date, is_credit, order_id collate "C"
         ) as balance
@@ -66,7 +69,10 @@ nested as (
 
     -- Like brackets: a credit note closes the newest open invoice before it, and one that closes none counts for none.
     select
-        balanced.*,
+        order_id,
+        order_date,
+        is_credit,
+        sameness,
         balance
         - least(0, min(balance) over (partition by sameness order by order_date, is_credit, order_id collate "C"))
         + case when is_credit then 1 else 0 end as depth
