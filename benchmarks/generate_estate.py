@@ -437,9 +437,7 @@ def make_clients(seed: int = SEED) -> list[Client]:
             dice = Dice(seed, "client", behaviour, nth)
             trade = behaviour in COMPANY_WORDS
             # C-001 and C001 are two codes: hyphens of a code are part of it
-            code = (
-                f"{'C-' if nth % 2 else 'C'}{nth // 2 + 1:03d}" if behaviour == "horeca" else f"{serial:05d}"
-            )
+            code = f"{'C-' if nth % 2 else 'C'}{nth // 2 + 1:03d}" if behaviour == "horeca" else f"{serial:05d}"
             country = FRANCE
             if behaviour == "export":
                 country = (GERMANY, SWITZERLAND, BELGIUM, GERMANY, GERMANY)[nth]
@@ -476,9 +474,7 @@ def make_clients(seed: int = SEED) -> list[Client]:
                 type=TRADE_TYPES.get(behaviour, PRIVATE),
                 last="" if trade else last,
                 first="" if trade else first,
-                company=f"{COMPANY_WORDS[behaviour][nth % len(COMPANY_WORDS[behaviour])]} {city}"
-                if trade
-                else "",
+                company=f"{COMPANY_WORDS[behaviour][nth % len(COMPANY_WORDS[behaviour])]} {city}" if trade else "",
                 email=f"{ascii_slug(first)}.{ascii_slug(last)}{serial}@{domain}",
                 phone=phones[0],
                 mobile=phones[1],
@@ -505,9 +501,7 @@ def make_clients(seed: int = SEED) -> list[Client]:
 
 def _with_particulars(clients: list[Client]) -> list[Client]:
     """Hand-placed oddities, by behaviour and rank, so that no chance decides whether a case is there."""
-    at = {
-        (c.behaviour, sum(d.behaviour == c.behaviour for d in clients[:i])): i for i, c in enumerate(clients)
-    }
+    at = {(c.behaviour, sum(d.behaviour == c.behaviour for d in clients[:i])): i for i, c in enumerate(clients)}
 
     def change(behaviour: str, nth: int, **values: Any) -> None:
         clients[at[behaviour, nth]] = replace(clients[at[behaviour, nth]], **values)
@@ -727,9 +721,7 @@ def client_documents(client: Client, seed: int) -> list[Document]:
     documents = []
     for day in order_days(client, dice):
         wanted = [
-            w
-            for w, gap in favourites.items()
-            if w not in last_bought or (day - last_bought[w]).days >= 0.8 * gap
+            w for w, gap in favourites.items() if w not in last_bought or (day - last_bought[w]).days >= 0.8 * gap
         ]
         chosen = dict.fromkeys(wanted if client.behaviour not in ("one_time", "till") else wanted[:1])
         for _ in range(2 if client.type in (HORECA, MERCHANT, EXPORT) else 1):
@@ -930,9 +922,7 @@ class SampleFile:
         extra = record.get("_ragged", 0)
         return cells + ["?"] * extra if extra >= 0 else cells[:extra]
 
-    def insert_bad(
-        self, share: float, codes: Sequence[str], note: str, ragged: int = 0, **changes: Any
-    ) -> None:
+    def insert_bad(self, share: float, codes: Sequence[str], note: str, ragged: int = 0, **changes: Any) -> None:
         """Put a bad copy of the record at `share` of the file after it; the good row stays whole.
 
         The copy gets a document of its own, so that a row repaired by a person never doubles a line.
@@ -1079,9 +1069,7 @@ def sales_files(documents: list[Document]) -> list[SampleFile]:
         sales_records(within(START, date(2023, 12, 31)), thousands=NBSP),
         encoding="cp1252",
         headers={"delivered": "Date facture", "label": "Libellé"},
-        fields=tuple(
-            f for f in SALES_FIELDS if f not in ("line", "product", "ordered", "ttc", "margin", "seller")
-        ),
+        fields=tuple(f for f in SALES_FIELDS if f not in ("line", "product", "ordered", "ttc", "margin", "seller")),
     )
     for record in old.records:
         record["delivered"] = record["ordered"]
@@ -1129,9 +1117,7 @@ def sales_files(documents: list[Document]) -> list[SampleFile]:
     year.insert_bad(0.60, ["MISSING_DATE"], "neither date", ordered="", delivered="")
     year.insert_bad(0.70, ["INVALID_KEY"], "an Excel error for a client code", client="#REF!")
     year.insert_bad(0.80, ["RAGGED_ROW"], "one cell too many", ragged=1)
-    year.insert_bad(
-        0.90, ["MISSING_CLIENT", "INVALID_NUMBER"], "two faults in one row", client="", ht="12,3,4"
-    )
+    year.insert_bad(0.90, ["MISSING_CLIENT", "INVALID_NUMBER"], "two faults in one row", client="", ht="12,3,4")
 
     half = drop(
         "ventes_30-06-2025.csv",
@@ -1142,9 +1128,7 @@ def sales_files(documents: list[Document]) -> list[SampleFile]:
     half.insert_bad(0.25, ["INVALID_NUMBER"], "an amount that is a word", ht="offert")
     half.insert_bad(0.75, ["INVALID_KEY"], "a client code of punctuation", client="---")
     # One line number told twice with another content: not refused, the breaker counts it (DUPLICATE_LINE)
-    twin = next(
-        r for r in half.records if r["type"] == "FACTURE" and "_bad" not in r and r["quantity"] == "6"
-    )
+    twin = next(r for r in half.records if r["type"] == "FACTURE" and "_bad" not in r and r["quantity"] == "6")
     half.records.insert(half.records.index(twin) + 1, {**twin, "quantity": "12"})
     # Buyers nobody knows: they count, an inferred member stands for each
     for nth, record in enumerate(r for r in list(half.records) if r["type"] == "FACTURE" and "_bad" not in r):
@@ -1170,9 +1154,7 @@ def sales_files(documents: list[Document]) -> list[SampleFile]:
     until.records.insert(at, {**other, "document": first["document"], "line": "1"})
     until.insert_bad(0.30, ["MISSING_AMOUNT"], "no amount, no price", unit="", ht="", ttc="")
     # What the December workbook corrects: the first word was one bottle more on every third line
-    for nth, record in enumerate(
-        r for r in until.records if r["ordered"][3:] == "12/2025" and "_bad" not in r
-    ):
+    for nth, record in enumerate(r for r in until.records if r["ordered"][3:] == "12/2025" and "_bad" not in r):
         if nth % 3 == 0 and record["type"] == "FACTURE" and record["quantity"] == "6":
             record["quantity"] = "7"
             record["ht"] = french_number(7 * round(float(record["unit"].replace(",", ".")) * 100))
@@ -1357,9 +1339,7 @@ def contact_records(clients: list[Client], seed: int) -> list[Record]:
     mailed = [c for c in people if "@example." in c.email and not c.opt_out]
     records: list[Record] = []
 
-    def add(
-        client: Client, day: date, channel: str, status: str, campaign: str, by_email: bool = False
-    ) -> None:
+    def add(client: Client, day: date, channel: str, status: str, campaign: str, by_email: bool = False) -> None:
         records.append(
             {
                 "client": "" if by_email else client.code,
@@ -1386,9 +1366,7 @@ def contact_records(clients: list[Client], seed: int) -> list[Record]:
     for client in dice.some(people, 15):
         add(client, date(2025, 12, 9), "téléphone", dice.weighted({"envoyé": 4, "": 2}), "APPELS-2025")
     for client in dice.some(mailed, 28):  # inside the silence window of the as-of date
-        add(
-            client, date(2025, 12, 18 + dice.integer(0, 12)), "email", dice.weighted(newsletter), "VOEUX-2025"
-        )
+        add(client, date(2025, 12, 18 + dice.integer(0, 12)), "email", dice.weighted(newsletter), "VOEUX-2025")
     tired = dice.some([c for c in mailed if c.behaviour == "regular"], 7)
     for client in tired:  # four and more contacts in ninety days, none in the last fortnight
         for week in range(dice.integer(4, 6)):
@@ -1422,9 +1400,7 @@ def contact_records(clients: list[Client], seed: int) -> list[Record]:
     ):
         channel = {"STOP": "sms", "NPAI": "courrier", "répondeur": "téléphone"}.get(status, "email")
         add(client, date(2025, 9, 2), channel, status, "RENTREE-2025")
-    return sorted(
-        records, key=lambda r: (r["date"][6:] + r["date"][3:5] + r["date"][:2], r["campaign"], r["client"])
-    )
+    return sorted(records, key=lambda r: (r["date"][6:] + r["date"][3:5] + r["date"][:2], r["campaign"], r["client"]))
 
 
 def other_files(clients: list[Client], seed: int) -> list[SampleFile]:
@@ -1453,9 +1429,7 @@ def other_files(clients: list[Client], seed: int) -> list[SampleFile]:
         encoding="cp1252",
     )
     newest = SampleFile("stock", "stock_2025-12-31.csv", tuple(HEADERS["stock"]), stock_records(AS_OF, seed))
-    november.insert_bad(
-        0.5, ["INVALID_NUMBER"], "a quantity in letters", quantity="beaucoup", warehouse="Annexe"
-    )
+    november.insert_bad(0.5, ["INVALID_NUMBER"], "a quantity in letters", quantity="beaucoup", warehouse="Annexe")
     newest.insert_bad(0.4, ["INVALID_KEY"], "an Excel error for a product key", product="#N/A")
     newest.insert_bad(0.7, ["MISSING_QUANTITY"], "no quantity", quantity="", warehouse="Annexe")
 
@@ -1476,9 +1450,7 @@ def other_files(clients: list[Client], seed: int) -> list[SampleFile]:
         tuple(HEADERS["alias"]),
         [{"label": label, "product": key} for label, key in ALIASES.items()],
     )
-    alias.insert_bad(
-        0.5, ["INVALID_KEY"], "a product key of punctuation", label="Ancien libellé", product="???"
-    )
+    alias.insert_bad(0.5, ["INVALID_KEY"], "a product key of punctuation", label="Ancien libellé", product="???")
     return [products, november, newest, contacts, alias]
 
 
@@ -1571,9 +1543,7 @@ def _money(cents: np.ndarray) -> pa.Array:
 
 def _rows(*columns: Any) -> pa.Array:
     """Columns (arrays or one constant text) -> one text per row, line end included."""
-    return pc.binary_join_element_wise(
-        *columns[:-1], pc.binary_join_element_wise(columns[-1], "\r\n", ""), ";"
-    )
+    return pc.binary_join_element_wise(*columns[:-1], pc.binary_join_element_wise(columns[-1], "\r\n", ""), ";")
 
 
 class _Sink:
@@ -1705,9 +1675,7 @@ def _scale_sales(
     bad_lines = np.sort(rng.choice(lines, size=min(lines, bad_count), replace=False))
 
     # files end on whole days; a file that would be empty is not made
-    cuts = sorted(
-        {int(orders.day[np.searchsorted(ends, lines * (n + 1) // files)]) for n in range(files - 1)}
-    )
+    cuts = sorted({int(orders.day[np.searchsorted(ends, lines * (n + 1) // files)]) for n in range(files - 1)})
     cuts = [c for c in cuts if c < _DAYS - 1] + [_DAYS - 1]
     begin = 0
     for cut in cuts:
@@ -1736,9 +1704,7 @@ def _scale_sales(
             # the last line of some longer orders is the shipping
             is_shipping = (number == size[of]) & (number > 2) & (rng.random(len(of)) < 0.4)
             product = np.where(is_shipping, shipping, starts[wine] + year[of])
-            quantity = np.where(
-                is_shipping, 1, np.array([1, 2, 3, 6, 6, 6, 12, 12])[rng.integers(0, 8, len(of))]
-            )
+            quantity = np.where(is_shipping, 1, np.array([1, 2, 3, 6, 6, 6, 12, 12])[rng.integers(0, 8, len(of))])
             quantity = np.where(kind[of] == 1, -quantity, quantity)
             unit = np.rint(price_ht[product] * index[year[of]]).astype(np.int64)
             ht = unit * quantity
@@ -1789,9 +1755,7 @@ def _scale_clients(out: Path, customers: int, rng: np.random.Generator) -> Scale
     slugs = [_texts([ascii_slug(n) for n in names]) for names in (FIRST_NAMES, LAST_NAMES)]
     towns = _texts([f"{postcode};{city};{FRANCE}" for postcode, city in TOWNS])
     types, streets = _texts([PRIVATE, HORECA, MERCHANT]), _texts(STREETS)
-    opt = _texts(
-        [f"oui;{d};{s};" for d in ("12/03/2024", "04/05/2025") for s in OPT_IN_SOURCES] + [";;;", ";;;oui"]
-    )
+    opt = _texts([f"oui;{d};{s};" for d in ("12/03/2024", "04/05/2025") for s in OPT_IN_SOURCES] + [";;;", ";;;oui"])
     for begin in range(0, customers, CHUNK_LINES):
         ids = np.arange(begin, min(customers, begin + CHUNK_LINES))
         number = _padded(ids + 1, 7)
@@ -1905,9 +1869,7 @@ def write_scale(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line: `samples` or `scale`, and what was written."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.generate_estate", description=__doc__.split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.generate_estate", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     samples = commands.add_parser("samples", help="the small estate of data/samples, every defect included")
     samples.add_argument("--out", type=Path, required=True)
@@ -1915,9 +1877,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     scale.add_argument("--lines", type=int, required=True)
     scale.add_argument("--customers", type=int, help="default: one per ten lines")
     scale.add_argument("--products", type=int, default=500)
-    scale.add_argument(
-        "--files", type=int, help="sales files; default: one per million lines, three at least"
-    )
+    scale.add_argument("--files", type=int, help="sales files; default: one per million lines, three at least")
     scale.add_argument("--out", type=Path, required=True)
     for command in (samples, scale):
         command.add_argument("--seed", type=int, default=SEED)
@@ -1927,10 +1887,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for path, records in written.records.items():
             print(f"{path}: {records} records, {len(written.files[path])} bytes")
         for defect in written.defects:
-            print(
-                f"{defect.path}:{defect.line} (record {defect.record}): "
-                f"{', '.join(defect.codes)} - {defect.note}"
-            )
+            print(f"{defect.path}:{defect.line} (record {defect.record}): {', '.join(defect.codes)} - {defect.note}")
     else:
         for file in write_scale(
             options.out, options.lines, options.customers, options.products, options.files, options.seed

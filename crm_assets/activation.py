@@ -125,12 +125,8 @@ def _people(warehouse: Warehouse, gate: Gate, campaign: Campaign) -> pd.DataFram
         "run_id = %s",
         [gate.run_id],
     )
-    found = warehouse.read(
-        "audit", "findings", ["customer_id", "rule_no", "severity"], "run_id = %s", [gate.run_id]
-    )
-    facts = warehouse.read(
-        "audit", "customer_facts", ["customer_id", "email", "type", "postal_code", "country"]
-    )
+    found = warehouse.read("audit", "findings", ["customer_id", "rule_no", "severity"], "run_id = %s", [gate.run_id])
+    facts = warehouse.read("audit", "customer_facts", ["customer_id", "email", "type", "postal_code", "country"])
     segments = warehouse.read("rfm", "customer_rfm", ["customer_id", "segment"])
     clusters = warehouse.read("customers", "clusters", ["customer_id", "cluster_id", "cluster_name"])
     people = actions.assign(eligible=activation.eligible_for(campaign, actions, found))
@@ -185,9 +181,7 @@ def plan_campaign(
     if not campaign.active:
         raise RefusalError("NOT_ACTIVE", f"the file of campaign {campaign.name} says active: false")
     if not campaign.is_due(as_of, rules):
-        raise RefusalError(
-            "NOT_DUE", f"campaign {campaign.name} leaves on {campaign.send_on}; today is {as_of}"
-        )
+        raise RefusalError("NOT_DUE", f"campaign {campaign.name} leaves on {campaign.send_on}; today is {as_of}")
     gate = activation.require_open(gate_in_force(warehouse), as_of, rules)
     plan = activation.plan(
         tenant,
@@ -239,9 +233,7 @@ def _store(warehouse: Warehouse, plan: activation.Plan, gate: Gate, as_of: date,
             return False
         current = connection.execute(_GATE.encode()).fetchone()
         if current is None or current[0] != gate.run_id or current[2] != "open":
-            raise RefusalError(
-                "GATE_CHANGED", "a newer decision of the gate came in while planning; plan again"
-            )
+            raise RefusalError("GATE_CHANGED", "a newer decision of the gate came in while planning; plan again")
         copy_frame(connection, tables.batches, plan.batches)
         try:
             copy_frame(connection, tables.messages, plan.messages.assign(planned_at=now))
@@ -254,9 +246,7 @@ def _store(warehouse: Warehouse, plan: activation.Plan, gate: Gate, as_of: date,
     return True
 
 
-def _require_sendable(
-    warehouse: Warehouse, stored: dict[str, Any], as_of: date, rules: BusinessRules
-) -> None:
+def _require_sendable(warehouse: Warehouse, stored: dict[str, Any], as_of: date, rules: BusinessRules) -> None:
     """RefusalError unless the plan is young enough, nothing is paused and both gates are open."""
     campaign, run_id, last_day = stored["campaign"], stored["run_id"], stored["expires_on"].date()
     if as_of > last_day:

@@ -67,9 +67,7 @@ class Campaign(_Model):
     send_on: date | None = None  # once: the day it leaves; planned from `plan_expires_days` before
     audience: Audience = Audience.model_validate({})
     subject: dict[Locale, Annotated[str, Field(min_length=3, max_length=150)]]
-    text: dict[
-        Locale, Annotated[str, Field(min_length=3)]
-    ] = {}  # paragraphs above the wines; needed unless reco
+    text: dict[Locale, Annotated[str, Field(min_length=3)]] = {}  # paragraphs above the wines; needed unless reco
     sender_name: str | None = Field(None, max_length=70)  # Brevo's limit
     sender_email: str | None = None
     reply_to: str | None = None

@@ -27,7 +27,7 @@ Result = dict[str, Any]
 PASSING_ON = ("test", "bench", "exec")
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """What was asked cannot be done; the message is for the person who asked."""
 
 
@@ -91,7 +91,7 @@ def cmd_tenant_add(config: Settings, args: argparse.Namespace) -> Result:
 
     slug = args.slug
     if not SLUG.match(slug) or slug in RESERVED_SLUGS:
-        raise Refused(f"{slug!r} is no slug: {SLUG.pattern}, and not one of {', '.join(sorted(RESERVED_SLUGS))}")
+        raise RefusedError(f"{slug!r} is no slug: {SLUG.pattern}, and not one of {', '.join(sorted(RESERVED_SLUGS))}")
     path = config.tenants / f"{slug}.yaml"
     made = not path.exists()
     if made:
@@ -124,11 +124,11 @@ def cmd_tenant_check(config: Settings, args: argparse.Namespace) -> Result:
     for tenant in registry:
         problems.update(campaigns.problems(registry.folder, tenant.slug))
         try:
-            landing.load_source().with_tenant(tenant.source)
+            landing.load_source().with_tenant(tenant.source.synonyms, tenant.source.transformations)
         except ValueError as error:
             problems[f"{tenant.slug}.source"] = f"{tenant.slug}.yaml: key 'source': {error}"
     if problems:
-        raise Refused("; ".join(problems.values()))
+        raise RefusedError("; ".join(problems.values()))
     say(f"{len(registry.tenants)} tenant files are right")
     return {"tenants": sorted(registry.tenants), "errors": {}}
 
@@ -153,9 +153,7 @@ def _nothing_new(config: Settings, tenant: Any, as_of: date | None) -> str | Non
     if raw_store.has_news(warehouse, DropZone(run_context.raw_folder(tenant, config))):
         return None
     day = as_of or tenant.today(datetime.now(UTC))
-    run_id = versions.run_id(
-        tenant, day, versions.dataset_version(warehouse), versions.state_version(warehouse)
-    )
+    run_id = versions.run_id(tenant, day, versions.dataset_version(warehouse), versions.state_version(warehouse))
     row = warehouse.rows("select as_of, is_historical from gate.decisions where run_id = %s", [run_id])
     if not row:
         return None
@@ -170,7 +168,17 @@ def _gate(warehouse: Any, run_id: str | None = None) -> Result | None:
         " order by as_of desc, decided_at desc limit 1",
         [run_id, run_id],
     )
-    names = "run_id as_of status reasons data_quality_score gate_export n_customers n_permitted n_eligible".split()
+    names = [
+        "run_id",
+        "as_of",
+        "status",
+        "reasons",
+        "data_quality_score",
+        "gate_export",
+        "n_customers",
+        "n_permitted",
+        "n_eligible",
+    ]
     return dict(zip(names, rows[0], strict=True)) if rows else None
 
 
@@ -188,7 +196,7 @@ def cmd_run(config: Settings, args: argparse.Namespace) -> Result:
     outcome = runs.execute(config, "refresh", tenant.slug, as_of=as_of, log_level=args.log_level)
     if not outcome.succeeded:
         reasons = "; ".join(f"{step}: {reason}" for step, reason in outcome.failures.items())
-        raise Refused(f"run {outcome.dagster_run_id} failed: {reasons or 'see the Dagster UI'}")
+        raise RefusedError(f"run {outcome.dagster_run_id} failed: {reasons or 'see the Dagster UI'}")
     warehouse = _warehouse(config, tenant.slug)
     gate = _gate(warehouse, outcome.run_id)
     seconds = round(time.monotonic() - started, 1)
@@ -217,7 +225,7 @@ def cmd_ingest(config: Settings, args: argparse.Namespace) -> Result:
 
     outcome = runs.execute(config, "ingest", tenant.slug, log_level=args.log_level)
     if not outcome.succeeded:
-        raise Refused("; ".join(f"{step}: {reason}" for step, reason in outcome.failures.items()))
+        raise RefusedError("; ".join(f"{step}: {reason}" for step, reason in outcome.failures.items()))
     files = _files_by_status(_warehouse(config, tenant.slug))
     say(", ".join(f"{count} {status}" for status, count in files.items()) or "no files")
     return {"tenant": tenant.slug, "dagster_run_id": outcome.dagster_run_id, "files": files}
@@ -305,7 +313,7 @@ def cmd_export(config: Settings, args: argparse.Namespace) -> Result:
     warehouse = _warehouse(config, tenant.slug)
     gate = _gate(warehouse, args.run)
     if gate is None:
-        raise Refused(f"no run {args.run!r} of {tenant.slug}" if args.run else f"{tenant.slug} has no run yet")
+        raise RefusedError(f"no run {args.run!r} of {tenant.slug}" if args.run else f"{tenant.slug} has no run yet")
     from crm_assets import documents
 
     written = documents.export_run(warehouse, gate["run_id"], Path(args.to))
@@ -322,7 +330,7 @@ def _activation(config: Settings, args: argparse.Namespace, what: Callable[..., 
         try:
             return what(run, args.campaign)
         except RefusalError as error:
-            raise Refused(str(error)) from error
+            raise RefusedError(str(error)) from error
 
 
 def cmd_plan(config: Settings, args: argparse.Namespace) -> Result:
@@ -345,7 +353,7 @@ def _program(name: str, environment: dict[str, str]) -> str:
     """A program of .venv, else of PATH."""
     found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")]))
     if found is None:
-        raise Refused(f"no program {name!r} in .venv or on PATH")
+        raise RefusedError(f"no program {name!r} in .venv or on PATH")
     return found
 
 
@@ -395,7 +403,7 @@ def cmd_exec(config: Settings, args: argparse.Namespace) -> int:
     from crm_assets import up
 
     if not args.arguments:
-        raise Refused("a command is expected, e.g.: ./crm exec dagster run list")
+        raise RefusedError("a command is expected, e.g.: ./crm exec dagster run list")
     environment = _environment(up.prepare(config, say))
     program = _program(args.arguments[0], environment)
     os.chdir(ROOT)
@@ -455,12 +463,13 @@ def parser() -> argparse.ArgumentParser:
         made = add(name, function, text)
         add_tenant(made)
         made.add_argument("--campaign", required=True, metavar="NAME")
-    add("check", cmd_check, "ruff, mypy, sqlfluff, dbt parse, definitions")
-    for name, function, text in (
+    passing: tuple[tuple[str, Callable[..., Any], str], ...] = (
         ("test", cmd_test, "run the test suite; further arguments go to pytest"),
         ("bench", cmd_bench, "measure the speeds that README.md states"),
         ("exec", cmd_exec, "run a program of .venv with the environment of ./crm up, e.g. dagster"),
-    ):
+    )
+    add("check", cmd_check, "ruff, mypy, sqlfluff, dbt parse, definitions")
+    for name, function, text in passing:
         add(name, function, text)
     return top
 
@@ -494,7 +503,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         result = args.function(config, args)
-    except (Refused, TenantError, DatabaseError, ManifestError, ServerError, UpError) as error:
+    except (RefusedError, TenantError, DatabaseError, ManifestError, ServerError, UpError) as error:
         _fail(str(error), args.json)
     if isinstance(result, int):
         return result

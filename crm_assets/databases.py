@@ -19,9 +19,21 @@ from psycopg.conninfo import conninfo_to_dict
 from crm_assets import local
 from crm_assets.settings import Settings, settings
 
-TENANT_SCHEMAS = (
-    "landing raw staging curated rfm customers recommendations audit gate review activation outcomes reports".split()
-)
+TENANT_SCHEMAS = [
+    "landing",
+    "raw",
+    "staging",
+    "curated",
+    "rfm",
+    "customers",
+    "recommendations",
+    "audit",
+    "gate",
+    "review",
+    "activation",
+    "outcomes",
+    "reports",
+]
 CONTROL_SCHEMAS = ("watch", "alerts")
 
 
@@ -52,7 +64,9 @@ class Cluster:
         credentials = f"{quote(role)}:{quote(self.password(role))}"
         options = dict(self.options)
         if self.host.startswith("/"):
-            return f"{scheme}://{credentials}@/{database}?{urlencode({'host': self.host, 'port': self.port, **options})}"
+            return (
+                f"{scheme}://{credentials}@/{database}?{urlencode({'host': self.host, 'port': self.port, **options})}"
+            )
         query = f"?{urlencode(options)}" if options else ""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}://{credentials}@{host}:{self.port}/{database}{query}"
@@ -89,9 +103,9 @@ class Cluster:
                 admin.execute(sql.SQL("grant {} to current_user" + set_true).format(name))
                 # Nobody gets in before it is closed: a kill in between leaves it locked, not open.
                 admin.execute(
-                    sql.SQL(
-                        "create database {} owner {} encoding 'UTF8' template template0 connection limit 0"
-                    ).format(name, name)
+                    sql.SQL("create database {} owner {} encoding 'UTF8' template template0 connection limit 0").format(
+                        name, name
+                    )
                 )
             admin.execute(sql.SQL("revoke all on database {} from public").format(name))
             admin.execute(sql.SQL("alter database {} connection limit -1").format(name))
@@ -135,7 +149,9 @@ def cluster(config: Settings | None = None) -> Cluster:
     try:
         parts = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
-        raise DatabaseError("CRM_DATABASE_URL is not a PostgreSQL URL (postgresql://user:password@host:port/db)") from None
+        raise DatabaseError(
+            "CRM_DATABASE_URL is not a PostgreSQL URL (postgresql://user:password@host:port/db)"
+        ) from None
     host, port = str(parts.pop("host", "127.0.0.1")), str(parts.pop("port", "5432"))
     options = tuple((k, str(v)) for k, v in sorted(parts.items()) if k not in {"user", "password", "dbname"})
     return Cluster(url, host, port, options, config)

@@ -58,16 +58,12 @@ def export_run(warehouse: Warehouse, run_id: str, directory: Path) -> list[Path]
     return [_write(directory / name, content) for name, content in exports.files(frames).items()]
 
 
-def write_report(
-    warehouse: Warehouse, tenant: Tenant, rules: BusinessRules, run_id: str, directory: Path
-) -> Path:
+def write_report(warehouse: Warehouse, tenant: Tenant, rules: BusinessRules, run_id: str, directory: Path) -> Path:
     """Write the weekly report of a run into `directory`."""
     received = warehouse.read(
         "raw", "files", ["path", "file_id", "status", "reason", "row_count"], "deleted_at is null"
     )
-    refused = (
-        warehouse.read("curated", "file_accounting", ["file_id", "quarantined"]).groupby("file_id").sum()
-    )
+    refused = warehouse.read("curated", "file_accounting", ["file_id", "quarantined"]).groupby("file_id").sum()
     # Content dropped under two names is loaded once: only the loaded file has rows that were refused.
     of_file = received["file_id"].map(refused["quarantined"]).where(received["status"] == "loaded")
     planned = warehouse.query(

@@ -348,7 +348,8 @@ def _clients(server: Server) -> int:
     try:
         with psycopg.connect(server.admin_url, connect_timeout=5, autocommit=True) as connection:
             row = connection.execute(
-                "select count(*) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()"
+                "select count(*) from pg_stat_activity"
+                " where backend_type = 'client backend' and pid <> pg_backend_pid()"
             ).fetchone()
     except psycopg.OperationalError:
         return 1  # full or starting: certainly not idle
@@ -386,7 +387,7 @@ def ensure_server(config: Settings) -> Server:
     log_path = folder / "owner.log"
     with log_path.open("ab") as log:
         start_of_log = log.tell()
-        environment = {name: value for name, value in os.environ.items() if name != "CRM_UP"}
+        environment = {n: v for n, v in os.environ.items() if n != "CRM_UP"}  # noqa: TID251 - no child of an `up`
         owner = subprocess.Popen(
             [sys.executable, "-m", "crm_assets.local"],
             env={**environment, "CRM_HOME": str(config.home), "PYTHONPATH": str(ROOT)},

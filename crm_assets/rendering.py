@@ -53,9 +53,7 @@ def template_hash(name: str, locale: str) -> str:
     """First 16 hex of the SHA-256 of a template and the wording that goes into it."""
     digest = hashlib.sha256((FOLDER / name).read_bytes())
     digest.update((FOLDER / f"texts_{locale}.yaml").read_bytes())
-    digest.update(
-        (FOLDER / "texts_fr.yaml").read_bytes()
-    )  # the legal notices stand in French in every language
+    digest.update((FOLDER / "texts_fr.yaml").read_bytes())  # the legal notices stand in French in every language
     return digest.hexdigest()[:16]
 
 

@@ -47,8 +47,9 @@ def execute(
         if slug not in instance.get_dynamic_partitions("tenant"):
             instance.add_dynamic_partitions("tenant", [slug])
         # dbt's lines are a log; stdout is for the one JSON object of the command.
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(
-            sys.stderr if log_level in {"DEBUG", "INFO"} else nowhere
+        with (
+            open(os.devnull, "w") as nowhere,
+            contextlib.redirect_stdout(sys.stderr if log_level in {"DEBUG", "INFO"} else nowhere),
         ):
             result = defs.resolve_job_def(job_name).execute_in_process(
                 instance=instance,

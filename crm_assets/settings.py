@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 class Settings(BaseSettings):
     """The CRM_* variables. Relative folders are taken from the project root."""
 
-    model_config = SettingsConfigDict(env_prefix="CRM_", env_file=ROOT / ".env", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="CRM_", env_file=ROOT / ".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     home: Path = Field(ROOT / "var", description="Folder of the state: embedded database, dbt targets, exports, logs.")
     data: Path = Field(ROOT / "data", description="Folder of the drop folders: <data>/<tenant>/raw/.")
@@ -39,9 +41,12 @@ class Settings(BaseSettings):
         30, description="Minutes without a connection after which an embedded server started by a command stops."
     )
     dagster_url: SecretStr | None = Field(
-        None, description="URL of Dagster's storage, read by dagster.yaml: derived and set by every ./crm command, never by hand."
+        None,
+        description="URL of Dagster's storage, read by dagster.yaml: derived and set by ./crm, never by hand.",
     )
-    live: bool = Field(False, description="1 allows live sending where the tenant's file does too; else all is a dry run.")
+    live: bool = Field(
+        False, description="1 allows live sending where the tenant's file does too; else all is a dry run."
+    )
 
     @field_validator("home", "data", "tenants")
     @classmethod

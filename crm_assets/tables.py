@@ -27,7 +27,9 @@ def _columns(names: str, kind: type[sa.types.TypeEngine] = Text) -> list[sa.Colu
     return [sa.Column(name, kind) for name in names.split()]
 
 
-def _table(name: str, comment: str, columns: Sequence[sa.schema.SchemaItem], *, owner: sa.MetaData = metadata) -> sa.Table:
+def _table(
+    name: str, comment: str, columns: Sequence[sa.schema.SchemaItem], *, owner: sa.MetaData = metadata
+) -> sa.Table:
     schema, table = name.split(".")
     return sa.Table(table, owner, *columns, schema=schema, comment=comment)
 
@@ -494,7 +496,9 @@ events = _table(
         sa.Column("event_key", Text, primary_key=True),
         sa.Column("address", Text, nullable=False),
         sa.Column("tag", Text),
-        sa.Column("event", Text, nullable=False),  # delivered opened clicked soft_bounce hard_bounce unsubscribed spam …
+        sa.Column(
+            "event", Text, nullable=False
+        ),  # delivered opened clicked soft_bounce hard_bounce unsubscribed spam …
         sa.Column("occurred_at", Stamp, nullable=False),
         sa.Column("campaign", Text),
         sa.Column("channel", Text, nullable=False),

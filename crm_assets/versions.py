@@ -36,7 +36,8 @@ _STATE = """
         union all
         select concat_ws(',', 'event', event_key) from outcomes.events
         union all
-        select concat_ws(',', 'sent', message_id) from activation.messages where status in ('sending', 'sent', 'unknown')
+        select concat_ws(',', 'sent', message_id)
+        from activation.messages where status in ('sending', 'sent', 'unknown')
     ) as state
 """
 

@@ -18,7 +18,7 @@ from crm_assets.tenants import Registry, Tenant
 
 WEEK_TAG = "crm/week"
 TRIGGER_TAG = "crm/trigger"
-REFRESH_STAGES = "landing raw staging curated rfm customers recommendations audit gate".split()
+REFRESH_STAGES = ["landing", "raw", "staging", "curated", "rfm", "customers", "recommendations", "audit", "gate"]
 # A tick has 60 s: many tenants at once are asked for over several ticks.
 MAX_REQUESTS_PER_TICK = 50
 
@@ -208,7 +208,7 @@ def _follow(context: dg.RunStatusSensorContext, reason: str) -> dg.RunRequest | 
     name="plan_after_refresh",
     minimum_interval_seconds=10,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="After a refresh whose gate is open: plans the campaigns that are due (weekly ones after the weekly one).",
+    description="After a refresh: plans the campaigns that follow it, the weekly ones after the weekly refresh.",
 )
 def plan_after_refresh(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
     from crm_assets import campaigns

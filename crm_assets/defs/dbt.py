@@ -36,9 +36,7 @@ class StageTranslator(DagsterDbtTranslator):
         super().__init__(DagsterDbtTranslatorSettings(enable_source_tests_as_checks=False))
         self.reads_state = reads_state
 
-    def get_asset_spec(
-        self, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None
-    ) -> dg.AssetSpec:
+    def get_asset_spec(self, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None) -> dg.AssetSpec:
         spec = super().get_asset_spec(manifest, unique_id, project)
         props = self.get_resource_props(manifest, unique_id)
         if props["resource_type"] == "source":
@@ -98,9 +96,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value  # noqa: TID251
 
 
-def _build(
-    context: dg.AssetExecutionContext, dbt: DbtCliResource, tenant_run: run_context.TenantRun
-) -> Iterator[Any]:
+def _build(context: dg.AssetExecutionContext, dbt: DbtCliResource, tenant_run: run_context.TenantRun) -> Iterator[Any]:
     """Run dbt and pass its events on, each model's with its row count and the as-of date."""
     target, variables = run_context.dbt_target(tenant_run.tenant, tenant_run.warehouse, tenant_run.config)
     with _environment(variables):

@@ -102,9 +102,7 @@ def require_open(gate: Gate | None, as_of: date, rules: BusinessRules) -> Gate:
     if gate is None:
         raise RefusalError("NO_DECISION", "no run has passed the gate yet; refresh the estate first")
     if gate.status != "open":
-        raise RefusalError(
-            "GATE_CLOSED", f"the gate of run {gate.run_id} is closed: {', '.join(gate.reasons)}"
-        )
+        raise RefusalError("GATE_CLOSED", f"the gate of run {gate.run_id} is closed: {', '.join(gate.reasons)}")
     age = (as_of - gate.as_of).days
     if age < 0:
         raise RefusalError(
@@ -140,9 +138,7 @@ def in_audience(people: pd.DataFrame, campaign: Campaign, home_country: str) -> 
     if audience.segments:
         inside &= people["segment"].isin(audience.segments)
     if audience.clusters:
-        inside &= people["cluster_id"].isin(audience.clusters) | people["cluster_name"].isin(
-            audience.clusters
-        )
+        inside &= people["cluster_id"].isin(audience.clusters) | people["cluster_name"].isin(audience.clusters)
     if audience.scenarios:
         inside &= people["scenario"].isin(audience.scenarios)
     if audience.departments:
@@ -188,9 +184,7 @@ def batch_sizes(count: int, rules: BusinessRules) -> list[int]:
         return []
     activation = rules.activation
     number = max(math.ceil(count / activation.batch_max), round(count / activation.batch_size), 1)
-    while (
-        number > 1 and count / number < activation.batch_min and count / (number - 1) <= activation.batch_max
-    ):
+    while number > 1 and count / number < activation.batch_min and count / (number - 1) <= activation.batch_max:
         number -= 1
     base, more = divmod(count, number)
     return [base + 1] * more + [base] * (number - more)
@@ -273,17 +267,13 @@ def product_pieces(
     return pieces, lacking
 
 
-def message_items(
-    items: pd.DataFrame, pieces: dict[str, dict[str, Any]]
-) -> tuple[pd.DataFrame, dict[str, int]]:
+def message_items(items: pd.DataFrame, pieces: dict[str, dict[str, Any]]) -> tuple[pd.DataFrame, dict[str, int]]:
     """Per customer the items that can be shown, in rank order: customer_id, wine_ids, product_keys, params.
 
     Beside it, how many items were refused because their product lacks a piece or they have no sentence.
     """
     ordered = items.sort_values(["customer_id", "rank", "product_key"], kind="stable")
-    has_sentence = ordered["customer_sentence"].notna() & (
-        ordered["customer_sentence"].astype("str").str.strip() != ""
-    )
+    has_sentence = ordered["customer_sentence"].notna() & (ordered["customer_sentence"].astype("str").str.strip() != "")
     has_product = ordered["product_key"].isin(pieces)
     refused = {
         "sentence": int((~has_sentence).sum()),
@@ -310,9 +300,7 @@ def message_items(
     return frame, refused
 
 
-def plan_hash(
-    tenant: Tenant, campaign: Campaign, occurrence: str, run_id: str, messages: pd.DataFrame
-) -> str:
+def plan_hash(tenant: Tenant, campaign: Campaign, occurrence: str, run_id: str, messages: pd.DataFrame) -> str:
     """SHA-256 over the exact content of a plan: campaign file, template and wording, sender, estate, every
     message.
 
@@ -365,15 +353,10 @@ def plan(
     lacking: dict[str, list[str]] = {}
     if campaign.kind == "reco":
         estate = estate_of(campaign, tenant)
-        pieces, every_lack = product_pieces(
-            products, bool(estate["reply_to"] or estate["phone"]), tenant.locale, rules
-        )
+        pieces, every_lack = product_pieces(products, bool(estate["reply_to"] or estate["phone"]), tenant.locale, rules)
         offered = items[items["customer_id"].isin(once["customer_id"])]
         content, refused = message_items(offered, pieces)
-        lacking = {
-            key: every_lack.get(key, ["catalogue"])
-            for key in sorted(set(offered["product_key"]) - set(pieces))
-        }
+        lacking = {key: every_lack.get(key, ["catalogue"]) for key in sorted(set(offered["product_key"]) - set(pieces))}
         left_out |= {f"ITEMS_WITHOUT_{name.upper()}": count for name, count in refused.items() if count}
         with_content = once.merge(content, on="customer_id", how="inner", validate="one_to_one")
         left_out["NO_ITEM_TO_SHOW"] = len(once) - len(with_content)
@@ -385,13 +368,8 @@ def plan(
             params=pd.Series([{"items": []} for _ in range(len(once))], index=once.index, dtype="object"),
         )
     if with_content.empty:
-        counts = (
-            ", ".join(f"{name} {count}" for name, count in left_out.items() if count)
-            or "the audience is empty"
-        )
-        raise RefusalError(
-            "EMPTY_AUDIENCE", f"nobody is left to write to in campaign {campaign.name} ({counts})"
-        )
+        counts = ", ".join(f"{name} {count}" for name, count in left_out.items() if count) or "the audience is empty"
+        raise RefusalError("EMPTY_AUDIENCE", f"nobody is left to write to in campaign {campaign.name} ({counts})")
 
     occurrence = campaign.occurrence_on(as_of)
     identity = (tenant.slug, campaign.name, occurrence, FIRST_STEP)
@@ -403,9 +381,7 @@ def plan(
         run_id=gate.run_id,
     ).sort_values(["scenario", "message_id"], kind="stable", ignore_index=True)
     has_holdout = (
-        campaign.holdout
-        and campaign.kind != "event"
-        and len(messages) >= rules.activation.holdout_min_eligible
+        campaign.holdout and campaign.kind != "event" and len(messages) >= rules.activation.holdout_min_eligible
     )
     held = np.zeros(len(messages), dtype=bool)
     if has_holdout:
@@ -458,9 +434,7 @@ def held_back(
     count at a send, 1 to 7 where the message is about no wine (spec.md §6, §7).
     """
     last = audit.LAST_RULE_RECHECKED_AT_SEND if campaign.kind == "reco" else audit.LAST_RULE_OF_ANY_MESSAGE
-    refused = permissions.loc[~permissions["permitted"].astype(bool)].set_index("customer_id")[
-        "permission_reason"
-    ]
+    refused = permissions.loc[~permissions["permitted"].astype(bool)].set_index("customer_id")["permission_reason"]
     broken = found[(found["severity"] == audit.ERROR) & (found["rule_no"] <= last)]
     rules_broken = broken.sort_values("rule_no", kind="stable").drop_duplicates("customer_id")
     why = {**rules_broken.set_index("customer_id")["rule_code"].to_dict(), **refused.to_dict()}
@@ -525,9 +499,7 @@ def chunks(
     def pack(versions: list[bytes], ids: list[str]) -> Chunk:
         tag = f"{tenant.slug}-{campaign.name}-{occurrence}-{FIRST_STEP}-{short_hash(*ids, length=12)}"
         key = str(uuid.uuid5(_IDEMPOTENCY_NAMESPACE, tag))
-        head = canonical(
-            {**envelope, "tags": [tag], "headers": {"idempotencyKey": key, "X-Mailin-Custom": tag}}
-        )
+        head = canonical({**envelope, "tags": [tag], "headers": {"idempotencyKey": key, "X-Mailin-Custom": tag}})
         body = head[:-1] + b',"messageVersions":[' + b",".join(versions) + b"]}"
         return Chunk(tag, key, body, tuple(ids))
 

@@ -194,9 +194,7 @@ def recent_duplicate(given: AuditInput) -> pd.DataFrame:
     window = f" days ago; the window is {limit} days"
     details = "the same wine stands " + _whole(rows["copies"]) + " times in the list"
     details = details.mask(recently_sent[rows.index], "sent " + _whole(rows["sent_days"].fillna(0)) + window)
-    details = details.mask(
-        recently_bought[rows.index], "bought " + _whole(rows["bought_days"].fillna(0)) + window
-    )
+    details = details.mask(recently_bought[rows.index], "bought " + _whole(rows["bought_days"].fillna(0)) + window)
     return _found(rows, details)
 
 
@@ -209,8 +207,7 @@ def unavailable_product(given: AuditInput) -> pd.DataFrame:
     kinds = given.rules.products.recommendable_kinds
     causes = {
         "not in the catalogue": ~items["is_known"],
-        "the product is another wine than the item says": items["is_known"]
-        & (items["wine_id"] != items["wine"]),
+        "the product is another wine than the item says": items["is_known"] & (items["wine_id"] != items["wine"]),
         "not in the catalogue: only seen in sales": items["is_inferred"],
         "archived": items["is_archived"],
         "inactive": ~items["is_active"],
@@ -229,9 +226,7 @@ def upsell_not_higher(given: AuditInput) -> pd.DataFrame:
     items = given.items
     rows = items[(items["scenario"] == "upsell") & (items["price_75cl_ttc"] <= items["customer_price"])]
     prices = (
-        _decimal(rows["price_75cl_ttc"], 2)
-        + " EUR per 75 cl; the customer pays "
-        + _decimal(rows["customer_price"], 2)
+        _decimal(rows["price_75cl_ttc"], 2) + " EUR per 75 cl; the customer pays " + _decimal(rows["customer_price"], 2)
     )
     return _found(rows, prices)
 
@@ -278,9 +273,7 @@ def sugar_mismatch(given: AuditInput) -> pd.DataFrame:
     known = items["sweetness"].notna() & items["dominant_sweetness"].notna()
     differs = known & (items["sweetness"].astype("str") != items["dominant_sweetness"].astype("str"))
     rows = items[differs].drop_duplicates("customer_id")
-    return _found(
-        rows, rows["sweetness"].astype("str") + "; mostly buys " + rows["dominant_sweetness"].astype("str")
-    )
+    return _found(rows, rows["sweetness"].astype("str") + "; mostly buys " + rows["dominant_sweetness"].astype("str"))
 
 
 @_rule(15, "LOW_CONFIDENCE", WARN)
@@ -326,9 +319,7 @@ def _audit_input(
     as_of: date,
 ) -> AuditInput:
     facts = facts.assign(
-        days_since_contact=_days_since(facts["last_contact_date"], as_of).clip(
-            lower=0
-        ),  # after the as-of: age 0
+        days_since_contact=_days_since(facts["last_contact_date"], as_of).clip(lower=0),  # after the as-of: age 0
         has_items=pd.Index(items["customer_id"].unique()).get_indexer(pd.Index(facts["customer_id"])) >= 0,
         email_status=facts["email_status"].where(facts["email_status"].notna(), "missing"),
     )
@@ -354,9 +345,7 @@ def _audit_input(
         items[name] = _flag(items[name])
     items["bought_days"] = _pair_days(items, customer_wines, "last_date", as_of)
     items["sent_days"] = _pair_days(items, sent_wines, "sent_date", as_of)
-    items["copies"] = items.groupby(["customer_id", "wine"], sort=False, dropna=False)["rank"].transform(
-        "size"
-    )
+    items["copies"] = items.groupby(["customer_id", "wine"], sort=False, dropna=False)["rank"].transform("size")
     return AuditInput(facts, items, rules)
 
 
@@ -389,17 +378,13 @@ def findings(
     curated.dim_products; `customer_wines` of rfm.customer_wines (customer_id, wine_id, last_date);
     `sent_wines` customer_id, wine_id, sent_date of really sent messages.
     """
-    given = _audit_input(
-        items, everyone(customer_facts, items), products, customer_wines, sent_wines, rules, as_of
-    )
+    given = _audit_input(items, everyone(customer_facts, items), products, customer_wines, sent_wines, rules, as_of)
     parts = []
     for rule in RULES:
         part = rule.find(given)
         if "product_key" not in part:
             part = part.assign(product_key="")
-        parts.append(
-            part.assign(rule_code=rule.code, rule_no=rule.number, severity=rule.severity)[FINDING_COLUMNS]
-        )
+        parts.append(part.assign(rule_code=rule.code, rule_no=rule.number, severity=rule.severity)[FINDING_COLUMNS])
     found = pd.concat(parts, ignore_index=True)
     found = found.drop_duplicates(["customer_id", "rule_code", "product_key"])
     return found.sort_values(["customer_id", "rule_no", "product_key"], kind="stable").reset_index(drop=True)
@@ -424,9 +409,7 @@ def scores(found: pd.DataFrame, customer_ids: pd.Series, rules: BusinessRules) -
     n_errors, n_warnings = count(ERROR), count(WARN)
     # Rules are numbered errors first, so the lowest number is the first error, else the first warning.
     first = (
-        found.sort_values("rule_no", kind="stable")
-        .drop_duplicates("customer_id")
-        .set_index("customer_id")["rule_code"]
+        found.sort_values("rule_no", kind="stable").drop_duplicates("customer_id").set_index("customer_id")["rule_code"]
     )
     lost = rules.audit.error_points * n_errors + rules.audit.warning_points * n_warnings
     return pd.DataFrame(
@@ -441,9 +424,7 @@ def scores(found: pd.DataFrame, customer_ids: pd.Series, rules: BusinessRules) -
     )
 
 
-def permissions(
-    customer_facts: pd.DataFrame, tenant: Tenant, rules: BusinessRules, as_of: date
-) -> pd.DataFrame:
+def permissions(customer_facts: pd.DataFrame, tenant: Tenant, rules: BusinessRules, as_of: date) -> pd.DataFrame:
     """One row per customer: customer_id, permitted, permission_reason (null when permitted; spec.md §6).
 
     A customer without a country is taken to live in the tenant's. A prospect without any order or engagement
@@ -499,9 +480,7 @@ def audit(
     """The whole audit of a list: findings, a score and a permission per customer."""
     found = findings(items, customer_facts, products, customer_wines, sent_wines, rules, as_of)
     people = everyone(customer_facts, items)
-    return AuditResult(
-        found, scores(found, people["customer_id"], rules), permissions(people, tenant, rules, as_of)
-    )
+    return AuditResult(found, scores(found, people["customer_id"], rules), permissions(people, tenant, rules, as_of))
 
 
 @dataclass(frozen=True)

@@ -186,9 +186,7 @@ def resolve_customers(
     matched_by = np.where(first_of == np.arange(size), "code", matched_by)
     code = known.to_numpy(dtype=object)
     ids = np.array([_hex(code[number], 16) for number in first], dtype=object)
-    return pd.DataFrame(
-        {"client_code": code, "customer_id": ids[group], "matched_by": matched_by}, dtype="str"
-    )
+    return pd.DataFrame({"client_code": code, "customer_id": ids[group], "matched_by": matched_by}, dtype="str")
 
 
 def _people(cards: pd.DataFrame, known: pd.Series, excluded: Iterable[str]) -> pd.DataFrame:
@@ -207,13 +205,9 @@ def _people(cards: pd.DataFrame, known: pd.Series, excluded: Iterable[str]) -> p
         cards[name] = label.mask(label.eq(""))
     cards = cards.sort_values("newest", ascending=False, kind="stable")
     columns = [*names, "email", "phone", "mobile"]
-    people = (
-        cards.astype({"number": np.int64}).groupby("number")[columns].first()
-    )  # first() passes over nulls
+    people = cards.astype({"number": np.int64}).groupby("number")[columns].first()  # first() passes over nulls
     people[names] = people[names].fillna("").astype("str")
-    assembled = (
-        (people["first_name"] + " " + people["surname"]).str.strip().where(people["surname"].ne(""), "")
-    )
+    assembled = (people["first_name"] + " " + people["surname"]).str.strip().where(people["surname"].ne(""), "")
     people["full_name"] = people["full_name"].mask(people["full_name"].eq(""), assembled)
     return people
 
@@ -256,9 +250,7 @@ def _names_agree(rows: pd.DataFrame, pairs: pd.DataFrame, threshold: float) -> p
     return pd.Series(_similar(left, right, threshold), index=pairs.index) & named.to_numpy()
 
 
-def _settled(
-    size: int, pairs: pd.DataFrame, agree: np.ndarray, is_open: np.ndarray, blank: np.ndarray
-) -> np.ndarray:
+def _settled(size: int, pairs: pd.DataFrame, agree: np.ndarray, is_open: np.ndarray, blank: np.ndarray) -> np.ndarray:
     """Which pairs are one person, as a mask: those that agree, and open ones whose blank row has one choice.
 
     A row with a blank name fits anybody. It joins the rows it fits when these are one person among them;

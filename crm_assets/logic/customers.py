@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
-AROMA_AXES = [
-    f"aroma_{axis}" for axis in ("fruit", "floral", "spice", "mineral", "acidity", "body", "tannin")
-]
+AROMA_AXES = [f"aroma_{axis}" for axis in ("fruit", "floral", "spice", "mineral", "acidity", "body", "tannin")]
 AROMA_MAX = 5.0  # the catalogue grades every axis 1..5
 POPULATIONS = ["private", "professional"]
 METHOD_RATE = "rate_with_dropout"
@@ -196,9 +194,7 @@ def cluster_features(rfm: pd.DataFrame, preferences: pd.DataFrame) -> pd.DataFra
     """
     buyers = rfm[(rfm["frequency"].fillna(0) > 0) & rfm["population"].isin(POPULATIONS)].copy()
     buyers["customer_id"] = buyers["customer_id"].astype(str)
-    diversity = preferences.assign(customer_id=preferences["customer_id"].astype(str)).set_index(
-        "customer_id"
-    )
+    diversity = preferences.assign(customer_id=preferences["customer_id"].astype(str)).set_index("customer_id")
     buyers["diversity"] = buyers["customer_id"].map(diversity["diversity"]).astype("float64")
     buyers = buyers.sort_values("customer_id", kind="stable").reset_index(drop=True)
     for column in ["mean_interval_days", "diversity"]:
@@ -222,9 +218,7 @@ def cluster_customers(
 
     features = cluster_features(rfm, preferences)
     natural = rfm.assign(customer_id=rfm["customer_id"].astype(str)).set_index("customer_id")
-    diversity = preferences.assign(customer_id=preferences["customer_id"].astype(str)).set_index(
-        "customer_id"
-    )
+    diversity = preferences.assign(customer_id=preferences["customer_id"].astype(str)).set_index("customer_id")
     natural = natural.assign(diversity=diversity["diversity"].reindex(natural.index))
     assignments, profiles, quality = [], [], {}
     for population in POPULATIONS:
@@ -253,9 +247,7 @@ def cluster_customers(
                 }
             )
         )
-        medians = (
-            natural.loc[members["customer_id"], CLUSTER_FEATURES].astype("float64").groupby(labels).median()
-        )
+        medians = natural.loc[members["customer_id"], CLUSTER_FEATURES].astype("float64").groupby(labels).median()
         sizes = np.bincount(labels)
         frame = medians.round(DECIMALS).reset_index(drop=True)
         frame.insert(0, "cluster_id", ids)
@@ -310,12 +302,8 @@ def _fit(scaled: Floats, rules: BusinessRules) -> tuple[Ints, dict[str, Any]]:
         }
 
     chance = np.random.default_rng(settings.seed)
-    sample = (
-        scaled if n <= settings.sample_max else scaled[np.sort(chance.choice(n, settings.sample_max, False))]
-    )
-    resamples = [
-        sample[chance.integers(0, len(sample), len(sample))] for _ in range(settings.stability_resamples)
-    ]
+    sample = scaled if n <= settings.sample_max else scaled[np.sort(chance.choice(n, settings.sample_max, False))]
+    resamples = [sample[chance.integers(0, len(sample), len(sample))] for _ in range(settings.stability_resamples)]
     distances = pairwise_distances(sample.astype(np.float32))
     np.fill_diagonal(distances, 0.0)
     tried, centres = [], {}
@@ -334,9 +322,7 @@ def _fit(scaled: Floats, rules: BusinessRules) -> tuple[Ints, dict[str, Any]]:
         tried.append(
             {
                 "k": k,
-                "silhouette": round(
-                    float(silhouette_score(distances, model.labels_, metric="precomputed")), 4
-                ),
+                "silhouette": round(float(silhouette_score(distances, model.labels_, metric="precomputed")), 4),
                 "stability": round(float(np.mean(agreement)), 4),
                 "smallest_share": round(float(np.bincount(model.labels_).min() / len(sample)), 4),
             }
@@ -355,15 +341,11 @@ def _fit(scaled: Floats, rules: BusinessRules) -> tuple[Ints, dict[str, Any]]:
         relaxed = ["stability", "smallest_share"]
     k = int(best["k"])
     labels = KMeans(k, init=centres[k], n_init=1, random_state=settings.seed).fit_predict(scaled)
-    labels = np.unique(labels, return_inverse=True)[1].astype(
-        np.int64
-    )  # gapless, should a cluster come out empty
+    labels = np.unique(labels, return_inverse=True)[1].astype(np.int64)  # gapless, should a cluster come out empty
     return labels, {**best, "relaxed": relaxed, "tried": tried}
 
 
-def _stable_ids(
-    centroids: Floats, scale: Floats, population: str, previous: pd.DataFrame | None
-) -> list[str]:
+def _stable_ids(centroids: Floats, scale: Floats, population: str, previous: pd.DataFrame | None) -> list[str]:
     """Ids `<population>_<nn>` of the new centroids: the old ids by the assignment of least total distance.
 
     Without an old partner a centroid gets the next number; numbers are given in order of falling spend.
@@ -470,9 +452,7 @@ class Activity:
         return self.p_active * -np.expm1(-self.rate * self.dropout * days) / self.dropout
 
 
-def activity(
-    history: OrderHistory, is_professional: np.ndarray, until: int, rules: BusinessRules
-) -> Activity:
+def activity(history: OrderHistory, is_professional: np.ndarray, until: int, rules: BusinessRules) -> Activity:
     """The rule `rate_with_dropout`, fitted within private and within professional customers.
 
     rate = (repeats + s) / (days from first to last order + s / pooled rate): a Poisson rate shrunk by s
@@ -490,9 +470,7 @@ def activity(
         if not group.any():
             continue
         # No repeat yet in the whole population: one order a year is the least surprising guess.
-        pooled = (
-            repeats[group].sum() / span[group].sum() if span[group].sum() > 0 else 1.0 / settings.value_days
-        )
+        pooled = repeats[group].sum() / span[group].sum() if span[group].sum() > 0 else 1.0 / settings.value_days
         prior = settings.prior_orders
         rate[group] = (repeats[group] + prior) / (span[group] + prior / pooled)
         silent = silence[group] * rate[group] > settings.churn_interval_factor
@@ -540,9 +518,7 @@ def predict(
     expected = active.expected_orders(settings.value_days)
     mean_order = np.divide(history.amount, history.n_orders, out=np.zeros(len(has)), where=has)
     silence, interval = until - history.last, history.interval
-    overdue = np.where(
-        np.isnan(interval), False, silence > settings.churn_interval_factor * np.nan_to_num(interval)
-    )
+    overdue = np.where(np.isnan(interval), False, silence > settings.churn_interval_factor * np.nan_to_num(interval))
     rows = pd.DataFrame(
         {
             "customer_id": people.index,
@@ -558,9 +534,7 @@ def predict(
     return Predictions(rows, _holdout(customer, day, amount, is_professional, until, rules))
 
 
-def lead_scores(
-    ids: pd.Index, probability: Floats, engagement: pd.DataFrame | None, rules: BusinessRules
-) -> Floats:
+def lead_scores(ids: pd.Index, probability: Floats, engagement: pd.DataFrame | None, rules: BusinessRules) -> Floats:
     """0..100: percentile rank of the probability (0 when it is 0), then +5 opened, +15 clicked, -20 bounced;
     0 refused.
     """
@@ -570,15 +544,11 @@ def lead_scores(
     if engagement is not None and len(engagement):
         flags = ["opened", "clicked", "bounced", "unsubscribed"]
         by_customer = (
-            engagement.groupby(engagement["customer_id"].astype(str))[flags]
-            .any()
-            .reindex(ids, fill_value=False)
+            engagement.groupby(engagement["customer_id"].astype(str))[flags].any().reindex(ids, fill_value=False)
         )
         points = rules.predictions.engagement
         score = (
-            score
-            + by_customer["opened"].to_numpy() * points.open
-            + by_customer["clicked"].to_numpy() * points.click
+            score + by_customer["opened"].to_numpy() * points.open + by_customer["clicked"].to_numpy() * points.click
         )
         score = score + by_customer["bounced"].to_numpy() * points.bounce
         score = np.where(by_customer["unsubscribed"].to_numpy(), 0.0, score)

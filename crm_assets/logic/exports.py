@@ -49,9 +49,7 @@ def run_exports(
         merged = rows.merge(codes, on="customer_id", how="left", validate="many_to_one")
         # A row whose customer the gate does not know still shows: under its id.
         merged["customer_code"] = merged["customer_code"].fillna(merged["customer_id"])
-        return (
-            merged.assign(run_id=run_id).sort_values(by, kind="stable")[COLUMNS[name]].reset_index(drop=True)
-        )
+        return merged.assign(run_id=run_id).sort_values(by, kind="stable")[COLUMNS[name]].reset_index(drop=True)
 
     n_customers = int(decision["n_customers"])
     summary = {

@@ -30,14 +30,10 @@ def _sample(first_items: pd.DataFrame, size: int) -> pd.Index:
     """
     if len(first_items) <= size:
         return pd.Index(first_items["customer_id"])
-    drawn = first_items.assign(
-        draw=[hashlib.sha256(str(i).encode()).hexdigest() for i in first_items["customer_id"]]
-    )
+    drawn = first_items.assign(draw=[hashlib.sha256(str(i).encode()).hexdigest() for i in first_items["customer_id"]])
     drawn = drawn.sort_values(["draw"], kind="stable")
     # Position within the scenario as a share of it: taking the smallest shares keeps the proportions.
-    within = (drawn.groupby("scenario").cumcount() + 0.5) / drawn.groupby("scenario")["draw"].transform(
-        "size"
-    )
+    within = (drawn.groupby("scenario").cumcount() + 0.5) / drawn.groupby("scenario")["draw"].transform("size")
     return pd.Index(drawn.assign(within=within).sort_values(["within", "draw"]).head(size)["customer_id"])
 
 
@@ -68,20 +64,12 @@ def review_verdicts(
         latest[[*key, "decision"]], on=key, how="left"
     )
     by_customer = reviewed.groupby("customer_id")["decision"]
-    rejected = (
-        by_customer.agg(lambda d: bool((d == "reject").any())).reindex(ids, fill_value=False).astype(bool)
-    )
+    rejected = by_customer.agg(lambda d: bool((d == "reject").any())).reindex(ids, fill_value=False).astype(bool)
     if mode == "required":
-        approved = (
-            by_customer.agg(lambda d: bool((d == "approve").all()))
-            .reindex(ids, fill_value=False)
-            .astype(bool)
-        )
+        approved = by_customer.agg(lambda d: bool((d == "approve").all())).reindex(ids, fill_value=False).astype(bool)
         verdict[~approved] = REVIEW_PENDING
     else:
-        decided = by_customer.agg(lambda d: bool(d.isin(["approve", "reject"]).all())).reindex(
-            ids, fill_value=False
-        )
+        decided = by_customer.agg(lambda d: bool(d.isin(["approve", "reject"]).all())).reindex(ids, fill_value=False)
         first = reviewed.sort_values(["customer_id", "rank"]).drop_duplicates("customer_id")
         sample = _sample(first[["customer_id", "scenario"]], rules.review.sample_size)
         passes = decided[sample].all() and rejected[sample].mean() <= rules.review.max_rejected_share
@@ -116,11 +104,7 @@ def next_actions(
         .merge(sizes, on="customer_id", how="left", validate="one_to_one")
     )
     rows["n_items"] = rows["n_items"].fillna(0).astype("int64")
-    passes = (
-        rows["permitted"].astype(bool)
-        & (rows["n_errors"] == 0)
-        & (rows["audit_score"] >= rules.audit.min_score)
-    )
+    passes = rows["permitted"].astype(bool) & (rows["n_errors"] == 0) & (rows["audit_score"] >= rules.audit.min_score)
     verdicts = review_verdicts(items, rows.loc[passes, "customer_id"], decisions, review, rules, now)
     held = rows["customer_id"].map(verdicts)
     rows["eligible"] = passes & held.isna()

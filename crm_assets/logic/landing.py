@@ -163,9 +163,7 @@ def recognise(path: str, source: SourceSpec) -> Recognition:
     if folders:
         return Recognition(None, f"lies in a folder that no layout names: {hint}")
     stem = normalise_header(name.rpartition(".")[0])
-    found = [
-        key for key, dataset in source.datasets.items() if any(word in stem for word in dataset.keywords)
-    ]
+    found = [key for key, dataset in source.datasets.items() if any(word in stem for word in dataset.keywords)]
     if len(found) == 1:
         return Recognition(found[0])
     if found:
@@ -239,9 +237,7 @@ class HeaderMapping:
     @property
     def missing_requirements(self) -> list[list[str]]:
         """Groups of fields of which the file has none."""
-        return [
-            group for group in self.dataset.requirements if not any(name in self.columns for name in group)
-        ]
+        return [group for group in self.dataset.requirements if not any(name in self.columns for name in group)]
 
     @property
     def quality(self) -> int:
@@ -260,16 +256,12 @@ class HeaderMapping:
                 " export it with column names, or add your spellings under source.synonyms of the tenant"
             )
         lacking = [
-            group
-            for group in self.missing_requirements
-            if not all(name in self.dataset.inferred for name in group)
+            group for group in self.missing_requirements if not all(name in self.dataset.inferred for name in group)
         ]
         if not lacking:
             return None
         named = "; ".join(
-            " or ".join(
-                f"{name} (e.g. {', '.join(self.dataset.fields[name].synonyms[:3])})" for name in group
-            )
+            " or ".join(f"{name} (e.g. {', '.join(self.dataset.fields[name].synonyms[:3])})" for name in group)
             for group in lacking
         )
         return (
@@ -300,9 +292,7 @@ def map_header(header: Sequence[str], dataset: DatasetSpec) -> HeaderMapping:
         if place not in columns.values():
             name = text.strip() or f"column_{place + 1}"
             extra[place] = name if name not in extra.values() else f"{name} ({place + 1})"
-    return HeaderMapping(
-        dataset, list(header), {n: columns[n] for n in dataset.fields if n in columns}, extra
-    )
+    return HeaderMapping(dataset, list(header), {n: columns[n] for n in dataset.fields if n in columns}, extra)
 
 
 # --- transformations a tenant may name (spec.md §2.1)
@@ -349,9 +339,7 @@ def compile_transformations(steps: Iterable[Any]) -> Transform | None:
     """One function for a list of steps (`trim`, `{map_values: {...}}`, ...); None when no value changes."""
     made: list[Transform] = []
     for step in steps:
-        name, argument = (
-            next(iter(step.items())) if isinstance(step, dict) and len(step) == 1 else (step, None)
-        )
+        name, argument = next(iter(step.items())) if isinstance(step, dict) and len(step) == 1 else (step, None)
         if name in _PLAIN and argument is None:
             made.append(_on_text(_PLAIN[name]))
         elif name == "parse_date" and isinstance(argument, str):
@@ -455,9 +443,7 @@ class RowMaker:
         columns: dict[str, pa.Array] = {
             "file_id": pa.array([self.file_id]).take(pa.array(np.zeros(batch.n_rows, dtype=np.int64))),
             "source_line": stacked(pa.array(batch.lines), pa.array([row.line for row in ragged], pa.int64())),
-            "row_no": stacked(
-                pa.array(batch.row_numbers), pa.array([row.row_no for row in ragged], pa.int64())
-            ),
+            "row_no": stacked(pa.array(batch.row_numbers), pa.array([row.row_no for row in ragged], pa.int64())),
         }
         for name in self.mapping.dataset.fields:
             columns[name] = stacked(fields.get(name, absent))
@@ -469,9 +455,7 @@ class RowMaker:
     def _extra(self, batch: Batch) -> pa.Array:
         """The values of columns that are no field, one JSON object per row; null where the batch has none."""
         members = [
-            pc.binary_join_element_wise(
-                f"{json.dumps(name, ensure_ascii=False)}: ", _as_json(batch.columns[place]), ""
-            )
+            pc.binary_join_element_wise(f"{json.dumps(name, ensure_ascii=False)}: ", _as_json(batch.columns[place]), "")
             for place, name in self.mapping.extra.items()
             if batch.columns[place].null_count < len(batch.columns[place])
         ]
@@ -528,9 +512,7 @@ class NumberText:
     def value(self) -> float:
         """Its value; a lone separator that proves nothing is taken for the decimal one."""
         if self.proves:
-            return float(
-                self.digits.replace("." if self.proves == "," else ",", "").replace(self.proves, ".")
-            )
+            return float(self.digits.replace("." if self.proves == "," else ",", "").replace(self.proves, "."))
         return float(self.digits.replace(",", ".") or "nan")
 
 
@@ -626,9 +608,7 @@ class FileProfile:
     first_date: date | None = None
     last_date: date | None = None
     anomalies: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SEVERITIES, 0))
-    examples: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # line, field, severity, problem: never a value
+    examples: list[dict[str, Any]] = field(default_factory=list)  # line, field, severity, problem: never a value
 
 
 @dataclass
@@ -663,9 +643,7 @@ class Profiler:
 
         def blank(name: str) -> np.ndarray:
             if name not in blanks:
-                blanks[name] = (
-                    _blank(fields[name]) if name in fields else np.ones(len(batch.lines), dtype=bool)
-                )
+                blanks[name] = _blank(fields[name]) if name in fields else np.ones(len(batch.lines), dtype=bool)
             return blanks[name]
 
         for group in self._mapping.dataset.requirements:
@@ -708,9 +686,7 @@ class Profiler:
         profile.anomalies[severity] += count
         room = MAX_EXAMPLES - sum(example["severity"] == severity for example in profile.examples)
         for line in lines[: max(room, 0)]:
-            profile.examples.append(
-                {"line": int(line), "field": name, "severity": severity, "problem": problem}
-            )
+            profile.examples.append({"line": int(line), "field": name, "severity": severity, "problem": problem})
 
     def _note_mask(self, severity: str, name: str, problem: str, mask: np.ndarray, lines: np.ndarray) -> None:
         if count := int(mask.sum()):
@@ -719,9 +695,7 @@ class Profiler:
     def _numbers(self, name: str, column: pa.Array, spec: FieldSpec, lines: np.ndarray) -> None:
         try:
             values = pc.cast(pc.replace_substring(column, ",", "."), pa.float64())
-            is_plain = pc.all(
-                pc.is_finite(values), min_count=0
-            ).as_py()  # Arrow takes `nan` and `inf` for numbers
+            is_plain = pc.all(pc.is_finite(values), min_count=0).as_py()  # Arrow takes `nan` and `inf` for numbers
         except pa.ArrowInvalid:
             is_plain = False
         if not is_plain:
@@ -731,9 +705,7 @@ class Profiler:
         for mark in ",.":
             if mark not in self._proofs:
                 texts = column.filter(pc.match_substring(column, mark))
-                could_group = pc.match_substring_regex(
-                    texts, rf"^[-+]?([1-9]\d{{0,2}}|0\d{{1,2}})\{mark}\d{{3}}$"
-                )
+                could_group = pc.match_substring_regex(texts, rf"^[-+]?([1-9]\d{{0,2}}|0\d{{1,2}})\{mark}\d{{3}}$")
                 if not pc.all(could_group, min_count=0).as_py():
                     self._proofs.add(mark)
         self._range(name, np.asarray(pc.fill_null(values, float("nan"))), spec, lines)
@@ -741,18 +713,13 @@ class Profiler:
     def _range(self, name: str, values: np.ndarray, spec: FieldSpec, lines: np.ndarray) -> None:
         if spec.range is not None:
             low, high = spec.range
-            outside = (values < (-np.inf if low is None else low)) | (
-                values > (np.inf if high is None else high)
-            )
+            outside = (values < (-np.inf if low is None else low)) | (values > (np.inf if high is None else high))
             self._note_mask("Medium", name, "is outside its range", outside, lines)
 
     def _numbers_one_by_one(self, name: str, column: pa.Array, spec: FieldSpec, lines: np.ndarray) -> None:
         """Numbers in richer spellings, or texts that are none: each distinct text is looked at."""
         encoded = column.dictionary_encode()
-        read = [
-            read_number(text) if text.strip() else NumberText("", None)
-            for text in encoded.dictionary.to_pylist()
-        ]
+        read = [read_number(text) if text.strip() else NumberText("", None) for text in encoded.dictionary.to_pylist()]
         self._proofs.update(number.proves for number in read if number and number.proves)
         indices = np.asarray(pc.fill_null(encoded.indices, len(read)))
         bad = np.array([*[number is None for number in read], False], dtype=bool)

@@ -82,9 +82,7 @@ def day_texts(days: np.ndarray, as_of: date, language: str) -> Strings:
             continue
         day = np.datetime64(int(number), "D").astype(object)
         patterns = phrases(language)["first_of_month" if day.day == 1 else "date"]
-        texts.append(
-            format_date(day, patterns["this_year" if day.year == as_of.year else "another"], locale=language)
-        )
+        texts.append(format_date(day, patterns["this_year" if day.year == as_of.year else "another"], locale=language))
     return np.array(texts, dtype=object)[where]
 
 
@@ -112,9 +110,7 @@ def explanations(items: pd.DataFrame, as_of: date, language: str) -> Strings:
     labels = _shortened(items["because_label"])
     families = _shortened(items["family"])
     facts = {
-        "interval": count_texts(
-            np.where(known_interval, np.maximum(np.round(np.nan_to_num(interval)), 1), 0)
-        ),
+        "interval": count_texts(np.where(known_interval, np.maximum(np.round(np.nan_to_num(interval)), 1), 0)),
         "last_date": day_texts(last_day, as_of, language),
         "because": labels,
         "family": families,
@@ -134,9 +130,7 @@ def explanations(items: pd.DataFrame, as_of: date, language: str) -> Strings:
             rows = (scenario == name) & (is_repeat == is_old)
             # The first phrase whose facts are all known; the last of each list needs none.
             for phrase in wording[name][kind] if rows.any() else []:
-                wanted = [fact for _, fact, _, _ in Formatter().parse(phrase["text"]) if fact] + phrase.get(
-                    "when", []
-                )
+                wanted = [fact for _, fact, _, _ in Formatter().parse(phrase["text"]) if fact] + phrase.get("when", [])
                 usable = rows & (text == "")
                 for fact in wanted:
                     usable &= known[fact]
@@ -147,9 +141,7 @@ def explanations(items: pd.DataFrame, as_of: date, language: str) -> Strings:
 
 def _shortened(values: pd.Series) -> Strings:
     codes, unique = pd.factorize(values.fillna("").astype(str))
-    return np.array([shorten(" ".join(value.split()), LABEL_MAX) for value in unique] or [""], dtype=object)[
-        codes
-    ]
+    return np.array([shorten(" ".join(value.split()), LABEL_MAX) for value in unique] or [""], dtype=object)[codes]
 
 
 # What the customer reads
@@ -209,9 +201,7 @@ def taste_words(product: dict[str, Any], language: str) -> str:
     """
     wording = phrases(language)
     grades = [(axis, product.get(axis)) for axis in wording["aromas"]]
-    marked = sorted(
-        ((-float(grade), axis) for axis, grade in grades if grade is not None and float(grade) >= 4.0)
-    )
+    marked = sorted(((-float(grade), axis) for axis, grade in grades if grade is not None and float(grade) >= 4.0))
     return wording["and"].join(wording["aromas"][axis] for _, axis in marked[:2])
 
 

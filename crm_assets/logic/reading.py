@@ -199,9 +199,7 @@ def _eight_bit_encoding(path: Path, damaged_at: int) -> str:
             odd += int(sum(counts[byte] for byte in range(0x80, 0xA0) if byte not in _TYPOGRAPHIC_C1))
             letters += int(counts[0xA0:].sum())
             if len(evidence) < _SAMPLE_BYTES:
-                evidence += b"\n".join(text for text in chunk.splitlines() if not text.isascii())[
-                    :_SAMPLE_BYTES
-                ]
+                evidence += b"\n".join(text for text in chunk.splitlines() if not text.isascii())[:_SAMPLE_BYTES]
     if sequences > high / 2:
         raise UnreadableError(
             f"is UTF-8 except from line {damaged_at} on, where other bytes are mixed in: save it as CSV UTF-8"
@@ -218,9 +216,7 @@ def _eight_bit_encoding(path: Path, damaged_at: int) -> str:
 
     best = from_bytes(bytes(evidence), cp_isolation=_EIGHT_BIT_ENCODINGS).best()
     if best is None:
-        raise UnreadableError(
-            f"holds bytes on line {damaged_at} that are no text in any known encoding: {_SAVE_AGAIN}"
-        )
+        raise UnreadableError(f"holds bytes on line {damaged_at} that are no text in any known encoding: {_SAVE_AGAIN}")
     return "windows-1252" if best.encoding == "cp1252" else best.encoding
 
 
@@ -273,9 +269,7 @@ def detect_delimiter(lines: Iterable[str]) -> str:
     text = "".join(lines)
     best, best_score = ",", 0.0
     for delimiter in DELIMITERS:
-        widths = [
-            len(row) for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(row)
-        ]
+        widths = [len(row) for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(row)]
         if widths and widths[0] > 1:
             score = widths[0] * widths.count(widths[0]) / len(widths)
             if score > best_score:
@@ -300,9 +294,7 @@ def _open_csv(path: Path, head: bytes) -> TableFile:
         try:
             delimiter = detect_delimiter(lines[:_SAMPLE_LINES])
         except csv.Error as error:
-            raise UnreadableError(
-                f"is no regular table in its first lines ({error}): {_SAVE_AGAIN}"
-            ) from error
+            raise UnreadableError(f"is no regular table in its first lines ({error}): {_SAVE_AGAIN}") from error
     reader = csv.reader(iter(lines[skipped:]), delimiter=delimiter)
     header: list[str] = []
     header_line = 0
@@ -313,9 +305,7 @@ def _open_csv(path: Path, head: bytes) -> TableFile:
         except StopIteration:
             raise UnreadableError(f"is empty: {_SAVE_AGAIN}") from None
         except csv.Error as error:
-            raise UnreadableError(
-                f"has an unreadable header on line {header_line} ({error}): {_SAVE_AGAIN}"
-            ) from error
+            raise UnreadableError(f"has an unreadable header on line {header_line} ({error}): {_SAVE_AGAIN}") from error
     used = skipped + reader.line_num
     body = _CsvBody(source, blocks, "".join(lines[used:]).encode(), used, delimiter)
     return TableFile("csv", encoding, delimiter, header, header_line, body)
@@ -331,9 +321,7 @@ class _CsvBody:
 
     has_decimal_points = False
 
-    def __init__(
-        self, source: _Utf8Blocks, blocks: Iterator[bytes], first: bytes, line: int, delimiter: str
-    ) -> None:
+    def __init__(self, source: _Utf8Blocks, blocks: Iterator[bytes], first: bytes, line: int, delimiter: str) -> None:
         self._source = source
         self._blocks = blocks
         self._first = first
@@ -431,11 +419,7 @@ def _read_plain(
     if invalid:
         at = np.array([row.number for row in invalid], dtype=np.int64) - 1
         texts = [next(csv.reader([row.text], delimiter=delimiter), []) for row in invalid]
-        ragged = [
-            (int(line), values)
-            for line, values in zip(lines[at], texts, strict=True)
-            if not _is_blank(values)
-        ]
+        ragged = [(int(line), values) for line, values in zip(lines[at], texts, strict=True) if not _is_blank(values)]
         lines = np.delete(lines, at)
     return [column.combine_chunks() for column in table.columns], lines, ragged, n_lines
 
@@ -477,9 +461,7 @@ def _batch_of_records(records: Iterable[tuple[int, list[str]]], width: int, rows
     return _batch(columns, np.array(lines, dtype=np.int64), ragged, rows_before)
 
 
-def _batch(
-    columns: list[pa.Array], lines: np.ndarray, ragged: list[tuple[int, list[str]]], rows_before: int
-) -> Batch:
+def _batch(columns: list[pa.Array], lines: np.ndarray, ragged: list[tuple[int, list[str]]], rows_before: int) -> Batch:
     """Leave out records without any value and number the others through."""
     blank = np.ones(len(lines), dtype=bool)
     for column in columns:
@@ -493,10 +475,7 @@ def _batch(
     # The ordinal of a record: those before the batch, then those of the batch on earlier lines, both kinds.
     row_numbers = rows_before + 1 + np.arange(len(lines)) + np.searchsorted(ragged_lines, lines)
     ragged_numbers = rows_before + 1 + np.arange(len(ragged)) + np.searchsorted(lines, ragged_lines)
-    apart = [
-        Ragged(line, int(number), values)
-        for (line, values), number in zip(ragged, ragged_numbers, strict=True)
-    ]
+    apart = [Ragged(line, int(number), values) for (line, values), number in zip(ragged, ragged_numbers, strict=True)]
     return Batch(columns, lines, row_numbers, apart)
 
 
@@ -508,9 +487,7 @@ def _open_spreadsheet(path: Path, head: bytes) -> TableFile:
 
     content = path.read_bytes()
     if head.startswith(_ZIP_MAGIC) and not _is_xlsx(content):
-        raise UnreadableError(
-            f"is a compressed archive or another office document, not an XLSX: {_SAVE_AGAIN}"
-        )
+        raise UnreadableError(f"is a compressed archive or another office document, not an XLSX: {_SAVE_AGAIN}")
     try:
         workbook = CalamineWorkbook.from_filelike(io.BytesIO(content))
         if not workbook.sheet_names:
@@ -520,9 +497,7 @@ def _open_spreadsheet(path: Path, head: bytes) -> TableFile:
     except PasswordError as error:
         raise UnreadableError("is protected by a password: save it without one") from error
     except CalamineError as error:
-        raise UnreadableError(
-            f"is a damaged spreadsheet ({' '.join(str(error).split())}): {_SAVE_AGAIN}"
-        ) from error
+        raise UnreadableError(f"is a damaged spreadsheet ({' '.join(str(error).split())}): {_SAVE_AGAIN}") from error
     padded = _zero_padded_cells(content) if head.startswith(_ZIP_MAGIC) else {}
     body = _SheetBody(sheet.iter_rows(), first_column, padded, hashlib.sha256(content).hexdigest())
     header_line, header = body.take_header()

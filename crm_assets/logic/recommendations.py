@@ -80,15 +80,11 @@ class RecommendationResult:
     engine: dict[str, Any]
 
 
-def recommend(
-    inputs: RecommendationInputs, rules: BusinessRules, as_of: date, locale: str
-) -> RecommendationResult:
+def recommend(inputs: RecommendationInputs, rules: BusinessRules, as_of: date, locale: str) -> RecommendationResult:
     """The recommended wines of every person at `as_of`; `locale` is the language staff read (spec.md §5)."""
     world = _World.of(inputs, rules)
     until = day_number(as_of)
-    moment = _Moment.at(
-        world, until, world.facts_given(inputs.customers), world.popularity_given(inputs.popularity)
-    )
+    moment = _Moment.at(world, until, world.facts_given(inputs.customers), world.popularity_given(inputs.popularity))
     blocked = _blocked(world, moment, until, inputs.sent_wines, inputs.rejections)
     calibration = _calibrate(world, inputs, until)
 
@@ -177,9 +173,7 @@ class _World:
             wine_id=inputs.products["wine_id"].astype(str),
         )
         products = products.iloc[_code_point_order(products["product_key"])].reset_index(drop=True)
-        wines = customer_logic.sorted_ids(
-            pd.concat([products["wine_id"], inputs.purchases["wine_id"].astype(str)])
-        )
+        wines = customer_logic.sorted_ids(pd.concat([products["wine_id"], inputs.purchases["wine_id"].astype(str)]))
         may = products["is_recommendable"].fillna(False).astype(bool) & (products["stock_status"] != "out")
         offers = products[may].reset_index(drop=True)
         offers["wine"] = positions(offers["wine_id"], wines)
@@ -247,9 +241,7 @@ class _World:
 
     def facts_given(self, customers: pd.DataFrame) -> _Facts:
         """Orders, last order and lifetime amount as the customer table has them."""
-        people = customers.assign(customer_id=customers["customer_id"].astype(str)).drop_duplicates(
-            "customer_id"
-        )
+        people = customers.assign(customer_id=customers["customer_id"].astype(str)).drop_duplicates("customer_id")
         people = people.set_index("customer_id").loc[self.customers]
         last = day_numbers(people["last_order_date"])
         return _Facts(
@@ -399,9 +391,7 @@ class _Moment:
             n,
         )
         if facts is None:
-            facts = _Facts(
-                history.n_orders, np.where(history.n_orders > 0, history.last, _NEVER), history.amount
-            )
+            facts = _Facts(history.n_orders, np.where(history.n_orders > 0, history.last, _NEVER), history.amount)
         if popularity is None:
             popularity = _popularity(world, pair_customer, pair_wine, last, until)
 
@@ -437,9 +427,7 @@ class _Moment:
             cosine=cosine,
             family_share=_shares(pair_customer, world.wine_family[pair_wine], spend, n, len(world.families)),
             grape_share=_shares(pair_customer, world.wine_grape[pair_wine], spend, n, len(world.grapes)),
-            popularity=np.divide(popularity, top, out=np.zeros_like(popularity), where=top > 0).astype(
-                np.float32
-            ),
+            popularity=np.divide(popularity, top, out=np.zeros_like(popularity), where=top > 0).astype(np.float32),
             p_order=active.probability(rules.recommendations.probability_days),
             expected_orders=active.expected_orders(rules.predictions.value_days),
             state=states(facts.n_orders, until - facts.last, facts.lifetime, rules),
@@ -450,9 +438,7 @@ def states(n_orders: Ints, days_since_last: Ints, lifetime: Floats, rules: Busin
     """The state of each customer, first match (spec.md §5): no order, lapsed, one order, regular."""
     settings = rules.recommendations
     lapsed = (days_since_last > settings.winback_after_days) & (lifetime >= settings.winback_min_lifetime)
-    return np.select([n_orders == 0, lapsed, n_orders == 1], [NO_ORDER, LAPSED, ONE_ORDER], REGULAR).astype(
-        np.int64
-    )
+    return np.select([n_orders == 0, lapsed, n_orders == 1], [NO_ORDER, LAPSED, ONE_ORDER], REGULAR).astype(np.int64)
 
 
 def _changes(*columns: np.ndarray) -> Flags:
@@ -518,9 +504,7 @@ def _blocked(
     as age 0.
     """
     settings = world.rules.recommendations
-    window = np.where(
-        world.is_professional, settings.bought_window_days_professional, settings.bought_window_days
-    )
+    window = np.where(world.is_professional, settings.bought_window_days_professional, settings.bought_window_days)
     bought = until - moment.last < window[moment.customer]
     customers, wines = [moment.customer[bought]], [moment.wine[bought]]
     for frame, column in ((sent, "sent_date"), (rejections, "rejected_date")):
@@ -684,22 +668,12 @@ def _explore_scenarios(
     own_price = world.price[rows][:, None]
     above = (tier >= world.tier[rows][:, None] + 1) | (segment[None, :] > world.segment[rows][:, None])
     preferred = (family[None, :] == world.top_family[rows][:, None]) & (family >= 0)[None, :]
-    upsell = (
-        free
-        & preferred
-        & above
-        & (price > own_price)
-        & (price <= settings.upsell_max_price_ratio * own_price)
-    )
+    upsell = free & preferred & above & (price > own_price) & (price <= settings.upsell_max_price_ratio * own_price)
     upsell &= (moment.starts[rows + 1] > moment.starts[rows])[:, None]  # nothing bought, nothing to rise from
     yield UPSELL, upsell
     similar = raw > 0
-    similar |= (
-        (moment.family_share[rows] > 0)[:, family] & (family >= 0)[None, :] if len(world.families) else False
-    )
-    similar |= (
-        (moment.grape_share[rows] > 0)[:, grape] & (grape >= 0)[None, :] if len(world.grapes) else False
-    )
+    similar |= (moment.family_share[rows] > 0)[:, family] & (family >= 0)[None, :] if len(world.families) else False
+    similar |= (moment.grape_share[rows] > 0)[:, grape] & (grape >= 0)[None, :] if len(world.grapes) else False
     yield CROSS_SELL, free & similar & ~upsell
 
 
@@ -758,11 +732,7 @@ def season_component(tags: pd.Series, day: int, rules: BusinessRules) -> np.ndar
     months = rules.recommendations.season_tags
     values = []
     for given in tags:
-        known = (
-            [months[tag] for tag in given if tag in months]
-            if isinstance(given, list | tuple | np.ndarray)
-            else []
-        )
+        known = [months[tag] for tag in given if tag in months] if isinstance(given, list | tuple | np.ndarray) else []
         values.append(NEUTRAL if not known else float(any(month in span for span in known)))
     return np.array(values, dtype=np.float32)
 
@@ -829,9 +799,7 @@ def _score(
     """
     numbers = ["customer", "wine", "offer", "scenario", "state", "tier", "pair"]
     columns = [*numbers, "raw", "content", "popularity", "rhythm", "margin", "season"]
-    table = {
-        c: np.concatenate([part[c] for part in parts]) if parts else np.zeros(0, np.int64) for c in columns
-    }
+    table = {c: np.concatenate([part[c] for part in parts]) if parts else np.zeros(0, np.int64) for c in columns}
     raw = np.round(table.pop("raw"), 6)
     is_repeat, is_winback = table["pair"] >= 0, table["scenario"] == WINBACK
     collaborative = np.zeros(len(raw))
@@ -859,9 +827,7 @@ def _score(
     table["family"] = world.wine_family[table["wine"]]
     falling = np.rint((100.0 - table["score"]) * 10**_SCORE_DECIMALS).astype(np.int64)
     # One integer that sorts by customer, falling score, product_key.
-    key = (table["customer"] * (100 * 10**_SCORE_DECIMALS + 1) + falling) * max(len(world.offers), 1) + table[
-        "offer"
-    ]
+    key = (table["customer"] * (100 * 10**_SCORE_DECIMALS + 1) + falling) * max(len(world.offers), 1) + table["offer"]
     order = np.argsort(key)
     return _Scored(pd.DataFrame({name: values[order] for name, values in table.items()}), seen)
 
@@ -1001,9 +967,7 @@ def _calibrate(world: _World, inputs: RecommendationInputs, until: int) -> _Cali
 def _isotonic(signal: Floats, happened: Flags) -> tuple[Floats, Floats]:
     from sklearn.isotonic import IsotonicRegression
 
-    model = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(
-        signal, happened.astype("float64")
-    )
+    model = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(signal, happened.astype("float64"))
     return np.asarray(model.X_thresholds_, dtype="float64"), np.asarray(model.y_thresholds_, dtype="float64")
 
 
@@ -1048,9 +1012,7 @@ def _items(
     locale: str,
 ) -> pd.DataFrame:
     """Rows of recommendations.items without run_id, by customer_id and rank."""
-    order = np.lexsort(
-        (selected["offer"], -selected["score"].to_numpy(), selected["tier"], selected["customer"])
-    )
+    order = np.lexsort((selected["offer"], -selected["score"].to_numpy(), selected["tier"], selected["customer"]))
     chosen = selected.iloc[order].reset_index(drop=True)
     customer, wine, pair = (chosen[c].to_numpy(dtype=np.int64) for c in ("customer", "wine", "pair"))
     is_repeat = pair >= 0
@@ -1104,9 +1066,7 @@ def _items(
             "customer_sentence": phrases.sentences(scenario, languages[customer], offer, world.offers),
         }
     )
-    frame["reasons"] = _reasons(
-        frame, chosen, moment, interval, source, n_orders, last_day, because, world, is_repeat
-    )
+    frame["reasons"] = _reasons(frame, chosen, moment, interval, source, n_orders, last_day, because, world, is_repeat)
     frame["rules_version"] = world.rules.version
     return frame
 
@@ -1137,9 +1097,7 @@ def _because(moment: _Moment, customer: Ints, wine: Ints) -> Ints:
 def _languages(customers: pd.DataFrame, ids: pd.Index, locale: str) -> np.ndarray[Any, np.dtype[np.object_]]:
     """The language each customer is written in: their own when we speak it, else the tenant's."""
     spoken = customers.assign(customer_id=customers["customer_id"].astype(str)).drop_duplicates("customer_id")
-    codes, unique = pd.factorize(
-        spoken.set_index("customer_id")["language"].reindex(ids), use_na_sentinel=True
-    )
+    codes, unique = pd.factorize(spoken.set_index("customer_id")["language"].reindex(ids), use_na_sentinel=True)
     known = [phrases.language_of(value, locale) for value in unique]
     return np.array([*known, locale], dtype=object)[codes]
 
@@ -1160,17 +1118,13 @@ def _reasons(
     personal data.
     """
     n = len(frame)
-    state = np.array([json.dumps(name) for name in STATES], dtype=object)[
-        chosen["state"].to_numpy(dtype=np.int64)
-    ]
+    state = np.array([json.dumps(name) for name in STATES], dtype=object)[chosen["state"].to_numpy(dtype=np.int64)]
     wine_ids = np.array([*(json.dumps(w, ensure_ascii=False) for w in world.wines), "null"], dtype=object)
     sources = np.array([*(json.dumps(name) for name in INTERVAL_SOURCES[:-1]), "null"], dtype=object)
     facts: dict[str, np.ndarray] = {
         "state": state,
         "list": np.where(is_repeat, '"repeat"', '"explore"').astype(object),
-        "order_probability": _number_texts(
-            np.round(moment.p_order[chosen["customer"].to_numpy(dtype=np.int64)], 4)
-        ),
+        "order_probability": _number_texts(np.round(moment.p_order[chosen["customer"].to_numpy(dtype=np.int64)], 4)),
         "orders_of_wine": _number_texts(n_orders),
         "days_since_bought": _number_texts(np.where(is_repeat, float(moment.until) - last_day, np.nan)),
         "interval_days": _number_texts(np.round(interval, 1)),

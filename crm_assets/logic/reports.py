@@ -37,11 +37,7 @@ def segment_chart(segments: pd.Series, locale: str) -> dict[str, str]:
         {"label": row["code"], "count": row["count"], "width": round(_BAR_WIDTH * row["count"] / largest)}
         for row in rows
     ]
-    svg = (
-        rendering.environment(locale)
-        .get_template(CHART_TEMPLATE)
-        .render(bars=bars, height=_BAR_STEP * len(bars) + 4)
-    )
+    svg = rendering.environment(locale).get_template(CHART_TEMPLATE).render(bars=bars, height=_BAR_STEP * len(bars) + 4)
     facts = ", ".join(f"{row['code']} {row['count']}" for row in rows)
     return {"svg_base64": base64.b64encode(svg.encode()).decode(), "facts": facts}
 

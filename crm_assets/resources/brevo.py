@@ -85,15 +85,11 @@ def client(
     if not confirmed_plan_hash:
         return Brevo()
     if not tenant.brevo.live:
-        raise LiveRefusedError(
-            f"live sending is not allowed: tenants/{tenant.slug}.yaml does not say brevo.live: true"
-        )
+        raise LiveRefusedError(f"live sending is not allowed: tenants/{tenant.slug}.yaml does not say brevo.live: true")
     if not live_allowed:
         raise LiveRefusedError("live sending is not allowed: CRM_LIVE is not 1")
     if not api_key:
-        raise LiveRefusedError(
-            f"live sending is not possible: no Brevo key in {tenant.brevo.api_key_variable}"
-        )
+        raise LiveRefusedError(f"live sending is not possible: no Brevo key in {tenant.brevo.api_key_variable}")
     if confirmed_plan_hash != plan_hash:
         raise LiveRefusedError("live sending is not allowed: the confirmed hash is not that of this plan")
     raise LiveRefusedError(

@@ -187,9 +187,7 @@ class _Landing:
             return self.report
         previous = {
             path: (signature, sha256)
-            for path, signature, sha256 in self.warehouse.rows(
-                "select path, signature, sha256 from landing.files"
-            )
+            for path, signature, sha256 in self.warehouse.rows("select path, signature, sha256 from landing.files")
         }
         files, quiet = self._two_looks({path: signature for path, (signature, _) in previous.items()})
         hashes: dict[str, str] = {}
@@ -275,9 +273,7 @@ class _Landing:
                     copy_blocks(connection, target, columns, _csv_blocks(table, rows, profiler))
                     profile = profiler.finish(has_decimal_points=table.has_decimal_points)
                     if not profile.row_count:
-                        raise _FaultyError(
-                            "refused", "has a header and no rows: export it again from iSaVigne", about
-                        )
+                        raise _FaultyError("refused", "has a header and no rows: export it again from iSaVigne", about)
                     if profile.plain_rows == 0:
                         reason = "has no row with as many values as the header: export it again from iSaVigne"
                         raise _FaultyError("refused", reason, about)
@@ -390,9 +386,7 @@ class _Landing:
         paths, shas = [path for path, _ in present], [sha256 for _, sha256 in present]
         datasets = {outcome.path: outcome.dataset for outcome in self.report.outcomes}
         with self.warehouse.transaction() as connection:
-            connection.execute(
-                "delete from raw.files where status = 'waiting' and path <> all(%s)", [waiting]
-            )
+            connection.execute("delete from raw.files where status = 'waiting' and path <> all(%s)", [waiting])
             gone = connection.execute(
                 """
                 update raw.files set deleted_at = %s

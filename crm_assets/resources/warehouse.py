@@ -95,14 +95,14 @@ class Warehouse:
         wanted = sql.SQL(", ").join(map(sql.Identifier, columns)) if columns else sql.SQL("*")
         statement = sql.SQL("select {} from {}").format(wanted, self._name(schema, name))
         if where:
-            statement += sql.SQL(" where ") + sql.SQL(where)  # type: ignore[arg-type]
+            statement += sql.SQL(" where ") + sql.SQL(where)
         if order_by:
-            statement += sql.SQL(" order by ") + sql.SQL(order_by)  # type: ignore[arg-type]
+            statement += sql.SQL(" order by ") + sql.SQL(order_by)
         return self._frame(statement, params)
 
     def query(self, statement: str, params: Sequence[Any] | None = None) -> pd.DataFrame:
         """The result of a SELECT written out, as a frame."""
-        return self._frame(sql.SQL(statement), params)  # type: ignore[arg-type]
+        return self._frame(sql.SQL(statement), params)
 
     def _frame(self, statement: sql.Composable, params: Sequence[Any] | None) -> pd.DataFrame:
         with self.transaction() as connection:

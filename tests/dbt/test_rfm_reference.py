@@ -220,9 +220,7 @@ def _scores(warehouse: Warehouse, name: str, where: str = "segment <> 'Prospects
 
 def test_the_measures_of_the_case_are_those_written_in_the_spec() -> None:
     frame = expected(AS_OF)
-    assert {
-        row.Index: (row.recency_days, row.frequency, row.monetary) for row in frame.itertuples()
-    } == MEASURES
+    assert {row.Index: (row.recency_days, row.frequency, row.monetary) for row in frame.itertuples()} == MEASURES
 
 
 def test_reference_case_from_raw_lines_to_segments(tenant_warehouse: Warehouse, tmp_path: Path) -> None:
@@ -246,12 +244,8 @@ def test_reference_case_from_raw_lines_to_segments(tenant_warehouse: Warehouse, 
             tmp_path,
             ["known_sales_lines", "fct_orders", "customer_rfm", "customer_rfm_history"],
         )
-    pd.testing.assert_frame_equal(
-        _scores(tenant_warehouse, "customer_rfm"), expected(earlier), check_dtype=False
-    )
+    pd.testing.assert_frame_equal(_scores(tenant_warehouse, "customer_rfm"), expected(earlier), check_dtype=False)
     for day in (AS_OF, earlier):
-        found = _scores(
-            tenant_warehouse, "customer_rfm_history", f"segment <> 'Prospects' and as_of = '{day}'"
-        )
+        found = _scores(tenant_warehouse, "customer_rfm_history", f"segment <> 'Prospects' and as_of = '{day}'")
         pd.testing.assert_frame_equal(found, expected(day), check_dtype=False)
     assert tenant_warehouse.count("rfm", "customer_rfm_history") == 2 * len(CASE)

@@ -11,8 +11,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from crm_assets.dbt_manifest import ensure_manifest
 from crm_assets.databases import Cluster
+from crm_assets.dbt_manifest import ensure_manifest
 from crm_assets.resources.control import Control, Drop, is_due
 from crm_assets.settings import Settings
 from crm_assets.tenants import TEMPLATE, load_tenant
@@ -155,9 +155,7 @@ def test_a_drop_that_did_not_land_is_asked_for_again_a_few_times_only() -> None:
         ("2026-06-01T04:00:00+00:00", "2026-W23"),  # summer time
     ],
 )
-def test_the_week_is_due_from_monday_six_where_the_estate_is(
-    tmp_path: Path, moment: str, expected: str | None
-) -> None:
+def test_the_week_is_due_from_monday_six_where_the_estate_is(tmp_path: Path, moment: str, expected: str | None) -> None:
     path = tmp_path / "left.yaml"
     path.write_text(TEMPLATE.format(name="left"))
     assert automation.week_due(load_tenant(path), datetime.fromisoformat(moment)) == expected

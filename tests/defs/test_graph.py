@@ -15,23 +15,51 @@ from crm_assets.settings import ROOT
 
 ensure_manifest()
 
-from crm_assets.defs.common import STAGES, tenants_partitions  # noqa: E402
 from crm_assets.definitions import defs  # noqa: E402
+from crm_assets.defs.common import STAGES, tenants_partitions  # noqa: E402
 
 SPECS = {spec.key: spec for spec in defs.resolve_all_asset_specs()}
 GRAPH = defs.resolve_asset_graph()
 OURS = {key: spec for key, spec in SPECS.items() if key.path[0] != "state"}
 
 # The tables that other programs may rely on (issue 2, §9).
-PROMISED = """
-raw.files raw.sales_lines raw.customers raw.products raw.stock raw.contacts raw.aliases
-curated.dim_customers curated.customer_xref curated.dim_products curated.fct_sales_lines curated.fct_orders
-curated.stock_levels curated.contact_events curated.quarantined_rows curated.unmatched_products
-rfm.customer_rfm rfm.customer_rfm_history rfm.customer_preferences rfm.product_popularity
-customers.taste_profiles customers.clusters customers.cluster_profiles customers.predictions
-recommendations.runs recommendations.items audit.findings audit.scores audit.data_quality
-gate.decisions gate.next_actions activation.campaigns activation.batches activation.messages activation.attempts
-""".split()
+PROMISED = [
+    "raw.files",
+    "raw.sales_lines",
+    "raw.customers",
+    "raw.products",
+    "raw.stock",
+    "raw.contacts",
+    "raw.aliases",
+    "curated.dim_customers",
+    "curated.customer_xref",
+    "curated.dim_products",
+    "curated.fct_sales_lines",
+    "curated.fct_orders",
+    "curated.stock_levels",
+    "curated.contact_events",
+    "curated.quarantined_rows",
+    "curated.unmatched_products",
+    "rfm.customer_rfm",
+    "rfm.customer_rfm_history",
+    "rfm.customer_preferences",
+    "rfm.product_popularity",
+    "customers.taste_profiles",
+    "customers.clusters",
+    "customers.cluster_profiles",
+    "customers.predictions",
+    "recommendations.runs",
+    "recommendations.items",
+    "audit.findings",
+    "audit.scores",
+    "audit.data_quality",
+    "gate.decisions",
+    "gate.next_actions",
+    "activation.campaigns",
+    "activation.batches",
+    "activation.messages",
+    "activation.attempts",
+]
 STATE = ["review.decisions", "activation.contacts", "activation.pauses", "outcomes.events"]
 
 
@@ -91,7 +119,9 @@ def test_what_no_asset_reads_or_that_nothing_makes_is_known() -> None:
     assert dangling == [], "only state may come from outside the graph"
 
 
-@pytest.mark.parametrize("stage", ["raw", "staging", "curated", "rfm", "recommendations", "audit", "gate", "activation"])
+@pytest.mark.parametrize(
+    "stage", ["raw", "staging", "curated", "rfm", "recommendations", "audit", "gate", "activation"]
+)
 def test_a_stage_where_data_can_be_wrong_has_checks(stage: str) -> None:
     assert [key for key in GRAPH.asset_check_keys if key.asset_key.path[0] == stage]
 

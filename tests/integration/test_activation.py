@@ -50,30 +50,19 @@ def insert(warehouse: Warehouse, table: str, frame: pd.DataFrame) -> None:
     with warehouse.transaction() as connection:
         connection.cursor().executemany(
             f"insert into {table} ({', '.join(columns)}) values ({marks})".encode(),
-            [
-                [None if pd.isna(v) else v for v in row]
-                for row in frame.astype("object").itertuples(index=False)
-            ],
+            [[None if pd.isna(v) else v for v in row] for row in frame.astype("object").itertuples(index=False)],
         )
 
 
 def gated(warehouse: Warehouse, people: pd.DataFrame, run_id: str = "run", as_of: date = AS_OF) -> None:
     """A run with two items for everybody, audited and gated as the assets do it."""
-    listed = items(
-        *[item(c, k, r) for c in people["customer_id"] for r, k in enumerate(["p1", "p2"], start=1)]
-    )
+    listed = items(*[item(c, k, r) for c in people["customer_id"] for r, k in enumerate(["p1", "p2"], start=1)])
     result = audit.audit(listed, people, products(), estate.bought(), estate.sent(), TENANT, RULES, as_of)
     no_review = pd.DataFrame(columns=["customer_id", "wine_id", "scenario", "decision", "decided_at"])
-    actions = gate.next_actions(
-        people, result.permissions, result.scores, listed, no_review, "auto", RULES, NOW
-    )
-    decision = gate.decide(
-        actions, result.scores, audit.Breaker(100.0, False, ()), 0, False, as_of, NOW, RULES
-    )
+    actions = gate.next_actions(people, result.permissions, result.scores, listed, no_review, "auto", RULES, NOW)
+    decision = gate.decide(actions, result.scores, audit.Breaker(100.0, False, ()), 0, False, as_of, NOW, RULES)
     components = dict.fromkeys(["collaborative", "content", "popularity", "rhythm", "margin", "season"], 0.5)
-    stored = listed.assign(
-        run_id=run_id, probability=0.1, reasons="{}", rules_version=RULES.version, **components
-    )
+    stored = listed.assign(run_id=run_id, probability=0.1, reasons="{}", rules_version=RULES.version, **components)
     warehouse.replace_run(tables.items, stored, run_id)
     warehouse.replace_run(tables.findings, result.findings.assign(run_id=run_id), run_id)
     warehouse.replace_run(tables.scores, result.scores.assign(run_id=run_id), run_id)
@@ -129,9 +118,7 @@ def test_a_campaign_is_planned_once(warehouse: Warehouse) -> None:
 
 def test_a_newer_run_does_not_stale_a_plan(warehouse: Warehouse) -> None:
     first = plan(warehouse)
-    gated(
-        warehouse, facts(*[customer(f"c{n:02d}") for n in range(1, 31)]), "later", AS_OF + timedelta(days=1)
-    )
+    gated(warehouse, facts(*[customer(f"c{n:02d}") for n in range(1, 31)]), "later", AS_OF + timedelta(days=1))
     again = plan(warehouse, as_of=AS_OF + timedelta(days=1))
     assert (again.run_id, again.plan_hash, again.is_new) == ("run", first.plan_hash, False)
     assert send(warehouse, as_of=AS_OF + timedelta(days=1)).messages == 29
@@ -208,9 +195,7 @@ def test_a_dry_run_changes_no_message_and_writes_the_same_attempts_again(warehou
     assert (first.dry_run, first.messages, first.chunks, first.plan_hash) == (True, 29, 1, made.plan_hash)
     assert send(warehouse) == first
     assert warehouse.rows("select * from activation.attempts order by attempt_id") == attempts
-    assert warehouse.rows("select is_dry_run, outcome, n_messages from activation.attempts") == [
-        (True, "dry_run", 29)
-    ]
+    assert warehouse.rows("select is_dry_run, outcome, n_messages from activation.attempts") == [(True, "dry_run", 29)]
     assert outbox(warehouse) == before
 
 
@@ -244,9 +229,7 @@ def test_a_gate_closed_since_stops_the_send(warehouse: Warehouse) -> None:
 def test_current_data_decide_who_is_still_written_to(warehouse: Warehouse) -> None:
     plan(warehouse)
     warehouse.execute("update audit.customer_facts set is_refused = true where customer_id = 'c01'")
-    warehouse.execute(
-        "update audit.customer_facts set last_contact_date = '2025-12-30' where customer_id = 'c02'"
-    )
+    warehouse.execute("update audit.customer_facts set last_contact_date = '2025-12-30' where customer_id = 'c02'")
     warehouse.execute("insert into rfm.customer_wines values ('c03', 'w1', '2025-12-29')")
     warehouse.execute("delete from audit.customer_facts where customer_id = 'c04'")
     done = send(warehouse)
@@ -262,9 +245,7 @@ def test_current_data_decide_who_is_still_written_to(warehouse: Warehouse) -> No
 def test_a_really_sent_wine_is_seen_by_the_audit_and_a_planned_one_is_not(warehouse: Warehouse) -> None:
     plan(warehouse)
     assert activation.sent_wines(warehouse).empty
-    warehouse.execute(
-        "update activation.messages set status = 'sent', sent_at = %s where customer_id = 'c01'", [NOW]
-    )
+    warehouse.execute("update activation.messages set status = 'sent', sent_at = %s where customer_id = 'c01'", [NOW])
     assert activation.sent_wines(warehouse)["wine_id"].tolist() == ["w1", "w2"]
 
 
@@ -310,9 +291,7 @@ def test_exports_and_report_of_a_run(warehouse: Warehouse, tmp_path: Path) -> No
     )
     assert len((tmp_path / "reco_output.csv").read_text().splitlines()) == 61
     before = {path.name: path.read_bytes() for path in written}
-    assert {
-        path.name: path.read_bytes() for path in documents.export_run(warehouse, "run", tmp_path)
-    } == before
+    assert {path.name: path.read_bytes() for path in documents.export_run(warehouse, "run", tmp_path)} == before
     report = documents.write_report(warehouse, TENANT, RULES, "run", tmp_path)
     assert "spring" in report.read_text(encoding="utf-8")
     with pytest.raises(LookupError, match="no decision"):

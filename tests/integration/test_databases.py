@@ -57,7 +57,9 @@ def test_setting_up_twice_changes_nothing_and_new_columns_are_added(cluster: Clu
     databases.ensure_tenant(cluster, "grows")
     with psycopg.connect(url, autocommit=True) as connection:
         # The mark says the tables are of this version: nothing is looked at again…
-        columns = "select count(*) from information_schema.columns where table_schema = 'gate' and column_name = 'reasons'"
+        columns = (
+            "select count(*) from information_schema.columns where table_schema = 'gate' and column_name = 'reasons'"
+        )
         assert connection.execute(columns).fetchone() == (0,)
         connection.execute("comment on schema landing is 'tables of an older version'")
     databases.ensure_tenant(cluster, "grows")

@@ -58,9 +58,7 @@ def refresh(warehouse: Warehouse) -> dg.ExecuteInProcessResult:
     )
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions(str(tenants_partitions.name), ["estate"])
-        return dg.materialize(
-            ASSETS, partition_key="estate", instance=instance, resources={"tenant_run": run}
-        )
+        return dg.materialize(ASSETS, partition_key="estate", instance=instance, resources={"tenant_run": run})
 
 
 @pytest.fixture
@@ -138,9 +136,7 @@ def test_only_new_texts_are_validated_and_a_second_refresh_changes_nothing(estat
     again = refresh(estate)
     assert state() == before
     new = {
-        event.asset_key.to_user_string(): event.step_materialization_data.materialization.metadata[
-            "new"
-        ].value
+        event.asset_key.to_user_string(): event.step_materialization_data.materialization.metadata["new"].value
         for event in again.get_asset_materialization_events()
         if event.asset_key and event.asset_key.path[0] == "staging"
     }

@@ -28,9 +28,7 @@ C2;F2;P1;06/03/2024;1;9
 
 
 def tenant(source: Source | None = None) -> Tenant:
-    return Tenant(
-        slug="test", name="T", legal_name="T", address="1 rue", siren="123456789", source=source or Source()
-    )
+    return Tenant(slug="test", name="T", legal_name="T", address="1 rue", siren="123456789", source=source or Source())
 
 
 @pytest.fixture
@@ -68,8 +66,7 @@ def statuses(report: LandingReport) -> dict[str, str]:
 def contents(warehouse: Warehouse) -> dict[str, list[tuple[object, ...]]]:
     """All raw rows, the paths' own story aside."""
     found: dict[str, list[tuple[object, ...]]] = {
-        name: warehouse.rows(f"select * from raw.{name} order by file_id, source_line")
-        for name in tables.RAW_TABLES
+        name: warehouse.rows(f"select * from raw.{name} order by file_id, source_line") for name in tables.RAW_TABLES
     }
     found["files"] = warehouse.rows(
         "select distinct sha256, dataset, order_key, row_count, decimal_separator, date_order, first_date,"
@@ -85,8 +82,7 @@ def test_a_drop_lands_with_its_lines_as_text(tenant_warehouse: Warehouse, folder
     assert report.status_counts == {"loaded": 2}
     assert report.loaded_rows == {"customers": 2, "sales_lines": 3}
     rows = tenant_warehouse.rows(
-        "select source_line, row_no, client_code, amount_ht, problems, extra from raw.sales_lines"
-        " order by row_no"
+        "select source_line, row_no, client_code, amount_ht, problems, extra from raw.sales_lines order by row_no"
     )
     assert rows == [
         (2, 1, "00123", "60,50", None, None),
@@ -143,9 +139,7 @@ def test_the_same_content_under_two_names_loads_once(tenant_warehouse: Warehouse
     assert keys == [("2025-06-30", "2025-06-30")], "one content has one place: the newest of its names"
 
 
-def test_changed_content_is_a_new_file_also_with_size_and_time_kept(
-    tenant_warehouse: Warehouse, folder: Path
-) -> None:
+def test_changed_content_is_a_new_file_also_with_size_and_time_kept(tenant_warehouse: Warehouse, folder: Path) -> None:
     path = drop(folder, "clients.csv", CLIENTS)
     landing(tenant_warehouse, folder)
     before = path.stat()
@@ -216,9 +210,7 @@ def test_a_refused_file_lands_once_the_tenants_file_knows_its_spelling(
     assert tenant_warehouse.rows("select client_code, last_name from raw.customers") == [("00123", "Muller")]
 
 
-def test_a_deleted_file_is_noted_its_rows_stay_and_it_may_come_back(
-    tenant_warehouse: Warehouse, folder: Path
-) -> None:
+def test_a_deleted_file_is_noted_its_rows_stay_and_it_may_come_back(tenant_warehouse: Warehouse, folder: Path) -> None:
     path = drop(folder, "clients.csv", CLIENTS)
     landing(tenant_warehouse, folder)
     path.unlink()
@@ -267,9 +259,7 @@ def test_a_crash_between_rows_and_ledger_leaves_neither(
     assert report.status_counts == {"loaded": 2}
 
 
-def test_a_growing_file_waits_and_temporary_names_are_not_seen(
-    tenant_warehouse: Warehouse, folder: Path
-) -> None:
+def test_a_growing_file_waits_and_temporary_names_are_not_seen(tenant_warehouse: Warehouse, folder: Path) -> None:
     drop(folder, "clients.csv", CLIENTS)
     for name in (
         "ventes.csv.part",
@@ -352,9 +342,7 @@ def test_any_order_of_arrival_ends_in_the_same_rows(
     assert contents(tenant_warehouse) == piecemeal
 
 
-def test_links_out_of_the_folder_are_not_followed(
-    tenant_warehouse: Warehouse, folder: Path, tmp_path: Path
-) -> None:
+def test_links_out_of_the_folder_are_not_followed(tenant_warehouse: Warehouse, folder: Path, tmp_path: Path) -> None:
     outside = drop(tmp_path, "elsewhere/clients.csv", CLIENTS)
     (folder / "clients.csv").symlink_to(outside)
     (folder / "isavigne").symlink_to(outside.parent)

@@ -20,7 +20,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from crm_assets import databases, up
+from crm_assets import up
 from crm_assets.databases import Cluster
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.settings import ROOT, Settings
@@ -82,12 +82,26 @@ def estates(environment: Settings, cluster: Cluster) -> Iterator[Estates]:
 
 
 # What a run must leave alone when nothing has changed: the rows that another stage, a person or Brevo acts on.
-COUNTED = """
-raw.files raw.sales_lines raw.customers curated.dim_customers curated.dim_products curated.fct_sales_lines
-curated.fct_orders curated.quarantined_rows rfm.customer_rfm rfm.customer_rfm_history customers.clusters
-customers.predictions recommendations.runs recommendations.items audit.findings audit.scores gate.decisions
-gate.next_actions
-""".split()
+COUNTED = [
+    "raw.files",
+    "raw.sales_lines",
+    "raw.customers",
+    "curated.dim_customers",
+    "curated.dim_products",
+    "curated.fct_sales_lines",
+    "curated.fct_orders",
+    "curated.quarantined_rows",
+    "rfm.customer_rfm",
+    "rfm.customer_rfm_history",
+    "customers.clusters",
+    "customers.predictions",
+    "recommendations.runs",
+    "recommendations.items",
+    "audit.findings",
+    "audit.scores",
+    "gate.decisions",
+    "gate.next_actions",
+]
 
 
 def counts(warehouse: Warehouse) -> dict[str, int]:
@@ -142,7 +156,9 @@ def test_rows_in_are_curated_superseded_or_quarantined_for_every_file(estates: E
     for slug in CAMPAIGN_FOLDERS:
         warehouse = estates.warehouse(slug)
         files = warehouse.rows("select file_id, row_count from raw.files where status = 'loaded'")
-        accounted = warehouse.rows("select file_id, rows, curated, superseded, quarantined from curated.file_accounting")
+        accounted = warehouse.rows(
+            "select file_id, rows, curated, superseded, quarantined from curated.file_accounting"
+        )
         assert {file_id for file_id, _ in files} == {row[0] for row in accounted}
         for file_id, rows, curated, superseded, quarantined in accounted:
             assert rows == dict(files)[file_id]
@@ -231,14 +247,23 @@ def test_the_same_again_is_the_same_bytes(estates: Estates) -> None:
 def test_a_run_for_an_earlier_day_leaves_the_present_alone(estates: Estates) -> None:
     warehouse = estates.warehouse("demo")
     state = latest_state(warehouse)
-    items = content(warehouse, "(select * from recommendations.items where run_id = "
-                    f"'{estates.first['demo']['run_id']}')", 'customer_id collate "C", rank')
+    items = content(
+        warehouse,
+        f"(select * from recommendations.items where run_id = '{estates.first['demo']['run_id']}')",
+        'customer_id collate "C", rank',
+    )
     earlier = estates.crm("run", "--tenant", "demo", "--as-of", "2025-06-30")
     assert earlier["gate"]["status"] == "closed"
     assert "HISTORICAL" in earlier["gate"]["reasons"]
     assert latest_state(warehouse) == state
-    assert content(warehouse, "(select * from recommendations.items where run_id = "
-                   f"'{estates.first['demo']['run_id']}')", 'customer_id collate "C", rank') == items
+    assert (
+        content(
+            warehouse,
+            f"(select * from recommendations.items where run_id = '{estates.first['demo']['run_id']}')",
+            'customer_id collate "C", rank',
+        )
+        == items
+    )
     assert warehouse.rows("select distinct as_of::text from rfm.customer_rfm_history order by 1") == [
         ("2025-06-30",),
         ("2025-12-31",),
@@ -348,9 +373,13 @@ def test_dagsters_storage_holds_no_personal_data(estates: Estates) -> None:
     """Every name, address and phone of the samples, searched in everything Dagster stores."""
     values: set[str] = set()
     for column in PERSONAL:
-        rows = estates.warehouse("demo").rows(f"select distinct {column} from curated.dim_customers where {column} <> ''")
+        rows = estates.warehouse("demo").rows(
+            f"select distinct {column} from curated.dim_customers where {column} <> ''"
+        )
         values |= {row[0] for row in rows}
-    raw = estates.warehouse("demo").rows("select distinct unnest(array[email, phone, mobile, address]) from raw.customers")
+    raw = estates.warehouse("demo").rows(
+        "select distinct unnest(array[email, phone, mobile, address]) from raw.customers"
+    )
     values |= {row[0].strip() for row in raw if row[0] and row[0].strip()}
     # Short words would be found by chance: a first name "Ali" stands in "validate".
     values = {value for value in values if len(value) >= 6}

@@ -54,9 +54,7 @@ def plan(**changes: Any) -> activation.Plan:
     }
     given |= changes
     ids = given["people"]["customer_id"]
-    given.setdefault(
-        "items", items(*[item(i, k, r) for i in ids for r, k in enumerate(["p1", "p2"], start=1)])
-    )
+    given.setdefault("items", items(*[item(i, k, r) for i in ids for r, k in enumerate(["p1", "p2"], start=1)]))
     return activation.plan(**given)
 
 
@@ -84,9 +82,7 @@ def test_any_change_of_content_changes_the_hash(changes: dict[str, Any]) -> None
 
 def test_the_hash_can_be_computed_again_from_what_is_stored() -> None:
     made = plan(people=people(600))
-    stored = made.messages.assign(
-        params=[json.loads(json.dumps(p)) for p in made.messages["params"]], status="sent"
-    )
+    stored = made.messages.assign(params=[json.loads(json.dumps(p)) for p in made.messages["params"]], status="sent")
     shuffled = stored.sample(frac=1, random_state=2)
     assert activation.plan_hash(estate.tenant(), campaign(), "once", "run", shuffled) == made.plan_hash
 
@@ -285,9 +281,7 @@ class TestWhatAMessageSays:
         ("sold_by", "carton", "multiple"),
         [(1, 6, 1), (3, 6, 3), (6, 6, 6), (12, 12, 12), (None, 6, 1), (4, 8, 4)],
     )
-    def test_a_carton_is_a_multiple_of_what_is_sold(
-        self, sold_by: int | None, carton: int, multiple: int
-    ) -> None:
+    def test_a_carton_is_a_multiple_of_what_is_sold(self, sold_by: int | None, carton: int, multiple: int) -> None:
         piece = self.shown(product("p1", sold_by=sold_by))[0]["p1"]
         assert (piece["carton_bottles"], piece["sold_by"]) == (carton, multiple)
         assert piece["price_carton"] == f"{15 * carton},00\u00a0€"
@@ -298,9 +292,7 @@ class TestWhatAMessageSays:
         assert self.shown(row, locale="en")[0]["p1"]["price_bottle"] == "€8.50"
 
     def test_a_refused_item_leaves_the_message_and_a_message_without_items_is_not_planned(self) -> None:
-        listed = items(
-            item("c1", "p1"), item("c1", "p2", 2), item("c2", "p2"), item("c3", customer_sentence=None)
-        )
+        listed = items(item("c1", "p1"), item("c1", "p2", 2), item("c2", "p2"), item("c3", customer_sentence=None))
         made = plan(products=products(product("p1"), product("p2", price_ttc=None)), items=listed)
         assert made.messages["customer_id"].tolist() == ["c1"]
         assert made.messages.iloc[0]["product_keys"] == ["p1"]
@@ -381,9 +373,7 @@ class TestChunks:
 
 
 def test_current_data_hold_messages_back() -> None:
-    messages = pd.DataFrame(
-        {"message_id": ["m1", "m2", "m3", "m4"], "customer_id": ["c1", "c2", "c3", "gone"]}
-    )
+    messages = pd.DataFrame({"message_id": ["m1", "m2", "m3", "m4"], "customer_id": ["c1", "c2", "c3", "gone"]})
     permissions = pd.DataFrame(
         {
             "customer_id": ["c1", "c2", "c3"],
@@ -435,9 +425,7 @@ class TestBrevo:
             (True, {}, "no network transport"),
         ],
     )
-    def test_a_live_send_is_refused_in_a_sentence(
-        self, live: bool, changes: dict[str, Any], reason: str
-    ) -> None:
+    def test_a_live_send_is_refused_in_a_sentence(self, live: bool, changes: dict[str, Any], reason: str) -> None:
         tenant = estate.tenant(brevo={"live": live})
         with pytest.raises(brevo.LiveRefusedError, match=reason) as raised:
             brevo.client(tenant, **{**self.ARMED, **changes})

@@ -100,9 +100,7 @@ def test_a_message_sent_after_the_as_of_date_has_age_0() -> None:
 def test_recent_purchases_are_compared_by_wine_not_by_product() -> None:
     catalogue = products(product("p1"), product("p2", wine_id="w1"))
     listed = items(item(product_key="p2", wine_id="w1"))
-    assert codes(listed=listed, catalogue=catalogue, purchases=bought(("c1", "w1", 10))) == [
-        "RECENT_DUPLICATE"
-    ]
+    assert codes(listed=listed, catalogue=catalogue, purchases=bought(("c1", "w1", 10))) == ["RECENT_DUPLICATE"]
 
 
 @pytest.mark.parametrize(
@@ -131,9 +129,7 @@ def test_products_that_cannot_be_sold(changes: dict[str, Any], expected: list[st
         (9.0, "rebuy", []),
     ],
 )
-def test_an_upsell_is_dearer_than_what_the_customer_pays(
-    price: float, scenario: str, expected: list[str]
-) -> None:
+def test_an_upsell_is_dearer_than_what_the_customer_pays(price: float, scenario: str, expected: list[str]) -> None:
     given = {"listed": items(item(scenario=scenario)), "catalogue": products(product(price_75cl_ttc=price))}
     assert codes(**given) == expected
 
@@ -365,9 +361,7 @@ def test_the_breaker_trips_below_60_of_the_weighted_score() -> None:
 
 
 def test_nothing_to_measure_is_no_fault_and_something_of_nothing_is() -> None:
-    quality = audit.data_quality(measures(SCHEMA_DRIFT=(0, 0), QUARANTINE_RATE=(3, 0)), RULES).set_index(
-        "check_code"
-    )
+    quality = audit.data_quality(measures(SCHEMA_DRIFT=(0, 0), QUARANTINE_RATE=(3, 0)), RULES).set_index("check_code")
     assert quality.loc["SCHEMA_DRIFT", "score"] == 100
     assert quality.loc["QUARANTINE_RATE", "score"] == 0
 
@@ -385,9 +379,7 @@ def test_a_null_measure_is_not_trusted() -> None:
 
 def test_an_estate_without_any_customer() -> None:
     nobody = facts().iloc[:0]
-    result = audit.audit(
-        no_items(), nobody, products(), bought(), sent(), estate.tenant(), RULES, date(2025, 12, 31)
-    )
+    result = audit.audit(no_items(), nobody, products(), bought(), sent(), estate.tenant(), RULES, date(2025, 12, 31))
     assert result.findings.empty
     assert result.scores.empty
     assert result.permissions.empty

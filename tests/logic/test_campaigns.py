@@ -60,9 +60,7 @@ def test_defaults_are_the_careful_ones(tmp_path: Path) -> None:
         (RIGHT + "name: autumn", "name", "the file name says 'spring'"),
     ],
 )
-def test_a_wrong_file_names_itself_the_key_and_the_reason(
-    tmp_path: Path, content: str, key: str, reason: str
-) -> None:
+def test_a_wrong_file_names_itself_the_key_and_the_reason(tmp_path: Path, content: str, key: str, reason: str) -> None:
     with pytest.raises(CampaignError) as raised:
         campaigns.load_campaign(write(tmp_path, content), estate.tenant())
     message = str(raised.value)
@@ -71,9 +69,7 @@ def test_a_wrong_file_names_itself_the_key_and_the_reason(
     assert reason in message
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"), [("a: [", "not readable as YAML"), ("- a", "a mapping of keys")]
-)
+@pytest.mark.parametrize(("content", "reason"), [("a: [", "not readable as YAML"), ("- a", "a mapping of keys")])
 def test_a_file_that_is_no_mapping(tmp_path: Path, content: str, reason: str) -> None:
     with pytest.raises(CampaignError, match=reason):
         campaigns.load_campaign(write(tmp_path, content), estate.tenant())

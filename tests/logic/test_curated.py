@@ -91,9 +91,7 @@ def test_no_emails_at_all() -> None:
     assert curated.validate_emails([]).columns.tolist() == ["raw_email", "email", "reason"]
 
 
-WORDS = (
-    "a A é ß jean . .. - _ + ' \" @ < > 1 xn-- xn--p1ai [127.0.0.1] test fr .fr ..fr -.fr example.org example"
-)
+WORDS = "a A é ß jean . .. - _ + ' \" @ < > 1 xn-- xn--p1ai [127.0.0.1] test fr .fr ..fr -.fr example.org example"
 ADDRESS_PIECES = st.sampled_from([*WORDS.split(), " ", "\u00a0", "b" * 40, "x" * 64 + ".fr"])
 
 
@@ -149,9 +147,7 @@ def card(code: str, last: str = "", first: str = "", **fields: str | int) -> dic
 CARD_FIELDS = ["client_code", "last_name", "first_name", "full_name", "email", "phone", "mobile"]
 
 
-def as_frames(
-    rows: Iterable[dict[str, str | int]], sold: Iterable[str] = ()
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def as_frames(rows: Iterable[dict[str, str | int]], sold: Iterable[str] = ()) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Codes and cards as the assets read them; a card's place in the list is its position unless told."""
     cards = pd.DataFrame([{"newest": place, **row} for place, row in enumerate(rows, 1)])
     cards = cards.reindex(columns=[*CARD_FIELDS, "newest"])
@@ -247,9 +243,7 @@ def test_the_till_is_nobody() -> None:
 
 
 def strangers(count: int) -> list[dict[str, str | int]]:
-    return [
-        card(f"N{n}", letter * 6, **MAIL) for n, letter in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:count])
-    ]
+    return [card(f"N{n}", letter * 6, **MAIL) for n, letter in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:count])]
 
 
 @pytest.mark.parametrize("extra", [0, 1])
@@ -347,9 +341,7 @@ PERSON = st.fixed_dictionaries(
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(PERSON, min_size=1, max_size=12), st.randoms(use_true_random=False))
-def test_the_order_in_which_rows_are_read_does_not_matter(
-    rows: list[dict[str, str | int]], chance: Random
-) -> None:
+def test_the_order_in_which_rows_are_read_does_not_matter(rows: list[dict[str, str | int]], chance: Random) -> None:
     codes, cards = as_frames(rows, sold=["C1", "S1"])
     expected = curated.resolve_customers(codes, cards, RULES.customers)
     places = list(range(len(codes))), list(range(len(cards)))
@@ -378,13 +370,9 @@ def aliases(*rows: tuple[str, str]) -> pd.DataFrame:
     return frame.assign(newest=range(1, len(frame) + 1))
 
 
-def match(
-    sold: list[tuple[str, str, str]], catalogue: pd.DataFrame, also: pd.DataFrame | None = None
-) -> pd.DataFrame:
+def match(sold: list[tuple[str, str, str]], catalogue: pd.DataFrame, also: pd.DataFrame | None = None) -> pd.DataFrame:
     frame = pd.DataFrame(sold, columns=["product_key", "product_label", "vintage"], dtype="str")
-    return curated.match_products(
-        frame, catalogue, aliases() if also is None else also, YEARS, RULES.products
-    )
+    return curated.match_products(frame, catalogue, aliases() if also is None else also, YEARS, RULES.products)
 
 
 def one(sold: tuple[str, str, str], catalogue: pd.DataFrame, also: pd.DataFrame | None = None) -> pd.Series:
@@ -491,9 +479,7 @@ def test_likeness_matches_suggests_or_does_nothing(label: str, how: str, suggest
     assert (None if pd.isna(found["suggestion"]) else found["suggestion"]) == suggestion
 
 
-@pytest.mark.parametrize(
-    ("rival", "how"), [(changed(3, LETTERS * 2), "fuzzy"), (changed(2, LETTERS * 2), "inferred")]
-)
+@pytest.mark.parametrize(("rival", "how"), [(changed(3, LETTERS * 2), "fuzzy"), (changed(2, LETTERS * 2), "inferred")])
 def test_a_match_is_clear_of_the_second(rival: str, how: str) -> None:
     # 97.5 to the first; 92.5 or 95 to the second.
     sold = LETTERS * 2
@@ -521,9 +507,7 @@ def test_a_misspelt_label_finds_its_vintage() -> None:
 
 def test_what_is_found_nowhere_is_inferred_from_key_else_label() -> None:
     catalogue = products(RIESLING)
-    found = match(
-        [("x-1", "Bretzel", ""), ("#N/A", "Bretzel", ""), ("", "bretzel!", "2020"), ("y", "", "")], catalogue
-    )
+    found = match([("x-1", "Bretzel", ""), ("#N/A", "Bretzel", ""), ("", "bretzel!", "2020"), ("y", "", "")], catalogue)
     inferred = "INF-" + hashlib.sha256(b"BRETZEL").hexdigest()[:10]
     assert found["product_key"].tolist() == ["X-1", inferred, inferred, "Y"]
     assert found["matched_by"].eq("inferred").all()

@@ -36,9 +36,7 @@ def products(**fruit: float | None) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for wine, grade in fruit.items():
         axes = {axis: None if grade is None else 2.5 for axis in AROMA_AXES}
-        rows.append(
-            {"product_key": f"P-{wine}", "wine_id": wine, "is_inferred": False, **axes, "aroma_fruit": grade}
-        )
+        rows.append({"product_key": f"P-{wine}", "wine_id": wine, "is_inferred": False, **axes, "aroma_fruit": grade})
     return pd.DataFrame(rows)
 
 
@@ -61,9 +59,7 @@ def test_taste_is_the_weighted_mean_shrunk_to_the_estate() -> None:
 def test_taste_confidence_is_orders_times_described_share() -> None:
     rows = [("a", "w", f"o{n}", n, 10.0) for n in range(5)]
     rows += [("b", "w", f"p{n}", n, 10.0) for n in range(12)] + [("b", "plain", "p0", 0, 40.0)]
-    found = customers.taste_profiles(
-        people("a", "b", "c"), purchases(*rows), products(w=3.0, plain=None), AS_OF, RULES
-    )
+    found = customers.taste_profiles(people("a", "b", "c"), purchases(*rows), products(w=3.0, plain=None), AS_OF, RULES)
     by_id = found.set_index("customer_id")
     assert by_id["confidence"].tolist() == [0.5, 0.75, 0.0]
     assert by_id["confidence_level"].tolist() == ["Medium", "High", "Low"]
@@ -180,9 +176,7 @@ def test_far_groups_are_found_named_apart_and_measured() -> None:
     best = found.profiles.iloc[0]  # ids are first given by falling spend
     assert best["cluster_id"] == "private_01"
     assert best["frequency"] == 12
-    assert math.isnan(found.profiles.iloc[2]["mean_interval_days"]), (
-        "a median in natural units invents no interval"
-    )
+    assert math.isnan(found.profiles.iloc[2]["mean_interval_days"]), "a median in natural units invents no interval"
 
 
 def test_ids_stay_when_customers_change_and_rows_move() -> None:
@@ -191,9 +185,7 @@ def test_ids_stay_when_customers_change_and_rows_move() -> None:
     # As if the clusters had been found in another order: the ids are what has to survive.
     renamed = first.profiles.assign(cluster_id=["private_07", "private_02", "private_05"])
     other_rfm, other_preferences = estate(240, seed=6)
-    second = customers.cluster_customers(
-        other_rfm.sample(frac=1, random_state=1), other_preferences, renamed, RULES
-    )
+    second = customers.cluster_customers(other_rfm.sample(frac=1, random_state=1), other_preferences, renamed, RULES)
     by_id = second.profiles.set_index("cluster_id")["frequency"]
     assert by_id.to_dict() == {"private_07": 12, "private_02": 4, "private_05": 1}
 
@@ -250,9 +242,7 @@ def test_populations_are_clustered_apart() -> None:
 
 def orders(*rows: tuple[str, int, float]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["customer_id", "days", "amount_ht"])
-    return frame.assign(
-        order_date=[ago(d) for d in frame["days"]], order_id=[f"o{i}" for i in range(len(frame))]
-    )
+    return frame.assign(order_date=[ago(d) for d in frame["days"]], order_id=[f"o{i}" for i in range(len(frame))])
 
 
 def test_the_rule_by_hand() -> None:
@@ -262,9 +252,7 @@ def test_the_rule_by_hand() -> None:
     rows = customers.predict(who, given, AS_OF, RULES).rows.set_index("customer_id")
     pooled = 2 / 200
     rate_a, rate_b = (2 + 1) / (200 + 1 / pooled), 1 / (1 / pooled)
-    dropout = (
-        1 / 4
-    )  # b alone is silent for longer than two expected intervals of 100 days; four orders in all
+    dropout = 1 / 4  # b alone is silent for longer than two expected intervals of 100 days; four orders in all
     alive = {c: (1 - dropout) * math.exp(-rate * t) for c, rate, t in (("a", rate_a, 50), ("b", rate_b, 400))}
     for customer, rate in (("a", rate_a), ("b", rate_b)):
         active = alive[customer] / (alive[customer] + dropout)
@@ -341,9 +329,7 @@ def test_little_history_is_not_measured_and_says_so(n: int, days: int) -> None:
 def test_predictions_do_not_depend_on_row_order() -> None:
     who, given = history(300, 800)
     first = customers.predict(who, given, AS_OF, RULES)
-    again = customers.predict(
-        who.sample(frac=1, random_state=1), given.sample(frac=1, random_state=2), AS_OF, RULES
-    )
+    again = customers.predict(who.sample(frac=1, random_state=1), given.sample(frac=1, random_state=2), AS_OF, RULES)
     assert first.rows.to_csv() == again.rows.to_csv()
     assert first.quality == again.quality
 

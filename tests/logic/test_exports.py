@@ -127,9 +127,7 @@ def test_the_summary_counts() -> None:
 
 def test_a_run_of_nothing_has_headers_and_one_summary() -> None:
     empty = {**DECISION, "n_customers": 0, "n_eligible": 0, "mean_audit_score": None, "gate_export": False}
-    files = written(
-        items=ITEMS.iloc[:0], findings=FINDINGS.iloc[:0], actions=ACTIONS.iloc[:0], decision=empty
-    )
+    files = written(items=ITEMS.iloc[:0], findings=FINDINGS.iloc[:0], actions=ACTIONS.iloc[:0], decision=empty)
     for name in ("reco_output", "audit_output", "next_action_output"):
         assert files[f"{name}.csv"].decode() == HEADERS[name] + "\n"
         assert json.loads(files[f"{name}.json"]) == []
@@ -139,9 +137,7 @@ def test_a_run_of_nothing_has_headers_and_one_summary() -> None:
 
 
 def test_the_same_run_is_the_same_bytes() -> None:
-    assert written() == written(
-        items=ITEMS.iloc[::-1], actions=ACTIONS.iloc[::-1], findings=FINDINGS.iloc[::-1]
-    )
+    assert written() == written(items=ITEMS.iloc[::-1], actions=ACTIONS.iloc[::-1], findings=FINDINGS.iloc[::-1])
 
 
 def report(locale: str, **changes: Any) -> str:

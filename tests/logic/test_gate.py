@@ -124,9 +124,7 @@ def test_automatic_review_holds_nothing_back() -> None:
     assert rows.loc["c1", "eligible"]
 
 
-@pytest.mark.parametrize(
-    ("n_rejected", "n_decided", "eligible"), [(0, 50, 950), (2, 50, 948), (3, 50, 0), (0, 49, 0)]
-)
+@pytest.mark.parametrize(("n_rejected", "n_decided", "eligible"), [(0, 50, 950), (2, 50, 948), (3, 50, 0), (0, 49, 0)])
 def test_sample_review(n_rejected: int, n_decided: int, eligible: int) -> None:
     # 950 customers in one scenario, 50 in another: the sample of 50 has at least two of the small one.
     ids = [f"c{n:04d}" for n in range(1000)]
@@ -147,9 +145,7 @@ def test_sample_review(n_rejected: int, n_decided: int, eligible: int) -> None:
 
 
 def decide(**changes: Any) -> pd.Series:
-    rows, scores = actions(
-        facts(customer("c1"), customer("c2", is_bounced=True)), items(item("c1"), item("c2"))
-    )
+    rows, scores = actions(facts(customer("c1"), customer("c2", is_bounced=True)), items(item("c1"), item("c2")))
     given: dict[str, Any] = {
         "actions": rows.reset_index(),
         "scores": scores,
@@ -191,9 +187,7 @@ def test_the_gate_is_open() -> None:
         ),
     ],
 )
-def test_the_gate_closes_with_every_reason(
-    changes: dict[str, Any], reasons: list[str], gate_export: bool
-) -> None:
+def test_the_gate_closes_with_every_reason(changes: dict[str, Any], reasons: list[str], gate_export: bool) -> None:
     row = decide(**changes)
     assert row["status"] == "closed"
     assert row["reasons"] == reasons

@@ -35,18 +35,14 @@ def tables(samples: estate.Samples, dataset: str) -> dict[str, list[dict[str, st
     for path, content in samples.files.items():
         if f"/{dataset}/" in path and path.endswith(".csv"):
             header, *rows = read_csv(content, encoding_of(content))
-            found[Path(path).name] = [
-                dict(zip(header, r, strict=True)) for r in rows if len(r) == len(header)
-            ]
+            found[Path(path).name] = [dict(zip(header, r, strict=True)) for r in rows if len(r) == len(header)]
     return found
 
 
 def test_the_committed_samples_are_what_the_generator_writes(tmp_path: Path) -> None:
     estate.write_samples(tmp_path)
     written = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    committed = {
-        p.relative_to(COMMITTED): p.read_bytes() for p in (COMMITTED / "isavigne").rglob("*") if p.is_file()
-    }
+    committed = {p.relative_to(COMMITTED): p.read_bytes() for p in (COMMITTED / "isavigne").rglob("*") if p.is_file()}
     assert sorted(written) == sorted(committed)
     assert [p for p in written if written[p] != committed[p]] == []
 

@@ -284,9 +284,7 @@ def test_numbers(text: str, value: float, proves: str | None) -> None:
     assert (found.value, found.proves) == (pytest.approx(value), proves)
 
 
-@pytest.mark.parametrize(
-    "text", ["abc", "1.23,4", "12,34,5", "1e5", "12%", "-", "5,", "1..2", "½", "٣,٤", "--3"]
-)
+@pytest.mark.parametrize("text", ["abc", "1.23,4", "12,34,5", "1e5", "12%", "-", "5,", "1..2", "½", "٣,٤", "--3"])
 def test_what_is_no_number(text: str) -> None:
     assert read_number(text) is None
 
@@ -306,9 +304,7 @@ def test_what_is_no_number(text: str) -> None:
         (["1.234", "1.234.567"], ","),
     ],
 )
-def test_the_decimal_style_is_decided_by_all_values(
-    tmp_path: Path, numbers: list[str], separator: str | None
-) -> None:
+def test_the_decimal_style_is_decided_by_all_values(tmp_path: Path, numbers: list[str], separator: str | None) -> None:
     assert style(tmp_path, *numbers) == separator
 
 

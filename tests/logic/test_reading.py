@@ -69,9 +69,7 @@ def test_utf16_big_endian_with_bom_is_excels_unicode_text(tmp_path: Path) -> Non
     assert [row for _, row in opened.records()] == ROWS
 
 
-def test_an_accent_at_the_very_end_decides_the_encoding(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_accent_at_the_very_end_decides_the_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "BLOCK_BYTES", 64)
     text = "a;b\n" + "1;2\n" * 100 + "3;é\n"
     assert table(tmp_path, text, "cp1252").encoding == "windows-1252"
@@ -156,9 +154,7 @@ def test_a_stray_quote_inside_a_value_is_part_of_it(tmp_path: Path) -> None:
     assert by_both_ways(path) == [(2, ['bottle 12"', "2"]), (3, ["3", "4"])]
 
 
-PIECES = st.sampled_from(
-    ['"', '""', ";", "\n", "\r\n", "\r", "a", "é", " ", "", '"x;y"', "1,5", "\t", '"l\nm"']
-)
+PIECES = st.sampled_from(['"', '""', ";", "\n", "\r\n", "\r", "a", "é", " ", "", '"x;y"', "1,5", "\t", '"l\nm"'])
 
 
 @given(pieces=st.lists(PIECES, max_size=60), block=st.sampled_from([10, 17, 1 << 20]))
@@ -175,9 +171,7 @@ def test_both_ways_through_any_file_give_the_same(tmp_path: Path, pieces: list[s
             except UnreadableError as error:
                 found.append(str(error))
             else:
-                numbers = [
-                    n for b in batches for n in [*b.row_numbers.tolist(), *(r.row_no for r in b.ragged)]
-                ]
+                numbers = [n for b in batches for n in [*b.row_numbers.tolist(), *(r.row_no for r in b.ragged)]]
                 assert sorted(numbers) == list(range(1, len(numbers) + 1))
                 assert opened.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
                 found.append([record for batch in batches for record in batch.rows()])

@@ -200,9 +200,7 @@ def test_winback_puts_past_favourites_before_popular_wines() -> None:
 
 
 def test_a_regular_customer_gets_a_mix() -> None:
-    made = estate(
-        product("u", family="family of w0", price_segment="standard", price_ttc=20.0, price_75cl_ttc=20.0)
-    )
+    made = estate(product("u", family="family of w0", price_segment="standard", price_ttc=20.0, price_75cl_ttc=20.0))
     made.customer("other", (90, "w0 w1 w2"), (30, "w0 w1 w3"))
     likes = {"top_family_1": "family of w0", "price_75cl_ttc": 12.0, "price_segment": "entry", "tier_mode": 0}
     found = made.customer("reg", (270, "w0"), (180, "w0"), (90, "w0"), **likes).list_of("reg")
@@ -332,9 +330,7 @@ def test_a_product_that_the_tenant_lists_is_allocated_whatever_the_catalogue_say
         ({"price_75cl_ttc": 20.00, "premium_tier": 1, "family": "another"}, False),
     ],
 )
-def test_upsell_is_dearer_within_limits_and_in_the_preferred_family(
-    given: dict[str, Any], is_upsell: bool
-) -> None:
+def test_upsell_is_dearer_within_limits_and_in_the_preferred_family(given: dict[str, Any], is_upsell: bool) -> None:
     made = Estate(product("w", family="F"), product("up", **{"family": "F", **given}))
     likes = {"top_family_1": "F", "price_75cl_ttc": 12.0, "price_segment": "entry", "tier_mode": 0}
     found = made.customer("c", (40, "w"), (10, "w"), **likes).list_of("c")
@@ -350,9 +346,7 @@ def test_no_upsell_without_a_known_price_of_the_customer() -> None:
 # Which product
 
 
-@pytest.mark.parametrize(
-    ("usual", "key"), [(75.0, "w-23"), (150.0, "w-22m"), (300.0, "w-23"), (None, "w-23")]
-)
+@pytest.mark.parametrize(("usual", "key"), [(75.0, "w-23"), (150.0, "w-22m"), (300.0, "w-23"), (None, "w-23")])
 def test_the_newest_available_vintage_in_the_usual_format(usual: float | None, key: str) -> None:
     made = Estate(
         product("w-22", vintage=2022),
@@ -400,9 +394,7 @@ def test_scarce_wine_goes_to_the_best_scores_and_others_get_the_next() -> None:
 
 def test_who_lost_every_candidate_to_stock_gets_what_is_left() -> None:
     # More scarce wines than candidates kept per list, and one plentiful wine that ranks last.
-    scarce = [
-        product(f"a{n:02d}", available=0.3) for n in range(RULES.recommendations.candidates_per_list + 2)
-    ]
+    scarce = [product(f"a{n:02d}", available=0.3) for n in range(RULES.recommendations.candidates_per_list + 2)]
     made = Estate(*scarce, product("z", season_tags=["ete"]))
     for n in range(20):
         made.customer(f"c{n:02d}")
@@ -487,12 +479,7 @@ def test_dates_are_written_as_people_do(day: date, language: str, text: str) -> 
 
 def test_the_customer_reads_only_what_the_catalogue_says() -> None:
     wine = product("w", label="Muenchberg", vintage=2022, aroma_mineral=5.0, awards="Or Paris 2024")
-    made = (
-        Estate(wine)
-        .customer("c", language="FR")
-        .customer("d", language="deutsch")
-        .customer("e", language="en-GB")
-    )
+    made = Estate(wine).customer("c", language="FR").customer("d", language="deutsch").customer("e", language="en-GB")
     made.customer("f", language="it").customer("g")
     sentences = made.items(locale="en").set_index("customer_id")["customer_sentence"]
     assert sentences["c"] == (
@@ -513,9 +500,7 @@ def test_a_sentence_does_not_repeat_what_the_name_says() -> None:
 @pytest.mark.parametrize("language", phrases.LANGUAGES)
 @pytest.mark.parametrize("scenario", recommendations.SCENARIOS)
 def test_a_bare_product_leaves_no_hole_in_the_sentence(scenario: str, language: str) -> None:
-    text = phrases.sentence(
-        scenario, language, {"label": None, "grape": None, "vintage": np.nan, "awards": None}
-    )
+    text = phrases.sentence(scenario, language, {"label": None, "grape": None, "vintage": np.nan, "awards": None})
     assert text.endswith(".")
     assert not re.search(r"None|nan|[{}]|  | ,|: \.", text)
 
@@ -527,9 +512,7 @@ def test_every_language_words_the_same_things(language: str) -> None:
     assert other["sentence"].keys() == french["sentence"].keys() == set(recommendations.SCENARIOS)
     assert list(other["aromas"]) == AROMA_AXES
     for scenario, kinds in french["explain"].items():
-        assert {k: len(v) for k, v in other["explain"][scenario].items()} == {
-            k: len(v) for k, v in kinds.items()
-        }
+        assert {k: len(v) for k, v in other["explain"][scenario].items()} == {k: len(v) for k, v in kinds.items()}
         for wording in other["explain"][scenario].values():
             assert "{" not in wording[-1]["text"], "the last phrase needs no fact"
 
@@ -588,9 +571,7 @@ def big_inputs(n: int = 700, seed: int = 11) -> RecommendationInputs:
         orders = [
             (
                 d,
-                " ".join(
-                    sorted({f"w{w:02d}" for w in chance.choice(favourites, int(chance.integers(1, 4)))})
-                ),
+                " ".join(sorted({f"w{w:02d}" for w in chance.choice(favourites, int(chance.integers(1, 4)))})),
             )
             for d in days
         ]
@@ -669,9 +650,7 @@ def test_same_inputs_in_any_row_order_make_the_same_bytes() -> None:
 def test_probabilities_are_calibrated_on_the_past_or_say_why_not() -> None:
     calibration = big().engine["calibration"]
     assert calibration["repeat"]["method"] == "isotonic"
-    assert calibration["repeat"]["mean_predicted"] == pytest.approx(
-        calibration["repeat"]["mean_observed"], abs=0.05
-    )
+    assert calibration["repeat"]["mean_predicted"] == pytest.approx(calibration["repeat"]["mean_observed"], abs=0.05)
     young = estate().customer("a", (50, "w0"), (10, "w1")).inputs()
     result = recommend(young, RULES, AS_OF, "fr")
     assert result.engine["calibration"]["explore"]["method"] == "base_rate"

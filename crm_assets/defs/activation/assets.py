@@ -36,12 +36,8 @@ class PlanConfig(dg.Config):
 class SendConfig(dg.Config):
     """Which campaign to send, and the confirmation that a live send needs."""
 
-    campaign: str = Field(
-        "", description="Name of a campaign file; empty: every planned campaign, as a dry run."
-    )
-    confirmed_plan_hash: str = Field(
-        "", description="Hash of the exact plan, to ask for a live send of one campaign."
-    )
+    campaign: str = Field("", description="Name of a campaign file; empty: every planned campaign, as a dry run.")
+    confirmed_plan_hash: str = Field("", description="Hash of the exact plan, to ask for a live send of one campaign.")
 
 
 def _campaigns(run: run_context.TenantRun, name: str) -> list[Campaign]:
@@ -62,12 +58,8 @@ def _said(lines: list[str]) -> dg.MarkdownMetadataValue:
 @dg.multi_asset(
     name="activation__plan",
     specs=[
-        table_spec(
-            tables.campaigns, deps=_GATED, description="Planned once per occurrence from the gate in force."
-        ),
-        table_spec(
-            tables.batches, deps=_GATED, description="Balanced; planned together with their messages."
-        ),
+        table_spec(tables.campaigns, deps=_GATED, description="Planned once per occurrence from the gate in force."),
+        table_spec(tables.batches, deps=_GATED, description="Balanced; planned together with their messages."),
         table_spec(
             tables.messages,
             deps=_GATED,

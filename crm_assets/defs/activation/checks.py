@@ -18,9 +18,7 @@ def an_address_once_per_occurrence(
 
 
 @tenant_check(("activation", "messages"), name="planned_only_if_eligible", blocking=True)
-def planned_only_if_eligible(
-    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
-) -> dg.AssetCheckResult:
+def planned_only_if_eligible(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
     """Every message is to a customer who is permitted in the run it pins, and eligible where it recommends
     wines.
     """
@@ -34,9 +32,7 @@ def planned_only_if_eligible(
 
 
 @tenant_check(("activation", "batches"), name="batches_hold_their_messages", blocking=True)
-def batches_hold_their_messages(
-    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
-) -> dg.AssetCheckResult:
+def batches_hold_their_messages(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
     """A batch has as many messages as it says, at most the largest size, and the campaign's counts add up."""
     largest = tenant_run.rules.activation.batch_max
     (batches, campaigns) = tenant_run.warehouse.rows(
@@ -63,9 +59,7 @@ def batches_hold_their_messages(
 
 
 @tenant_check(("activation", "attempts"), name="a_dry_run_moves_no_message", blocking=True)
-def a_dry_run_moves_no_message(
-    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
-) -> dg.AssetCheckResult:
+def a_dry_run_moves_no_message(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
     """A message has left its planned state only where its occurrence had a call that was no dry run."""
     (moved,) = tenant_run.warehouse.rows(
         "select count(*) from activation.messages as messages"

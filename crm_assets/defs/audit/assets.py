@@ -51,9 +51,7 @@ def audit_findings(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> 
     )
 
 
-@tenant_asset(
-    tables.scores, deps=[("audit", "findings"), ("audit", "customer_facts"), ("recommendations", "items")]
-)
+@tenant_asset(tables.scores, deps=[("audit", "findings"), ("audit", "customer_facts"), ("recommendations", "items")])
 def audit_scores(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg.MaterializeResult[Any]:
     """100 less 40 per error and 10 per warning, not below 0."""
     warehouse, run_id = tenant_run.warehouse, tenant_run.run_id

@@ -7,9 +7,7 @@ from crm_assets.logic import audit
 
 
 @tenant_check(("audit", "scores"), name="scores_equal_findings", blocking=True)
-def scores_equal_findings(
-    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
-) -> dg.AssetCheckResult:
+def scores_equal_findings(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
     """Each customer's errors and warnings are its findings, and the score follows from them."""
     rules = tenant_run.rules.audit
     (wrong,) = tenant_run.warehouse.rows(
@@ -32,9 +30,7 @@ def scores_equal_findings(
 
 
 @tenant_check(("audit", "findings"), name="findings_follow_the_rules", blocking=True)
-def findings_follow_the_rules(
-    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
-) -> dg.AssetCheckResult:
+def findings_follow_the_rules(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
     """Every finding carries the number and the severity of its rule."""
     found = tenant_run.warehouse.rows(
         "select distinct rule_code, rule_no, severity from audit.findings where run_id = %s",
@@ -45,17 +41,13 @@ def findings_follow_the_rules(
         for code, number, severity in found
         if (audit.NUMBERS.get(code), audit.SEVERITIES.get(code)) != (number, severity)
     )
-    return dg.AssetCheckResult(
-        passed=not wrong, metadata={"rules": len(found), "wrong": ", ".join(wrong) or "none"}
-    )
+    return dg.AssetCheckResult(passed=not wrong, metadata={"rules": len(found), "wrong": ", ".join(wrong) or "none"})
 
 
 @tenant_check(("audit", "data_quality"), name="circuit_breaker")
 def circuit_breaker(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
     """The data are good enough to write to people from: a red light closes the gate."""
-    quality = tenant_run.warehouse.read(
-        "audit", "data_quality", where="run_id = %s", params=[tenant_run.run_id]
-    )
+    quality = tenant_run.warehouse.read("audit", "data_quality", where="run_id = %s", params=[tenant_run.run_id])
     breaker = audit.breaker(quality, tenant_run.rules)
     worst = quality.sort_values(["score", "check_code"]).head(3)
     return dg.AssetCheckResult(

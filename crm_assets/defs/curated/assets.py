@@ -147,9 +147,7 @@ def product_matches(context: dg.AssetExecutionContext, tenant_run: TenantRun) ->
     )
     warehouse.replace(tables.product_matches, matches)
     texts = matches.drop_duplicates(["raw_product_key", "raw_product_label", "raw_vintage"])
-    ways: dict[str, Any] = {
-        f"matched_by_{way}": int(n) for way, n in texts["matched_by"].value_counts().items()
-    }
+    ways: dict[str, Any] = {f"matched_by_{way}": int(n) for way, n in texts["matched_by"].value_counts().items()}
     return materialized(
         len(matches),
         run=tenant_run,

@@ -17,9 +17,7 @@ SEEN_CODES = """
 
 
 @tenant_check(["curated", "customer_xref"], blocking=True)
-def every_code_is_one_customer(
-    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
-) -> dg.AssetCheckResult:
+def every_code_is_one_customer(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
     """Every valid client code of the loaded files has exactly one customer, each customer one first code."""
     xref = tenant_run.warehouse.read("curated", "customer_xref")
     seen = curated.normalize_code(tenant_run.warehouse.query(SEEN_CODES)["client_code"]).drop_duplicates()
@@ -41,9 +39,7 @@ def every_code_is_one_customer(
 
 
 @tenant_check(["curated", "product_matches"], blocking=True)
-def matches_are_in_the_catalogue(
-    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
-) -> dg.AssetCheckResult:
+def matches_are_in_the_catalogue(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
     """A product that is not inferred is one of the catalogue."""
     matches = tenant_run.warehouse.read("curated", "product_matches", columns=["product_key", "matched_by"])
     matched = matches.loc[matches["matched_by"].ne("inferred"), "product_key"].drop_duplicates()

@@ -110,13 +110,7 @@ def profile_plot(profiles: pd.DataFrame) -> dg.MarkdownMetadataValue:
     axes.set_yticks(range(len(profiles)), labels.tolist(), fontsize=8)
     for row, values in enumerate(medians.to_numpy()):
         for column, value in enumerate(values):
-            text = (
-                ""
-                if value != value
-                else f"{value:.2f}"
-                if features[column] == "diversity"
-                else f"{value:,.0f}"
-            )
+            text = "" if value != value else f"{value:.2f}" if features[column] == "diversity" else f"{value:,.0f}"
             axes.text(column, row, text, ha="center", va="center", fontsize=8)
     axes.set_title("Median of each cluster")
     return plot(figure)
@@ -162,9 +156,7 @@ def calibration_plot(curves: dict[str, list[dict[str, float]]]) -> dg.MarkdownMe
     """
     figure = new_figure(5.5, 4)
     axes = figure.subplots()
-    top = max(
-        (value for tenths in curves.values() for tenth in tenths for value in tenth.values()), default=1.0
-    )
+    top = max((value for tenths in curves.values() for tenth in tenths for value in tenth.values()), default=1.0)
     axes.plot([0, top], [0, top], color="#999999", linewidth=1)
     for name, tenths in curves.items():
         axes.plot([t["predicted"] for t in tenths], [t["observed"] for t in tenths], marker="o", label=name)

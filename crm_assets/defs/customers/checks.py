@@ -7,9 +7,7 @@ from crm_assets.logic import customers
 
 
 @tenant_check(["customers", "taste_profiles"])
-def taste_is_on_its_scale(
-    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
-) -> dg.AssetCheckResult:
+def taste_is_on_its_scale(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
     """Every axis that is known, and the confidence, lie in 0..1."""
     profiles = tenant_run.warehouse.read("customers", "taste_profiles")
     values = profiles[[*customers.AROMA_AXES, "confidence"]].astype("float64")
@@ -20,15 +18,11 @@ def taste_is_on_its_scale(
 
 
 @tenant_check(["customers", "clusters"])
-def every_buyer_has_a_cluster(
-    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
-) -> dg.AssetCheckResult:
+def every_buyer_has_a_cluster(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
     """Each private or professional customer with a qualifying order is in one cluster, prospects in none."""
     warehouse = tenant_run.warehouse
     rfm = warehouse.read("rfm", "customer_rfm", ["customer_id", "population", "frequency"])
-    buyers = rfm.loc[
-        rfm["population"].isin(customers.POPULATIONS) & (rfm["frequency"].fillna(0) > 0), "customer_id"
-    ]
+    buyers = rfm.loc[rfm["population"].isin(customers.POPULATIONS) & (rfm["frequency"].fillna(0) > 0), "customer_id"]
     clustered = warehouse.read("customers", "clusters", ["customer_id"])["customer_id"]
     # A run for an earlier day leaves the clusters of the present, which other people may be in.
     missing = 0 if tenant_run.is_historical else int((~buyers.isin(clustered)).sum())
@@ -61,9 +55,7 @@ def clusters_are_large_and_named_apart(
 
 
 @tenant_check(["customers", "predictions"])
-def predictions_are_possible(
-    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
-) -> dg.AssetCheckResult:
+def predictions_are_possible(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
     """Probabilities lie in 0..1, the lead score in 0..100, expected orders and value are not negative."""
     rows = tenant_run.warehouse.read("customers", "predictions")
     share = rows[["probability_90d", "p_active"]].astype("float64")

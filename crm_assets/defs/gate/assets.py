@@ -37,9 +37,7 @@ def gate_next_actions(context: dg.AssetExecutionContext, tenant_run: TenantRun) 
             [run_id],
         ),
         items,
-        warehouse.read(
-            "review", "decisions", ["customer_id", "wine_id", "scenario", "decision", "decided_at"]
-        ),
+        warehouse.read("review", "decisions", ["customer_id", "wine_id", "scenario", "decision", "decided_at"]),
         tenant_run.tenant.review,
         tenant_run.rules,
         tenant_run.now,
@@ -52,9 +50,7 @@ def gate_next_actions(context: dg.AssetExecutionContext, tenant_run: TenantRun) 
         permitted=int(actions["permitted"].sum()),
         eligible=int(actions["eligible"].sum()),
         permission_reasons=bars(reasons, "Customers not permitted, by reason") if len(reasons) else "none",
-        reasons=bars(
-            actions.loc[~actions["eligible"], "reason"].value_counts(), "Customers not eligible, by reason"
-        ),
+        reasons=bars(actions.loc[~actions["eligible"], "reason"].value_counts(), "Customers not eligible, by reason"),
     )
 
 

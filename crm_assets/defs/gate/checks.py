@@ -8,9 +8,7 @@ from crm_assets.defs.common import TenantRun, tenant_check
 @tenant_check(("gate", "decisions"), name="gate_is_open")
 def gate_is_open(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
     """Green: messages may be planned from this run. Red: they may not, and the reasons say why."""
-    decision = tenant_run.warehouse.read(
-        "gate", "decisions", where="run_id = %s", params=[tenant_run.run_id]
-    ).iloc[0]
+    decision = tenant_run.warehouse.read("gate", "decisions", where="run_id = %s", params=[tenant_run.run_id]).iloc[0]
     return dg.AssetCheckResult(
         passed=bool(decision["status"] == "open"),
         severity=dg.AssetCheckSeverity.WARN,
@@ -27,9 +25,7 @@ def gate_is_open(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) 
 
 
 @tenant_check(("gate", "next_actions"), name="one_next_action_per_customer", blocking=True)
-def one_next_action_per_customer(
-    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
-) -> dg.AssetCheckResult:
+def one_next_action_per_customer(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
     """Each audited customer has exactly one next action, and whoever is not eligible has a reason."""
     (audited, actions, without_reason) = tenant_run.warehouse.rows(
         "select (select count(*) from audit.scores where run_id = %(run)s),"

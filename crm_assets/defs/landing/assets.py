@@ -25,9 +25,7 @@ MAX_FILES_SHOWN = 200
         *(table_spec(table, deps=[FILES_KEY]) for table in (tables.raw_files, *tables.RAW_TABLES.values())),
     ],
 )
-def land_drop(
-    context: dg.AssetExecutionContext, tenant_run: TenantRun
-) -> Iterator[dg.MaterializeResult[Any]]:
+def land_drop(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> Iterator[dg.MaterializeResult[Any]]:
     """Loads each content that is new in the drop folder into its raw table; notes what became of files."""
     from crm_assets.logic.landing import load_source
     from crm_assets.resources.drop_zone import DropZone
@@ -45,11 +43,7 @@ def land_drop(
         warehouse.count("raw", "files"), tables.raw_files, tenant_run, n_deleted=len(report.deleted), **shown
     )
     for name, table in tables.RAW_TABLES.items():
-        mine = [
-            outcome
-            for outcome in report.outcomes
-            if outcome.dataset == name and outcome.row_count is not None
-        ]
+        mine = [outcome for outcome in report.outcomes if outcome.dataset == name and outcome.row_count is not None]
         yield materialized(
             warehouse.count("raw", name),
             table,

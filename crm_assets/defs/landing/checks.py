@@ -13,9 +13,7 @@ def drop_folder_is_there_and_quiet(
     from crm_assets.resources.drop_zone import DropZone
 
     exists = DropZone(tenant_run.raw_folder).exists()
-    waiting = [
-        path for (path,) in tenant_run.warehouse.rows("select path from raw.files where status = 'waiting'")
-    ]
+    waiting = [path for (path,) in tenant_run.warehouse.rows("select path from raw.files where status = 'waiting'")]
     return dg.AssetCheckResult(
         passed=exists and not waiting,
         severity=dg.AssetCheckSeverity.WARN,

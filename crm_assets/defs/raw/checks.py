@@ -65,9 +65,7 @@ def all_files_readable(context: dg.AssetCheckExecutionContext, tenant_run: Tenan
 
 
 @tenant_check(["raw", "files"])
-def raw_rows_match_the_ledger(
-    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
-) -> dg.AssetCheckResult:
+def raw_rows_match_the_ledger(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
     """Each loaded file has exactly the rows in its raw table that the ledger counted when it was read."""
     differing = tenant_run.warehouse.rows(
         """
@@ -100,18 +98,14 @@ def raw_rows_match_the_ledger(
 
 
 @tenant_check(["raw", "sales_lines"], name="landed_batch_expectations")
-def sales_batch_expectations(
-    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
-) -> dg.AssetCheckResult:
+def sales_batch_expectations(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
     """The newest sales file looks like sales: required values there, dates, numbers, postal codes fit."""
     shares = tenant_run.rules.landing.batch_shares.sales_lines.model_dump()
     return _batch_result(context, tenant_run, "sales_lines", SALES_BATCH, SALES_KINDS, shares)
 
 
 @tenant_check(["raw", "products"], name="landed_batch_expectations")
-def product_batch_expectations(
-    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
-) -> dg.AssetCheckResult:
+def product_batch_expectations(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
     """The newest product file looks like a catalogue: labels there, prices and vintages in shape."""
     shares = tenant_run.rules.landing.batch_shares.products.model_dump()
     return _batch_result(context, tenant_run, "products", PRODUCT_BATCH, PRODUCT_KINDS, shares)
@@ -135,9 +129,7 @@ def _batch_result(
         return dg.AssetCheckResult(passed=True, severity=dg.AssetCheckSeverity.WARN, metadata={"n_files": 0})
     file_id, path, row_count = newest[0]
     judged = {"file": path, "file_id": file_id, "rules_version": run.rules.version}
-    before = _last_verdict(
-        context, dg.AssetCheckKey(dg.AssetKey(["raw", dataset]), "landed_batch_expectations")
-    )
+    before = _last_verdict(context, dg.AssetCheckKey(dg.AssetKey(["raw", dataset]), "landed_batch_expectations"))
     if before is not None and all(_text(before.metadata.get(key)) == value for key, value in judged.items()):
         return dg.AssetCheckResult(passed=before.passed, severity=before.severity, metadata=before.metadata)
     step = max(math.ceil(row_count / run.rules.landing.batch_sample), 1)
@@ -178,15 +170,11 @@ def measure_batch(
             if kind == "required":
                 expectation: Any = gxe.ExpectColumnValuesToNotBeNull(column=column, mostly=shares[kind])
             else:
-                expectation = gxe.ExpectColumnValuesToMatchRegex(
-                    column=column, regex=SHAPES[kind], mostly=shares[kind]
-                )
+                expectation = gxe.ExpectColumnValuesToMatchRegex(column=column, regex=SHAPES[kind], mostly=shares[kind])
             expected.append((f"{column}: {kind}", shares[kind], expectation))
     measures = []
     for name, least, expectation in expected:
-        result = batch.validate(
-            expectation, result_format={"result_format": "BASIC", "partial_unexpected_count": 0}
-        )
+        result = batch.validate(expectation, result_format={"result_format": "BASIC", "partial_unexpected_count": 0})
         percent = result.result.get("unexpected_percent")
         measured = 1.0 - (percent or 0.0) / 100 if name != "rows" else float(result.result["observed_value"])
         measures.append((name, measured, least, bool(result.success)))

@@ -70,9 +70,7 @@ def _rejections(tenant_run: TenantRun) -> pd.DataFrame:
         "review", "decisions", ["customer_id", "wine_id", "decided_at"], "decision = 'reject'"
     )
     local = pd.to_datetime(rejected["decided_at"], utc=True).dt.tz_convert(tenant_run.tenant.timezone)
-    return rejected[["customer_id", "wine_id"]].assign(
-        rejected_date=local.dt.tz_localize(None).dt.normalize()
-    )
+    return rejected[["customer_id", "wine_id"]].assign(rejected_date=local.dt.tz_localize(None).dt.normalize())
 
 
 def _known_then(tenant_run: TenantRun, frame: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -84,9 +82,7 @@ def _known_then(tenant_run: TenantRun, frame: pd.DataFrame, column: str) -> pd.D
 
 def _allocations(tenant_run: TenantRun) -> pd.DataFrame:
     """One row per (product, customer) that the tenant's file lists: product_key, customer_id."""
-    listed = [
-        (product, code) for product, codes in tenant_run.tenant.allocation.items() for code in codes or [""]
-    ]
+    listed = [(product, code) for product, codes in tenant_run.tenant.allocation.items() for code in codes or [""]]
     frame = pd.DataFrame(listed, columns=["product_key", "client_code"], dtype="str")
     if frame.empty:
         return frame.rename(columns={"client_code": "customer_id"})
@@ -112,13 +108,10 @@ def _allocations(tenant_run: TenantRun) -> pd.DataFrame:
         ),
     ],
 )
-def runs_and_items(
-    context: dg.AssetExecutionContext, tenant_run: TenantRun
-) -> Iterator[dg.MaterializeResult[Any]]:
+def runs_and_items(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> Iterator[dg.MaterializeResult[Any]]:
     warehouse, run_id = tenant_run.warehouse, tenant_run.run_id
     complete = warehouse.rows(
-        "select n_customers, n_items from recommendations.runs"
-        " where run_id = %s and completed_at is not null",
+        "select n_customers, n_items from recommendations.runs where run_id = %s and completed_at is not null",
         [run_id],
     )
     if complete:

@@ -43,9 +43,7 @@ def lists_are_short_and_ranked_from_one(
     most = tenant_run.rules.recommendations.max_per_customer
     lists = items.groupby("customer_id")["rank"].agg(["count", "min", "max", "nunique"])
     long = int((lists["count"] > most).sum())
-    gaps = int(
-        ((lists["min"] != 1) | (lists["max"] != lists["count"]) | (lists["nunique"] != lists["count"])).sum()
-    )
+    gaps = int(((lists["min"] != 1) | (lists["max"] != lists["count"]) | (lists["nunique"] != lists["count"])).sum())
     return dg.AssetCheckResult(
         passed=long == 0 and gaps == 0,
         metadata={
@@ -91,9 +89,7 @@ def nothing_bought_lately_is_recommended(
 
 
 @tenant_check(ITEMS)
-def numbers_are_on_their_scales(
-    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
-) -> dg.AssetCheckResult:
+def numbers_are_on_their_scales(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
     """Scores lie in 0..100, probabilities, confidences and components in 0..1, and none is missing."""
     items = _items(tenant_run, ["score", "probability", "confidence", *COMPONENTS]).astype("float64")
     shares = items.drop(columns="score")
@@ -132,10 +128,7 @@ def recommendation_list_expectations(
         gxe.ExpectColumnValuesToBeInSet(column="scenario", value_set=list(SCENARIOS)),
         gxe.ExpectColumnValueLengthsToBeBetween(column="explain_short", min_value=1, max_value=EXPLAIN_MAX),
         gxe.ExpectColumnValueLengthsToBeBetween(column="customer_sentence", min_value=1),
-        *(
-            gxe.ExpectColumnValuesToNotMatchRegex(column=c, regex=holes)
-            for c in ("explain_short", "customer_sentence")
-        ),
+        *(gxe.ExpectColumnValuesToNotMatchRegex(column=c, regex=holes) for c in ("explain_short", "customer_sentence")),
         *(gxe.ExpectColumnValuesToNotBeNull(column=c) for c in items.columns),
     ]
     session = gx.get_context(mode="ephemeral")

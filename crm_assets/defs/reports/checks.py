@@ -9,9 +9,7 @@ from crm_assets.defs.common import TenantRun, tenant_check
 
 
 @tenant_check(("reports", "documents"), name="documents_are_as_recorded")
-def documents_are_as_recorded(
-    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
-) -> dg.AssetCheckResult:
+def documents_are_as_recorded(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
     """Each document of the run in force lies where the table says, with the bytes it says."""
     gate = activation.gate_in_force(tenant_run.warehouse)
     found = tenant_run.warehouse.rows(

@@ -6,9 +6,7 @@ from crm_assets.defs.common import TenantRun, tenant_check
 
 
 @tenant_check(["staging", "emails"])
-def few_emails_are_invalid(
-    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
-) -> dg.AssetCheckResult:
+def few_emails_are_invalid(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
     """The share of e-mail texts that are no address stays under the rule `customers.invalid_email_share`."""
     total, invalid = tenant_run.warehouse.rows(
         "select count(*), count(*) filter (where email is null) from staging.emails"
