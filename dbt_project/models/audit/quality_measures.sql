@@ -153,10 +153,10 @@ measures (check_code, bad, total) as (
     select
         'STALE_SALES',
         case
-            when lines.last_sale_date is null then stale_span_days
-            else greatest(0, parameters.as_of - lines.last_sale_date - stale_after_days)
+            when lines.last_sale_date is null then parameters.stale_span_days
+            else greatest(0, parameters.as_of - lines.last_sale_date - parameters.stale_after_days)
         end,
-        stale_span_days
+        parameters.stale_span_days
     from lines cross join parameters
     union all
     select 'VOLUME_DROP', greatest(0, expected_per_day - rows_per_day), expected_per_day from volume

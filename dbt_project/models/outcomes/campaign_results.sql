@@ -69,7 +69,8 @@ select
     ) as is_final
 from planned
 left join results
-    on results.campaign = planned.campaign
-    and results.occurrence = planned.occurrence
-    and results.scenario = planned.scenario
+    on
+        results.campaign = planned.campaign
+        and results.occurrence = planned.occurrence
+        and results.scenario = planned.scenario
 cross join newest_sale

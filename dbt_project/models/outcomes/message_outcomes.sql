@@ -25,10 +25,11 @@ matched_events as (
     from {{ source('outcomes', 'events') }} as events
     inner join chunks on chunks.tag = events.tag
     inner join sent
-        on sent.address = events.address
-        and sent.campaign = chunks.campaign
-        and sent.occurrence = chunks.occurrence
-        and sent.step = chunks.step
+        on
+            sent.address = events.address
+            and sent.campaign = chunks.campaign
+            and sent.occurrence = chunks.occurrence
+            and sent.step = chunks.step
     union all
     select
         message_id,
@@ -39,9 +40,10 @@ matched_events as (
             events.event
         from {{ source('outcomes', 'events') }} as events
         inner join sent
-            on sent.address = events.address
-            and sent.campaign = events.campaign
-            and sent.sent_at <= events.occurred_at
+            on
+                sent.address = events.address
+                and sent.campaign = events.campaign
+                and sent.sent_at <= events.occurred_at
         where not exists (select from chunks where chunks.tag = events.tag)
         order by events.event_key, sent.sent_at desc, sent.message_id collate "C"
     ) as by_campaign
@@ -75,10 +77,11 @@ any_orders as (
             orders.margin
         from sent
         inner join {{ ref('fct_orders') }} as orders
-            on orders.customer_id = sent.customer_id
-            and orders.is_qualifying
-            and orders.order_date between sent.sent_on
-            and sent.sent_on + {{ rule_number('activation.conversion_days') }}::integer
+            on
+                orders.customer_id = sent.customer_id
+                and orders.is_qualifying
+                and orders.order_date between sent.sent_on
+                and sent.sent_on + {{ rule_number('activation.conversion_days') }}::integer
         order by orders.order_id, sent.sent_at desc, sent.message_id collate "C"
     ) as attributed
     group by message_id
@@ -96,10 +99,11 @@ recommended_orders as (
             bought.amount_ht
         from sent
         inner join {{ ref('purchases') }} as bought
-            on bought.customer_id = sent.customer_id
-            and bought.wine_id = any(sent.wine_ids)
-            and bought.sale_date between sent.sent_on
-            and sent.sent_on + {{ rule_number('activation.conversion_days') }}::integer
+            on
+                bought.customer_id = sent.customer_id
+                and bought.wine_id = any(sent.wine_ids)
+                and bought.sale_date between sent.sent_on
+                and sent.sent_on + {{ rule_number('activation.conversion_days') }}::integer
         order by bought.order_id, bought.wine_id, sent.sent_at desc, sent.message_id collate "C"
     ) as attributed
     group by message_id

@@ -76,14 +76,16 @@ prices as (
         and not is_product_inferred
         and amount_ttc > 0
         and bottles > 0
-        and sale_date > {{ as_of() }} - make_interval(months => {{ rule_number('products.customer_price_months') }}::integer)
+        and sale_date
+        > {{ as_of() }} - make_interval(months => {{ rule_number('products.customer_price_months') }}::integer)
     group by customer_id
 ),
 
 budgets as (
     select
         population,
-        percentile_cont(array[1 / 3.0, 2 / 3.0]) within group (order by average_order_value::double precision) as tertiles
+        percentile_cont(array[1 / 3.0, 2 / 3.0])
+            within group (order by average_order_value::double precision) as tertiles
     from {{ ref('customer_rfm') }}
     where frequency > 0
     group by population

@@ -65,12 +65,12 @@ cuts as (
 
 edges as (
     select
-        {%- for measure in ('recency', 'frequency', 'monetary') %}
+    {%- for measure in ('recency', 'frequency', 'monetary') %}
         (
             select array_agg(edge::numeric order by edge::numeric)
             from jsonb_array_elements_text({{ rule_json('rfm.edges.' ~ measure) }}) as edge
         ) as {{ measure }}{{ ',' if not loop.last }}
-        {%- endfor %}
+    {%- endfor %}
 ),
 
 -- A customer without an order meets no cuts: its scores are null. An edge belongs to the better class.

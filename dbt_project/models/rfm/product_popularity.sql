@@ -25,7 +25,8 @@ select
     count(*)::double precision / buyers.n_buyers as share
 from recent
 inner join buyers on buyers.population = recent.population
-where recent.wine_id in (
-    select products.wine_id from {{ ref('dim_products') }} as products where products.price_ttc is not null
-)
+where
+    recent.wine_id in (
+        select products.wine_id from {{ ref('dim_products') }} as products where products.price_ttc is not null
+    )
 group by recent.population, recent.wine_id, buyers.n_buyers
