@@ -7,7 +7,8 @@ from (select coalesce(sum(n_orders), 0) as n_orders from {{ ref('message_outcome
 cross join (
     select count(*) as n_orders
     from {{ ref('fct_orders') }} as orders
-    where orders.is_qualifying
+    where
+        orders.is_qualifying
         and orders.customer_id in (select messages.customer_id from {{ ref('message_outcomes') }} as messages)
 ) as existing
 where credited.n_orders > existing.n_orders

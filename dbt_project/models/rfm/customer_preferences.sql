@@ -85,7 +85,7 @@ budgets as (
     select
         population,
         percentile_cont(array[1 / 3.0, 2 / 3.0])
-            within group (order by average_order_value::double precision) as tertiles
+        within group (order by average_order_value::double precision) as tertiles
     from {{ ref('customer_rfm') }}
     where frequency > 0
     group by population
