@@ -134,8 +134,12 @@ def cmd_tenant_check(config: Settings, args: argparse.Namespace) -> Result:
 
 
 def cmd_url(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import databases
+
     tenant = _registry(config).get(args.tenant)
-    url = _warehouse(config, tenant.slug).url
+    cluster = databases.cluster(config)
+    databases.ensure_tenant(cluster, tenant.slug)
+    url = cluster.url(cluster.role(tenant.slug), public=True)
     if not args.json:
         print(url)
     return {"tenant": tenant.slug, "url": url}

@@ -50,6 +50,7 @@ class Cluster:
     port: str
     options: tuple[tuple[str, str], ...]
     config: Settings
+    socket_dir: str | None = None  # of the embedded server
 
     def role(self, name: str) -> str:
         """Name of a tenant's (or `control`'s) role and database."""
@@ -58,9 +59,17 @@ class Cluster:
     def password(self, role: str) -> str:
         return hmac.new(self.config.secret_bytes(), f"role:{role}".encode(), hashlib.sha256).hexdigest()[:40]
 
-    def url(self, role: str, scheme: str = "postgresql", database: str | None = None) -> str:
-        """URL as `role` of a database, by default the one that bears the role's name."""
+    def url(self, role: str, scheme: str = "postgresql", database: str | None = None, public: bool = False) -> str:
+        """URL as `role` of a database, by default the one that bears the role's name.
+
+        On the embedded server it leads through the socket, which only the server's owner can enter: Dagster opens
+        thousands of connections a run, and a password costs each of them as much as its work. `public`: by
+        network and password, for other programs.
+        """
         database = database or role
+        if self.socket_dir and not public:
+            query = urlencode({"host": self.socket_dir, "port": self.port})
+            return f"{scheme}://{quote(role)}@/{database}?{query}"
         credentials = f"{quote(role)}:{quote(self.password(role))}"
         options = dict(self.options)
         if self.host.startswith("/"):
@@ -86,7 +95,7 @@ class Cluster:
     def ensure(self, role: str) -> None:
         """The role and the database that bears its name, closed to everybody else."""
         try:
-            psycopg.connect(self.url(role), connect_timeout=10).close()
+            psycopg.connect(self.url(role, public=True), connect_timeout=10).close()
             return
         except psycopg.OperationalError:
             pass  # missing, or a password of another secret: both are mended below, as administrator
@@ -144,7 +153,7 @@ def cluster(config: Settings | None = None) -> Cluster:
     config = config or settings()
     if config.database_url is None:
         server = local.ensure_server(config)
-        return Cluster(server.admin_url, "127.0.0.1", str(server.port), (), config)
+        return Cluster(server.admin_url, "127.0.0.1", str(server.port), (), config, server.socket_dir)
     url = config.database_url.get_secret_value()
     try:
         parts = conninfo_to_dict(url)

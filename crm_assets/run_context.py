@@ -124,7 +124,7 @@ def dbt_target(tenant: Tenant, warehouse: Warehouse, config: Settings) -> tuple[
         "CRM_DBT_HOST": str(parts.get("host", "127.0.0.1")),
         "CRM_DBT_PORT": str(parts.get("port", "5432")),
         "CRM_DBT_USER": str(parts["user"]),
-        "CRM_DBT_PASSWORD": str(parts["password"]),
+        "CRM_DBT_PASSWORD": str(parts.get("password", "")),
         "CRM_DBT_DBNAME": str(parts["dbname"]),
         "CRM_DBT_SSLMODE": str(parts.get("sslmode", "prefer")),
         "CRM_DBT_SSLROOTCERT": str(parts.get("sslrootcert", "")),

@@ -14,9 +14,10 @@ def two_estates(cluster: Cluster) -> tuple[str, str]:
     return databases.ensure_tenant(cluster, "left"), databases.ensure_tenant(cluster, "right")
 
 
-def test_a_tenants_role_opens_its_own_database(two_estates: tuple[str, str]) -> None:
-    with psycopg.connect(two_estates[0]) as connection:
-        assert connection.execute("select count(*) from gate.decisions").fetchone() == (0,)
+def test_a_tenants_role_opens_its_own_database(cluster: Cluster, two_estates: tuple[str, str]) -> None:
+    for url in (two_estates[0], cluster.url(cluster.role("left"), public=True)):
+        with psycopg.connect(url) as connection:
+            assert connection.execute("select count(*) from gate.decisions").fetchone() == (0,)
 
 
 @pytest.mark.parametrize("other", ["right", "control", "dagster"])
@@ -24,8 +25,9 @@ def test_a_tenants_role_opens_no_other_database(cluster: Cluster, two_estates: t
     databases.ensure_control(cluster)
     databases.ensure_dagster(cluster)
     database = cluster.config.dagster_database if other == "dagster" else cluster.role(other)
-    with pytest.raises(psycopg.OperationalError, match="permission denied"):
-        psycopg.connect(cluster.url(cluster.role("left"), database=database))
+    for public in (False, True):
+        with pytest.raises(psycopg.OperationalError, match="permission denied"):
+            psycopg.connect(cluster.url(cluster.role("left"), database=database, public=public))
 
 
 def test_a_tenants_role_is_not_let_into_the_common_databases(cluster: Cluster, two_estates: tuple[str, str]) -> None:
@@ -44,7 +46,7 @@ def test_the_administrator_is_not_reached_by_network(cluster: Cluster) -> None:
 
 def test_another_deployments_password_is_refused(cluster: Cluster, two_estates: tuple[str, str]) -> None:
     role = cluster.role("left")
-    wrong = cluster.url(role).replace(cluster.password(role), cluster.password(cluster.role("right")))
+    wrong = cluster.url(role, public=True).replace(cluster.password(role), cluster.password(cluster.role("right")))
     with pytest.raises(psycopg.OperationalError, match="authentication failed"):
         psycopg.connect(wrong)
 
