@@ -20,6 +20,7 @@ import secrets
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -238,14 +239,10 @@ class Owner:
     def run(self) -> int:
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = (self.folder / "owner.lock").open("w")
-        for attempt in range(20):  # whoever asks whether there is an owner holds the lock for an instant
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if attempt == 19:
-                    return 0  # somebody was faster: their server is ours
-                time.sleep(0.05)
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return 0  # somebody was faster: their server is ours
         self.announcement.unlink(missing_ok=True)  # of an owner that was killed
         for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(sig, self._stop)
@@ -357,14 +354,15 @@ def _clients(server: Server) -> int:
 
 
 def _is_owned(folder: Path) -> bool:
+    """Whether a process holds the owner's lock: asked of the kernel, without ever holding it."""
+    layout = "hhqqi"  # struct flock of Linux: type, whence, start, length, pid
     try:
         with (folder / "owner.lock").open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            wanted = struct.pack(layout, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            answer = struct.unpack(layout, fcntl.fcntl(lock, fcntl.F_GETLK, wanted))
     except FileNotFoundError:
         return False
-    except BlockingIOError:
-        return True
-    return False
+    return bool(answer[0] != fcntl.F_UNLCK)
 
 
 def running_server(config: Settings) -> Server | None:
