@@ -18,6 +18,7 @@ from crm_assets import run_context, tables
 from crm_assets.databases import TENANT_SCHEMAS
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 # A check without partitions would not say whose it is; the releases are pinned, so the preview cannot shift under us.
@@ -128,6 +129,20 @@ def new_figure(width: float = 8, height: float = 4) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def bars(counts: pd.Series, title: str) -> dg.MarkdownMetadataValue:
+    """Counts by name as horizontal bars, the largest on top; a word where there is nothing to draw."""
+    if counts.empty:
+        return dg.MetadataValue.md(f"{title}: none")
+    figure = new_figure(7, 0.6 + 0.32 * len(counts))
+    axes = figure.subplots()
+    ordered = counts.sort_values(kind="stable")
+    drawn = axes.barh([str(name) for name in ordered.index], ordered.to_numpy(), color="#7a2531")
+    axes.bar_label(drawn, padding=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title)
+    return plot(figure)
 
 
 # External assets: what later stages write and earlier ones read, as of the run's start (no cycle).

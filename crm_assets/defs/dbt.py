@@ -20,7 +20,7 @@ from dagster_dbt import (
 
 from crm_assets import run_context
 from crm_assets.dbt_manifest import MANIFEST, PROJECT, dbt_executable
-from crm_assets.defs.common import STATE_TABLES, TenantRun, new_figure, plot, tenants_partitions
+from crm_assets.defs.common import STATE_TABLES, TenantRun, bars, tenants_partitions
 
 project = DbtProject(project_dir=PROJECT)
 _STATE = {(table.schema, table.name) for table in STATE_TABLES}
@@ -117,14 +117,8 @@ def _build(context: dg.AssetExecutionContext, dbt: DbtCliResource, tenant_run: r
 
 def _segment_sizes(tenant_run: run_context.TenantRun) -> dg.MarkdownMetadataValue:
     """How many customers each RFM segment has, as a picture."""
-    segments = tenant_run.warehouse.read("rfm", "customer_rfm", columns=["segment"])["segment"].value_counts()
-    figure = new_figure(height=3)
-    axes = figure.subplots()
-    bars = axes.barh(list(segments.index)[::-1], list(segments)[::-1], color="#7b2d43")
-    axes.bar_label(bars, padding=3)
-    axes.set_title(f"Customers by RFM segment, {tenant_run.as_of.isoformat()}")
-    axes.spines[["top", "right"]].set_visible(False)
-    return plot(figure)
+    segments = tenant_run.warehouse.read("rfm", "customer_rfm", columns=["segment"])["segment"]
+    return bars(segments.value_counts(), f"Customers by RFM segment, {tenant_run.as_of.isoformat()}")
 
 
 @dbt_assets(

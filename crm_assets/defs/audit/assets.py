@@ -3,23 +3,10 @@
 from typing import Any
 
 import dagster as dg
-import pandas as pd
 
 from crm_assets import activation, tables
-from crm_assets.defs.common import TenantRun, materialized, new_figure, plot, tenant_asset
+from crm_assets.defs.common import TenantRun, bars, materialized, tenant_asset
 from crm_assets.logic import audit
-
-
-def bars(counts: pd.Series, title: str) -> dg.MarkdownMetadataValue:
-    """Counts by name as horizontal bars, the largest on top."""
-    figure = new_figure(7, 0.6 + 0.32 * max(len(counts), 1))
-    axes = figure.subplots()
-    ordered = counts.sort_values()
-    drawn = axes.barh([str(name) for name in ordered.index], ordered.to_numpy(), color="#7a2531")
-    axes.bar_label(drawn, padding=3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title)
-    return plot(figure)
 
 
 @tenant_asset(
@@ -47,7 +34,7 @@ def audit_findings(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> 
         run=tenant_run,
         customers_audited=len(facts),
         items_audited=len(items),
-        rules_hit=bars(customers, "Customers per audit rule") if len(customers) else "none",
+        rules_hit=bars(customers, "Customers per audit rule"),
     )
 
 

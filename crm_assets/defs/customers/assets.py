@@ -108,10 +108,12 @@ def profile_plot(profiles: pd.DataFrame) -> dg.MarkdownMetadataValue:
     axes.set_xticks(range(len(features)), [name.replace("_", "\n") for name in features], fontsize=8)
     labels = profiles["cluster_id"] + "  " + profiles["cluster_name"] + " · " + profiles["size"].astype(str)
     axes.set_yticks(range(len(profiles)), labels.tolist(), fontsize=8)
+    shades = colours.to_numpy()
     for row, values in enumerate(medians.to_numpy()):
         for column, value in enumerate(values):
             text = "" if value != value else f"{value:.2f}" if features[column] == "diversity" else f"{value:,.0f}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=8)
+            is_dark = abs(shades[row, column]) > 1.1
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if is_dark else "black")
     axes.set_title("Median of each cluster")
     return plot(figure)
 

@@ -5,8 +5,7 @@ from typing import Any
 import dagster as dg
 
 from crm_assets import tables
-from crm_assets.defs.audit.assets import bars
-from crm_assets.defs.common import TenantRun, materialized, tenant_asset
+from crm_assets.defs.common import TenantRun, bars, materialized, tenant_asset
 from crm_assets.logic import audit, gate
 
 
@@ -49,7 +48,7 @@ def gate_next_actions(context: dg.AssetExecutionContext, tenant_run: TenantRun) 
         run=tenant_run,
         permitted=int(actions["permitted"].sum()),
         eligible=int(actions["eligible"].sum()),
-        permission_reasons=bars(reasons, "Customers not permitted, by reason") if len(reasons) else "none",
+        permission_reasons=bars(reasons, "Customers not permitted, by reason"),
         reasons=bars(actions.loc[~actions["eligible"], "reason"].value_counts(), "Customers not eligible, by reason"),
     )
 

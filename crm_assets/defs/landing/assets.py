@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from crm_assets import tables
+from crm_assets import run_context, tables
 from crm_assets.defs.common import TenantRun, materialized, table_spec
 from crm_assets.resources.raw_store import FileOutcome, LandingReport
 
@@ -34,6 +34,7 @@ def land_drop(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> Itera
     warehouse = tenant_run.warehouse
     zone = DropZone(tenant_run.raw_folder)
     report = land(warehouse, zone, tenant_run.tenant, load_source(), tenant_run.now)
+    alert_failures(tenant_run)
     if report.folder_missing:
         context.log.warning("the drop folder is not there; what was loaded before stays")
     counts: dict[str, Any] = {f"n_{status}": count for status, count in report.status_counts.items()}
@@ -52,6 +53,18 @@ def land_drop(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> Itera
             new_files=sum(outcome.is_new for outcome in mine),
             **({"worst_mapping_quality": quality} if (quality := _worst_quality(mine)) is not None else {}),
         )
+
+
+def alert_failures(run: run_context.TenantRun) -> None:
+    """One alert per file that could not be taken, closed when a good one has replaced it."""
+    from crm_assets.resources.control import Control
+    from crm_assets.resources.raw_store import failures
+
+    control, slug = Control(run.config), run.tenant.slug
+    failing = {f"file:{path}": f"{path}: {status}: {reason}" for path, status, reason in failures(run.warehouse)}
+    for cause, message in failing.items():
+        control.raise_alert(slug, cause, message, run.now)
+    control.recover(slug, "file:", run.now, still_open=failing)
 
 
 def _worst_quality(outcomes: list[FileOutcome]) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
-from crm_assets import activation, tables, versions
+from crm_assets import activation, run_context, tables, versions
 from crm_assets.defs.common import TenantRun, materialized, new_figure, plot, table_spec
 from crm_assets.defs.customers.assets import calibration_plot, taste_profiles_of
 from crm_assets.logic import recommendations
@@ -111,19 +111,46 @@ def _allocations(tenant_run: TenantRun) -> pd.DataFrame:
 def runs_and_items(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> Iterator[dg.MaterializeResult[Any]]:
     warehouse, run_id = tenant_run.warehouse, tenant_run.run_id
     complete = warehouse.rows(
-        "select n_customers, n_items from recommendations.runs where run_id = %s and completed_at is not null",
-        [run_id],
+        "select engine from recommendations.runs where run_id = %s and completed_at is not null", [run_id]
     )
     if complete:
-        n_customers, n_items = complete[0]
-        seen = {"reused": True, "recommendation_run": run_id, "customers": int(n_customers or 0)}
-        yield materialized(warehouse.count("recommendations", "runs"), tables.runs, tenant_run, **seen)
-        yield materialized(int(n_items or 0), tables.items, tenant_run, **seen)
-        return
-
-    made = recommendations.recommend(
-        inputs_of(tenant_run), tenant_run.rules, tenant_run.as_of, tenant_run.tenant.locale
+        engine = complete[0][0]
+        items = warehouse.read("recommendations", "items", ["scenario", "score"], "run_id = %s", [run_id])
+    else:
+        made = recommendations.recommend(
+            inputs_of(tenant_run), tenant_run.rules, tenant_run.as_of, tenant_run.tenant.locale
+        )
+        engine, items = made.engine, made.items
+        _write(tenant_run, made)
+    yield materialized(
+        warehouse.count("recommendations", "runs"),
+        tables.runs,
+        tenant_run,
+        reused=bool(complete),
+        recommendation_run=run_id,
+        customers=engine["customers"],
+        customers_with_items=engine["customers_with_items"],
+        engine=dg.JsonMetadataValue(engine),
     )
+    shown: dict[str, Any] = {"score_distribution": score_plot(items)} if len(items) else {}
+    measured = {kind: c["deciles"] for kind, c in engine["calibration"].items() if _is_measured(c)}
+    if measured:
+        shown["calibration"] = calibration_plot(measured)
+    yield materialized(
+        len(items),
+        tables.items,
+        tenant_run,
+        reused=bool(complete),
+        recommendation_run=run_id,
+        **{f"items_{scenario}": count for scenario, count in engine["items_by_scenario"].items()},
+        displaced_by_stock=engine["displaced_by_stock"],
+        **shown,
+    )
+
+
+def _write(tenant_run: run_context.TenantRun, made: recommendations.RecommendationResult) -> None:
+    """The run and its items, in one transaction: a run is complete or is not there."""
+    run_id = tenant_run.run_id
     run = pd.DataFrame(
         [
             {
@@ -142,33 +169,9 @@ def runs_and_items(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> 
             }
         ]
     )
-    with warehouse.transaction() as connection:
+    with tenant_run.warehouse.transaction() as connection:
         replace_run(connection, tables.items, made.items.assign(run_id=run_id), run_id)
         upsert(connection, tables.runs, run)
-    yield materialized(
-        warehouse.count("recommendations", "runs"),
-        tables.runs,
-        tenant_run,
-        reused=False,
-        recommendation_run=run_id,
-        customers=made.engine["customers"],
-        customers_with_items=made.engine["customers_with_items"],
-        engine=dg.JsonMetadataValue(made.engine),
-    )
-    shown: dict[str, Any] = {"score_distribution": score_plot(made.items)} if len(made.items) else {}
-    measured = {kind: c["deciles"] for kind, c in made.engine["calibration"].items() if _is_measured(c)}
-    if measured:
-        shown["calibration"] = calibration_plot(measured)
-    yield materialized(
-        len(made.items),
-        tables.items,
-        tenant_run,
-        reused=False,
-        recommendation_run=run_id,
-        **{f"items_{scenario}": count for scenario, count in made.engine["items_by_scenario"].items()},
-        displaced_by_stock=made.engine["displaced_by_stock"],
-        **shown,
-    )
 
 
 def _is_measured(calibration: object) -> bool:
@@ -182,6 +185,7 @@ def score_plot(items: pd.DataFrame) -> dg.MarkdownMetadataValue:
     scenarios = [name for name in recommendations.SCENARIOS if (items["scenario"] == name).any()]
     values = [items.loc[items["scenario"] == name, "score"].to_numpy() for name in scenarios]
     axes.hist(values, bins=25, range=(0, 100), stacked=True, label=scenarios)
+    axes.set_title("Scores of the recommended wines, by scenario")
     axes.set_xlabel("score")
     axes.set_ylabel("recommended wines")
     axes.legend(frameon=False)
