@@ -9,7 +9,7 @@ select
     customers.opt_in,
     customers.opt_in_date,
     customers.opt_in_source,
-    coalesce(activity.frequency, 0) as n_qualifying_orders,
+    customers.n_qualifying_orders,
     customers.email,
     customers.email_status,
     coalesce(customers.is_email_contact, false) as is_email_contact,
@@ -17,7 +17,7 @@ select
     coalesce(addresses.is_bounced, false) as is_bounced,
     addresses.last_contact_date,
     coalesce(addresses.contacts_90d, 0)::bigint as contacts_90d,
-    activity.last_order_date,
+    customers.last_order_date,
     addresses.last_engagement_date,
     customers.birth_date,
     customers.country,
@@ -27,5 +27,4 @@ select
     preferences.top_sweetness_1 as dominant_sweetness
 from {{ ref('dim_customers') }} as customers
 left join {{ ref('addresses') }} as addresses on addresses.address = customers.email
-left join {{ ref('customer_rfm') }} as activity on activity.customer_id = customers.customer_id
 left join {{ ref('customer_preferences') }} as preferences on preferences.customer_id = customers.customer_id

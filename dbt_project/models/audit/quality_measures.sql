@@ -65,6 +65,7 @@ files as (
         known.row_count,
         known.first_date,
         least(known.last_date, parameters.as_of) as last_date,
+        known.last_date > parameters.as_of as is_clipped,
         row_number() over (partition by known.dataset order by ordered.file_rank desc) as age
     from {{ source('raw', 'files') }} as known
     inner join {{ ref('stg_files') }} as ordered on ordered.file_id = known.file_id and ordered.path = known.path
@@ -97,15 +98,28 @@ fields as (
     ) as newest on newest.dataset = previous.dataset and newest.field = previous.field
 ),
 
+-- Rows of a clipped export outside its span. Most refreshes clip none, and then the lines are not read at all.
+later_rows as (
+    select
+        lines.file_id,
+        count(*) as n_rows
+    from files
+    inner join {{ ref('stg_sales_lines') }} as lines on lines.file_id = files.file_id
+    where files.is_clipped and files.dataset = 'sales_lines' and lines.sale_date > {{ as_of() }}
+    group by lines.file_id
+),
+
 -- Rows per covered day of each sales export, and of the same weekdays 52 weeks before the newest one.
 volumes as (
     select
-        age,
-        first_date,
-        last_date,
-        row_count / (last_date - first_date + 1)::double precision as rows_per_day
+        files.age,
+        files.first_date,
+        files.last_date,
+        (files.row_count - coalesce(later_rows.n_rows, 0))
+        / (files.last_date - files.first_date + 1)::double precision as rows_per_day
     from files
-    where dataset = 'sales_lines' and first_date <= last_date
+    left join later_rows on later_rows.file_id = files.file_id
+    where files.dataset = 'sales_lines' and files.first_date <= files.last_date
 ),
 
 year_before as (

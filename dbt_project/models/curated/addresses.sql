@@ -6,17 +6,22 @@ with contacts as (
 
     union
 
-    -- A message whose fate is not known may have been read: it silences the address like a sent one.
-    select lower(address) as address, sent_at::date as contact_date, 'email' as channel, campaign as campaign_id
+    -- A message under way or of unknown fate may have been read: it silences the address like a sent one.
+    select
+        lower(address) as address,
+        (coalesce(sent_at, planned_at) at time zone 'UTC')::date as contact_date,
+        'email' as channel,
+        campaign as campaign_id
     from {{ source('activation', 'messages') }}
-    where status in ('sent', 'unknown') and sent_at is not null
+    where status in ('sending', 'sent', 'unknown')
 
     union
 
-    -- Campaigns sent from Brevo's own screens; of ours the outbox tells.
+    -- Campaigns sent from Brevo's own screens; of ours the outbox tells. Each day is a contact of its own (spec.md §6):
+    -- a newsletter repeats under one name, or has none.
     select
         lower(events.address) as address,
-        min(events.occurred_at)::date as contact_date,
+        (events.occurred_at at time zone 'UTC')::date as contact_date,
         events.channel,
         coalesce(events.campaign, events.tag, '') as campaign_id
     from {{ source('outcomes', 'events') }} as events
@@ -27,7 +32,6 @@ with contacts as (
             from {{ source('activation', 'messages') }} as messages
             where lower(messages.address) = lower(events.address) and messages.campaign = events.campaign
         )
-    group by lower(events.address), events.channel, coalesce(events.campaign, events.tag, '')
 
 ),
 
@@ -55,7 +59,7 @@ reactions as (
 
     select
         lower(address) as address,
-        occurred_at::date as happened_on,
+        (occurred_at at time zone 'UTC')::date as happened_on,
         event in (
             'hard_bounce', 'hardBounces', 'blocked', 'invalid', 'invalid_email', 'spam', 'complaint'
         ) as is_bounced,
