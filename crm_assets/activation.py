@@ -21,16 +21,13 @@ from crm_assets.logic.activation import Gate, RefusalError
 from crm_assets.resources import brevo
 from crm_assets.resources.warehouse import Warehouse, copy_frame
 from crm_assets.rules import BusinessRules
-from crm_assets.run_context import TenantRun
+from crm_assets.run_context import GATE_IN_FORCE, TenantRun
 from crm_assets.tenants import Tenant
 
 # Messages in these states reached the person, or may have.
 SENT_STATES = ("sending", "sent", "unknown")
 
-_GATE = """
-    select run_id, as_of, status, reasons from gate.decisions where not is_historical
-    order by as_of desc, decided_at desc, run_id collate "C" limit 1
-"""
+_GATE = "select run_id, as_of, status, reasons from gate.decisions" + GATE_IN_FORCE
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -147,8 +147,6 @@ def cmd_url(config: Settings, args: argparse.Namespace) -> Result:
 
 def _nothing_new(config: Settings, tenant: Any, as_of: date | None) -> str | None:
     """The run_id that already holds the answer, when neither files, rules, code, state nor day have changed."""
-    from datetime import UTC, datetime
-
     from crm_assets import run_context, versions
     from crm_assets.resources import raw_store
     from crm_assets.resources.drop_zone import DropZone
@@ -158,37 +156,36 @@ def _nothing_new(config: Settings, tenant: Any, as_of: date | None) -> str | Non
         return None
     day = as_of or tenant.today(datetime.now(UTC))
     run_id = versions.run_id(tenant, day, versions.dataset_version(warehouse), versions.state_version(warehouse))
-    row = warehouse.rows("select as_of, is_historical from gate.decisions where run_id = %s", [run_id])
-    if not row:
+    if not warehouse.rows("select 1 from gate.decisions where run_id = %s", [run_id]):
         return None
-    # An answer that was historical when it was made is one still; the present's must be the newest.
-    return run_id if row[0][1] or not run_context.is_historical(warehouse, day) else None
+    # For an earlier day any answer will do; for the present only the one in force: rules that were changed and
+    # changed back must be decided on again.
+    in_force = warehouse.rows("select run_id from gate.decisions" + run_context.GATE_IN_FORCE)
+    return run_id if run_context.is_historical(warehouse, day) or in_force == [(run_id,)] else None
+
+
+GATE_COLUMNS = [
+    *("run_id", "as_of", "status", "reasons", "data_quality_score", "gate_export"),
+    *("n_customers", "n_permitted", "n_eligible"),
+]
 
 
 def _gate(warehouse: Any, run_id: str | None = None) -> Result | None:
-    rows = warehouse.rows(
-        "select run_id, as_of, status, reasons, data_quality_score, gate_export, n_customers, n_permitted, n_eligible"
-        " from gate.decisions where run_id = coalesce(%s, run_id) and (%s::text is not null or not is_historical)"
-        " order by as_of desc, decided_at desc limit 1",
-        [run_id, run_id],
-    )
-    names = [
-        "run_id",
-        "as_of",
-        "status",
-        "reasons",
-        "data_quality_score",
-        "gate_export",
-        "n_customers",
-        "n_permitted",
-        "n_eligible",
-    ]
-    return dict(zip(names, rows[0], strict=True)) if rows else None
+    """The decision on a run, by default the one in force."""
+    from crm_assets.run_context import GATE_IN_FORCE
+
+    which = " where run_id = %s" if run_id else GATE_IN_FORCE
+    rows = warehouse.rows(f"select {', '.join(GATE_COLUMNS)} from gate.decisions{which}", [run_id] if run_id else None)
+    return dict(zip(GATE_COLUMNS, rows[0], strict=True)) if rows else None
 
 
 def cmd_run(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import run_context
+
     started = time.monotonic()
     tenant = _registry(config).get(args.tenant)
+    if args.as_of:
+        run_context.refuse_future(tenant, args.as_of, datetime.now(UTC))
     found = None if args.force else _nothing_new(config, tenant, args.as_of)
     if found:
         gate = _gate(_warehouse(config, tenant.slug), found)
@@ -241,6 +238,7 @@ def _files_by_status(warehouse: Any) -> dict[str, int]:
 
 def cmd_status(config: Settings, args: argparse.Namespace) -> Result:
     from crm_assets.resources.control import Control
+    from crm_assets.run_context import GATE_IN_FORCE
 
     registry = _registry(config)
     control = Control(config)
@@ -252,9 +250,8 @@ def cmd_status(config: Settings, args: argparse.Namespace) -> Result:
             " and deleted_at is null order by path"
         )
         actions = warehouse.rows(
-            "select case when eligible then 'ELIGIBLE' else reason end, count(*) from gate.next_actions where run_id ="
-            " (select run_id from gate.decisions where not is_historical order by as_of desc, decided_at desc limit 1)"
-            " group by 1 order by 2 desc, 1"
+            "select case when eligible then 'ELIGIBLE' else reason end, count(*) from gate.next_actions"
+            f" where run_id = (select run_id from gate.decisions{GATE_IN_FORCE}) group by 1 order by 2 desc, 1"
         )
         messages = dict(
             warehouse.rows("select status, count(*) from activation.messages group by status order by status")
@@ -502,12 +499,17 @@ def main(argv: list[str] | None = None) -> int:
     from crm_assets.databases import DatabaseError
     from crm_assets.dbt_manifest import ManifestError
     from crm_assets.local import ServerError
+    from crm_assets.resources.warehouse import WarehouseError
+    from crm_assets.run_context import RunRefusedError
     from crm_assets.tenants import TenantError
     from crm_assets.up import UpError
 
     try:
         result = args.function(config, args)
-    except (RefusedError, TenantError, DatabaseError, ManifestError, ServerError, UpError) as error:
+    except (
+        *(RefusedError, RunRefusedError, TenantError, DatabaseError),
+        *(WarehouseError, ManifestError, ServerError, UpError),
+    ) as error:
         _fail(str(error), args.json)
     if isinstance(result, int):
         return result

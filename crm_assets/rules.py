@@ -293,7 +293,6 @@ class Weekly(Section):
 
 class Automation(Section):
     weekly: Weekly
-    settle_looks: int
     retry_after_minutes: int
     max_tries: int
 

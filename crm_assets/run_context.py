@@ -14,7 +14,9 @@ from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
 
+import pandas as pd
 import psycopg
+import sqlalchemy as sa
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
@@ -28,6 +30,12 @@ APPLICATION_NAME = "crm-run"
 LOCK_APPLICATION_NAME = "crm-lock"  # followed by the Dagster run that holds or waits for the lock
 DBT_APPLICATION_NAME = "crm-dbt"  # constant: dbt parses anew whenever a value of its profile changes
 _LOCK_KEY = "hashtext('crm tenant run')"
+# The gate in force is the newest decision of a run of the present; completes a `select … from gate.decisions`.
+GATE_IN_FORCE = ' where not is_historical order by as_of desc, decided_at desc, run_id collate "C" limit 1'
+
+
+class RunRefusedError(Exception):
+    """A run that must not be made; the message says why."""
 
 
 @dataclass
@@ -59,6 +67,17 @@ class TenantRun:
     def raw_folder(self) -> str:
         return raw_folder(self.tenant, self.config)
 
+    def replace_run(self, table: sa.Table, frame: pd.DataFrame) -> None:
+        """The run's rows in a run-keyed table become the frame's.
+
+        A run of the present that is made again once a later day has been refreshed keeps its own verdict:
+        campaigns may have pinned it.
+        """
+        kept = "select 1 from gate.decisions where run_id = %s and not is_historical"
+        if self.is_historical and self.warehouse.rows(kept, [self.run_id]):
+            return
+        self.warehouse.replace_run(table, frame.assign(run_id=self.run_id), self.run_id)
+
     def mark_refreshed(self) -> None:
         """Tell the file sensor that this state of the folder needs no further run."""
         from crm_assets.resources.control import Control
@@ -78,6 +97,13 @@ class TenantRun:
 def raw_folder(tenant: Tenant, config: Settings) -> str:
     """The tenant's drop folder: a path or an fsspec URL."""
     return tenant.source.raw_url or str(config.data / tenant.slug / "raw")
+
+
+def refuse_future(tenant: Tenant, day: date, now: datetime) -> None:
+    """RunRefusedError for a day that has not come: its gate would make every later run a historical one."""
+    today = tenant.today(now)
+    if day > today:
+        raise RunRefusedError(f"{day} has not come yet for {tenant.slug}: its day is {today}")
 
 
 def drop_fingerprint(tenant: Tenant, config: Settings) -> str:
@@ -160,6 +186,7 @@ def tenant_run(
     with _only_run(url, dagster_run_id, say):
         now = datetime.now(UTC)
         day = as_of or tenant.today(now)
+        refuse_future(tenant, day, now)
         warehouse = Warehouse(url, application_name=APPLICATION_NAME)
         _drop_as_of_schemas(warehouse)  # left by a killed run
         historical = is_historical(warehouse, day)

@@ -4,6 +4,7 @@ The spine is sensors and one schedule, in every environment. None of them ever s
 by a person, and is a dry run unless the tenant's file, the environment and the plan's hash all say otherwise.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -172,15 +173,24 @@ def week_due(tenant: Tenant, now: datetime) -> str | None:
 def weekly_refresh(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
     now = context.scheduled_execution_time.astimezone(UTC)
     partitions = set(context.instance.get_dynamic_partitions("tenant"))
-    due = {t.slug: week for t in Registry(settings().tenants) if t.slug in partitions and (week := week_due(t, now))}
-    asked: set[tuple[str, str]] = set()
+    estates = [tenant for tenant in Registry(settings().tenants) if tenant.slug in partitions]
+    due = {tenant.slug: week for tenant in estates if (week := week_due(tenant, now))}
+    tries = {tenant.slug: tenant.business_rules.automation.max_tries for tenant in estates}
+    done: set[tuple[str, str]] = set()
+    failed: Counter[tuple[str, str]] = Counter()
     for week in set(due.values()):
         for record in context.instance.get_run_records(dg.RunsFilter(job_name="refresh", tags={WEEK_TAG: week})):
-            asked.add((record.dagster_run.tags.get(PARTITION_TAG, ""), week))
-    requests = [(slug, week) for slug, week in due.items() if (slug, week) not in asked]
+            asked = (record.dagster_run.tags.get(PARTITION_TAG, ""), week)
+            if record.dagster_run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED):
+                failed[asked] += 1
+            else:
+                done.add(asked)
+    requests = [
+        (slug, week) for slug, week in due.items() if (slug, week) not in done and failed[slug, week] < tries[slug]
+    ]
     for slug, week in requests[:MAX_REQUESTS_PER_TICK]:
         yield dg.RunRequest(
-            run_key=f"weekly:{week}:{slug}",
+            run_key=f"weekly:{week}:{slug}:{failed[slug, week]}",
             partition_key=slug,
             tags={WEEK_TAG: week, TRIGGER_TAG: "weekly"},
         )
@@ -279,7 +289,7 @@ def run_recoveries(context: dg.RunStatusSensorContext) -> None:
 )
 def lost_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     from crm_assets import databases
-    from crm_assets.resources.warehouse import Warehouse
+    from crm_assets.resources.warehouse import Warehouse, WarehouseError
 
     cluster, registry = databases.cluster(), Registry(settings().tenants)
     suspects = set((context.cursor or "").split())
@@ -291,13 +301,16 @@ def lost_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         if slug not in registry.tenants:
             continue
         if slug not in living:
-            living[slug] = run_context.living_runs(Warehouse(cluster.tenant_url(slug)))
+            try:
+                living[slug] = run_context.living_runs(Warehouse(cluster.tenant_url(slug)))
+            except WarehouseError:  # out of reach: nothing is known of its runs, and the others' go on
+                living[slug] = {record.dagster_run.run_id for record in started}
         if run.run_id in living[slug]:
             continue
         lost.append(run.run_id)
         # Seen twice: a run that is just opening or closing its lock is not lost.
         if run.run_id in suspects:
-            context.instance.report_run_failed(run, message="the run's process is gone; it will be asked for again")
+            context.instance.report_run_failed(run, message="the run's process is gone")
     context.update_cursor(" ".join(lost))
     return dg.SkipReason(f"{len(started)} runs under way, {len(lost)} without a process")
 

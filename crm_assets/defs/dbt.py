@@ -5,12 +5,14 @@ against that tenant's database, with the tenant's own target folder so that its 
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
 from dagster_dbt import (
+    DagsterDbtCliRuntimeError,
     DagsterDbtTranslator,
     DagsterDbtTranslatorSettings,
     DbtCliResource,
@@ -101,7 +103,7 @@ def _build(context: dg.AssetExecutionContext, dbt: DbtCliResource, tenant_run: r
     target, variables = run_context.dbt_target(tenant_run.tenant, tenant_run.warehouse, tenant_run.config)
     with _environment(variables):
         invocation = dbt.cli(["build"], context=context, target_path=target)
-    for event in invocation.stream():
+    for event in _without_values(invocation.stream()):
         if isinstance(event, dg.Output):
             stage, model = context.asset_key_for_output(event.output_name).path
             shown: dict[str, Any] = {
@@ -113,6 +115,16 @@ def _build(context: dg.AssetExecutionContext, dbt: DbtCliResource, tenant_run: r
                 shown["segment_sizes"] = _segment_sizes(tenant_run)
             event = event.with_metadata(shown)
         yield event
+
+
+def _without_values(events: Iterator[Any]) -> Iterator[Any]:
+    """dbt's events; its error without the values that PostgreSQL quotes, which may be personal."""
+    try:
+        yield from events
+    except DagsterDbtCliRuntimeError as error:
+        text = re.sub(r"DETAIL:.*", "DETAIL: (left out)", str(error))
+        text = re.sub(r'(invalid input [^:]*|out of range[^:]*|syntax[^:]*): "[^"]*"', r"\1: (left out)", text)
+        raise dg.Failure(f"dbt failed: {text}") from None
 
 
 def _segment_sizes(tenant_run: run_context.TenantRun) -> dg.MarkdownMetadataValue:

@@ -43,6 +43,16 @@ _BOOL, _DATE, _STAMPS, _JSON = 16, 1082, {1114, 1184}, {114, 3802}
 _TEXT_ARRAY, _FLOAT_ARRAY = 1009, 1022
 
 
+class WarehouseError(Exception):
+    """What PostgreSQL refused, without the row it quotes: that may be somebody's name or address."""
+
+    def __init__(self, error: psycopg.Error) -> None:
+        about = error.diag
+        where = ".".join(part for part in (about.schema_name, about.table_name, about.column_name) if part)
+        parts = [type(error).__name__, error.sqlstate or "", where, about.constraint_name or ""]
+        super().__init__(" ".join(part for part in parts if part))
+
+
 class Warehouse:
     """A tenant's database.
 
@@ -58,8 +68,11 @@ class Warehouse:
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Connection]:
         """A connection whose work is committed at the end of the block, or not at all."""
-        with psycopg.connect(self.url, application_name=self.application_name) as connection:
-            yield connection
+        try:
+            with psycopg.connect(self.url, application_name=self.application_name) as connection:
+                yield connection
+        except psycopg.Error as error:
+            raise WarehouseError(error) from None
 
     def execute(self, statement: str, params: Sequence[Any] | Mapping[str, Any] | None = None) -> int:
         """Run one statement; the number of rows it touched."""

@@ -181,6 +181,19 @@ def test_the_weekly_schedule_asks_once_per_estate_and_week(estates: Settings, in
         )
     assert tick(monday + timedelta(minutes=15)) == []
     assert len(tick(monday + timedelta(days=7))) == 2
+    # A refresh that failed is asked for again, under another key, and not for ever.
+    for failures in (1, 2, 3):
+        run = instance.get_run_records(dg.RunsFilter(tags={"dagster/partition": "left"}))[0].dagster_run
+        instance.report_run_failed(run)
+        again = tick(monday + timedelta(minutes=15 * (failures + 1)))
+        assert [r.run_key for r in again] == ([f"weekly:2026-W02:left:{failures}"] if failures < 3 else [])
+        instance.add_run(
+            dg.DagsterRun(
+                job_name="refresh",
+                run_id=f"00000000-0000-0000-0001-{failures:012d}",
+                tags={**requests[0].tags, "dagster/partition": "left"},
+            )
+        )
 
 
 def test_an_alert_is_written_once_per_cause_and_its_end_is_told(environment: Settings, cluster: Cluster) -> None:

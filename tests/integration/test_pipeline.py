@@ -22,7 +22,7 @@ import pytest
 
 from crm_assets import up
 from crm_assets.databases import Cluster
-from crm_assets.resources.warehouse import Warehouse
+from crm_assets.resources.warehouse import Warehouse, WarehouseError
 from crm_assets.settings import ROOT, Settings
 
 CAMPAIGN_FOLDERS = ("demo", "vieux_lavoir")
@@ -364,6 +364,23 @@ def test_exports_are_the_four_files_of_the_spec(estates: Estates, tmp_path: Path
     assert names == {f"{stem}.{ending}" for stem in stems for ending in ("csv", "json")}
     header = (tmp_path / "reco_output.csv").read_text("utf-8").splitlines()[0]
     assert header == "run_id,customer_code,scenario,rank,product_key,score,explain_short"
+
+
+def test_a_day_that_has_not_come_is_refused(estates: Estates) -> None:
+    refused = estates.crm("run", "--tenant", "demo", "--as-of", "2026-01-01", code=1)
+    assert "2026-01-01 has not come yet" in refused["error"]
+
+
+def test_what_postgresql_quotes_does_not_reach_an_exception(estates: Estates) -> None:
+    warehouse = estates.warehouse("demo")
+    with pytest.raises(WarehouseError) as refused:
+        warehouse.execute(
+            "insert into staging.emails (raw_email, email) select raw_email, email from staging.emails limit 1"
+        )
+    assert "UniqueViolation 23505 staging.emails" in str(refused.value)
+    assert "@" not in str(refused.value)
+    assert refused.value.__cause__ is None
+    assert refused.value.__suppress_context__
 
 
 PERSONAL = ("last_name", "first_name", "email", "phone", "address")

@@ -27,7 +27,7 @@ def audit_findings(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> 
     items = warehouse.read("recommendations", "items", audit.ITEM_COLUMNS, "run_id = %s", [run_id])
     facts, products, customer_wines, sent = activation.audit_frames(warehouse)
     found = audit.findings(items, facts, products, customer_wines, sent, tenant_run.rules, tenant_run.as_of)
-    warehouse.replace_run(tables.findings, found.assign(run_id=run_id), run_id)
+    tenant_run.replace_run(tables.findings, found)
     customers = found.groupby("rule_code")["customer_id"].nunique()
     return materialized(
         len(found),
@@ -48,7 +48,7 @@ def audit_scores(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg
     facts = warehouse.read("audit", "customer_facts", audit.FACT_COLUMNS)
     items = warehouse.read("recommendations", "items", ["customer_id"], "run_id = %s", [run_id])
     scored = audit.scores(found, audit.everyone(facts, items)["customer_id"], tenant_run.rules)
-    warehouse.replace_run(tables.scores, scored.assign(run_id=run_id), run_id)
+    tenant_run.replace_run(tables.scores, scored)
     return materialized(
         len(scored),
         run=tenant_run,
@@ -60,9 +60,8 @@ def audit_scores(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg
 @tenant_asset(tables.data_quality, deps=[("audit", "quality_measures")])
 def audit_data_quality(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg.MaterializeResult[Any]:
     """The circuit breaker's checks: 100 where nothing is bad, 0 at the tolerance and beyond."""
-    warehouse, run_id = tenant_run.warehouse, tenant_run.run_id
-    quality = audit.data_quality(warehouse.read("audit", "quality_measures"), tenant_run.rules)
-    warehouse.replace_run(tables.data_quality, quality.assign(run_id=run_id), run_id)
+    quality = audit.data_quality(tenant_run.warehouse.read("audit", "quality_measures"), tenant_run.rules)
+    tenant_run.replace_run(tables.data_quality, quality)
     breaker = audit.breaker(quality, tenant_run.rules)
     return materialized(
         len(quality),

@@ -41,7 +41,7 @@ def gate_next_actions(context: dg.AssetExecutionContext, tenant_run: TenantRun) 
         tenant_run.rules,
         tenant_run.now,
     )
-    warehouse.replace_run(tables.next_actions, actions.assign(run_id=run_id), run_id)
+    tenant_run.replace_run(tables.next_actions, actions)
     reasons = actions["permission_reason"].value_counts()
     return materialized(
         len(actions),
@@ -84,7 +84,7 @@ def gate_decisions(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> 
         tenant_run.now,
         tenant_run.rules,
     )
-    warehouse.replace_run(tables.decisions, decision.assign(run_id=run_id), run_id)
+    tenant_run.replace_run(tables.decisions, decision)
     # Only here: a folder whose run stopped short of the gate must be asked for again.
     tenant_run.mark_refreshed()
     row = decision.iloc[0]
