@@ -30,13 +30,16 @@ from crm_assets.tenants import Tenant
 EMAIL_TEMPLATE = "email.html.j2"
 # fmt: off
 PRODUCT_COLUMNS = [
-    "product_key", "wine_id", "label", "vintage", "format_cl", "price_ttc", "is_price_estimated", "sold_by",
-    "url",
+    "product_key", "wine_id", "kind", "label", "vintage", "format_cl", "price_ttc", "is_price_estimated",
+    "sold_by", "url",
 ]
 # fmt: on
 ITEM_COLUMNS = ["customer_id", "wine_id", "product_key", "rank", "customer_sentence"]
 PLANNED, HOLDOUT = "planned", "holdout"
 FIRST_STEP = 1
+# How a product is sold, as `email.units` of the texts words it.
+BOTTLE, UNIT, GIFT_BOX = "bottle", "unit", "gift_box"
+BAG_IN_BOX_MIN_CL = 300  # no glass bottle of everyday sale holds as much
 _IDEMPOTENCY_NAMESPACE = uuid.UUID("5f1b7a52-6c0e-5f3e-9d58-0a8b1c7f2d10")  # any constant: ours
 
 
@@ -219,29 +222,39 @@ def _present(value: Any) -> bool:
     return not pd.isna(value) and str(value).strip() != ""
 
 
+def sales_unit(kind: Any, label: Any, format_cl: Any) -> str:
+    """What one price buys: a gift box, a bag-in-box or other large container (a unit), else a bottle."""
+    if kind == GIFT_BOX:
+        return GIFT_BOX
+    is_large = _present(format_cl) and format_cl >= BAG_IN_BOX_MIN_CL
+    return UNIT if is_large or (_present(label) and re.search(r"\bBIB(?![a-z])", str(label), re.IGNORECASE)) else BOTTLE
+
+
 def product_pieces(
     products: pd.DataFrame, can_order_by_message: bool, locale: str, rules: BusinessRules
 ) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
     """What a message says of each product, and for each product that cannot be shown, what it lacks.
 
-    Needed: name, vintage, format, TTC price per bottle, and a link where the estate has neither reply address
-    nor phone. A wine of which no product carries a vintage is non-vintage and says so; a null vintage beside
-    dated ones is missing. An estimated price is none: nobody has set it. A product whose sold_by is unknown
-    is sold by the bottle.
+    Needed: name, vintage, format, TTC price, and a link where the estate has neither reply address nor phone;
+    a gift box has no vintage, format or carton of its own and says none. A wine of which no product carries a
+    vintage is non-vintage and says so; a null vintage beside dated ones is missing. An estimated price is
+    none: nobody has set it. A product whose sold_by is unknown is sold one by one.
     """
     words = rendering.texts(locale)["email"]
     dated = set(products.loc[products["vintage"].notna(), "wine_id"])
     pieces: dict[str, dict[str, Any]] = {}
     lacking: dict[str, list[str]] = {}
     for row in products[PRODUCT_COLUMNS].itertuples(index=False):
-        key, wine, label, vintage, format_cl, price, is_estimated, sold_by, url = row
+        key, wine, kind, label, vintage, format_cl, price, is_estimated, sold_by, url = row
+        unit = sales_unit(kind, label, format_cl)
+        is_gift_box = unit == GIFT_BOX
         has_vintage = _present(vintage)
         missing = [
             name
             for name, is_there in {
                 "name": _present(label),
-                "vintage": has_vintage or wine not in dated,
-                "format": _present(format_cl) and format_cl > 0,
+                "vintage": is_gift_box or has_vintage or wine not in dated,
+                "format": is_gift_box or (_present(format_cl) and format_cl > 0),
                 "price": _present(price) and price > 0 and not (_present(is_estimated) and is_estimated),
                 "link": _present(url) or can_order_by_message,
             }.items()
@@ -249,6 +262,14 @@ def product_pieces(
         ]
         if missing:
             lacking[str(key)] = missing
+            continue
+        shown = {
+            "unit": unit,
+            "price": rendering.euros(float(price), locale),
+            "url": str(url) if _present(url) else None,
+        }
+        if is_gift_box:
+            pieces[str(key)] = {"name": str(label).strip(), **shown}
             continue
         year = str(vintage).removesuffix(".0") if has_vintage else words["non_vintage"]
         multiple = int(sold_by) if _present(sold_by) and int(sold_by) > 0 else 1
@@ -258,11 +279,10 @@ def product_pieces(
             "name": name,
             "vintage": year,
             "format": rendering.centilitres(float(format_cl), locale),
-            "price_bottle": rendering.euros(float(price), locale),
             "price_carton": rendering.euros(round(float(price) * carton, 2), locale),
             "carton_bottles": carton,
             "sold_by": multiple,
-            "url": str(url) if _present(url) else None,
+            **shown,
         }
     return pieces, lacking
 

@@ -7,7 +7,6 @@ are all known. No business rule and no choice of wine here.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable
 from datetime import date
 from functools import cache
@@ -34,19 +33,6 @@ def phrases(language: str) -> dict[str, Any]:
     content = yaml.safe_load((TEMPLATES / f"phrases_{language}.yaml").read_text(encoding="utf-8"))
     assert isinstance(content, dict)
     return content
-
-
-def language_of(text: object, default: str) -> str:
-    """`fr`, `en` or `de` for a language as a file spells it (`FR`, `de-CH`, `Deutsch`, `anglais`), else
-    `default`.
-    """
-    if not isinstance(text, str):
-        return default
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().strip().lower()
-    for language in LANGUAGES:
-        if plain.split("-")[0].split("_")[0] == language or plain in phrases(language)["names_of_language"]:
-            return language
-    return default
 
 
 def render(template: str, facts: dict[str, Strings], n: int) -> Strings:
@@ -147,25 +133,17 @@ def _shortened(values: pd.Series) -> Strings:
 # What the customer reads
 
 
-def sentences(scenario: Strings, language: Strings, product: np.ndarray, products: pd.DataFrame) -> Strings:
+def sentences(scenario: Strings, language: str, product: np.ndarray, products: pd.DataFrame) -> Strings:
     """`customer_sentence` of each item, from the catalogue and the approved phrases alone.
 
-    `product` = row number in `products` (label, grape, vintage, awards, aroma_*). Nothing here is about the
-    person.
+    `language` is the tenant's, the one the whole message is written in. `product` = row number in `products`
+    (kind, label, grape, vintage, awards, aroma_*). Nothing here is about the person.
     """
     names, name = np.unique(scenario.astype(str), return_inverse=True)
-    spoken, tongue = np.unique(language.astype(str), return_inverse=True)
     width = max(len(products), 1)
-    keys, where = np.unique((name * len(spoken) + tongue) * width + product, return_inverse=True)
+    keys, where = np.unique(name * width + product, return_inverse=True)
     records = products.to_dict("records")
-    made = [
-        sentence(
-            str(names[key // width // len(spoken)]),
-            str(spoken[key // width % len(spoken)]),
-            records[key % width],
-        )
-        for key in keys
-    ]
+    made = [sentence(str(names[key // width]), language, records[key % width]) for key in keys]
     return np.array([*made, ""], dtype=object)[where]
 
 
@@ -174,9 +152,23 @@ def sentence(scenario: str, language: str, product: dict[str, Any]) -> str:
     trace.
     """
     wording = phrases(language)
+    label = _text(product.get("label"))
+    is_gift_box = product.get("kind") == "gift_box"
+    # A box holds several wines: one grape, vintage or taste would be said of all of them.
+    details = [] if is_gift_box else _wine_details(product, label, language)
+    awards = _text(product.get("awards"))
+    if awards:
+        details.append(wording["awards"].format(awards=awards))
+    openings = wording["sentence"] | (wording["sentence_gift_box"] if is_gift_box else {})
+    opening = openings[scenario].format(name=wording["name"].format(name=label) if label else wording["this_wine"])
+    return f"{opening}{wording['before_details']}{', '.join(details)}." if details else f"{opening}."
+
+
+def _wine_details(product: dict[str, Any], label: str, language: str) -> list[str]:
+    """Grape, vintage and taste in words; what the name already says is not said again."""
+    wording = phrases(language)
     details = []
-    label, grape, vintage = _text(product.get("label")), _text(product.get("grape")), product.get("vintage")
-    # What the name already says is not said again.
+    grape, vintage = _text(product.get("grape")), product.get("vintage")
     if grape and grape.lower() not in label.lower():
         details.append(wording["grape"].format(grape=grape))
     if vintage is not None and not pd.isna(vintage) and str(int(vintage)) not in label:
@@ -184,15 +176,7 @@ def sentence(scenario: str, language: str, product: dict[str, Any]) -> str:
     taste = taste_words(product, language)
     if taste:
         details.append(wording["taste"].format(taste=taste))
-    awards = _text(product.get("awards"))
-    if awards:
-        details.append(wording["awards"].format(awards=awards))
-    opening = wording["sentence"][scenario].format(name=label or wording["this_wine"])
-    return (
-        f"{opening} : {', '.join(details)}."
-        if details and language == "fr"
-        else (f"{opening}: {', '.join(details)}." if details else f"{opening}.")
-    )
+    return details
 
 
 def taste_words(product: dict[str, Any], language: str) -> str:

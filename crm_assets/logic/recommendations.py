@@ -50,7 +50,7 @@ class RecommendationInputs:
 
     * purchases: customer_id, wine_id, order_id, sale_date, amount_ht; customer × wine × qualifying order.
     * customers (people only): customer_id, population, n_qualifying_orders, last_order_date,
-      lifetime_amount_ht, language.
+      lifetime_amount_ht.
     * preferences: customer_id, top_family_1, price_75cl_ttc, price_segment, usual_format_cl, tier_mode.
     * taste: rows of customers.taste_profiles. products: rows of curated.dim_products.
     * popularity: population, wine_id, share of distinct buyers.
@@ -81,7 +81,7 @@ class RecommendationResult:
 
 
 def recommend(inputs: RecommendationInputs, rules: BusinessRules, as_of: date, locale: str) -> RecommendationResult:
-    """The recommended wines of every person at `as_of`; `locale` is the language staff read (spec.md §5)."""
+    """The recommended wines of every person at `as_of`; `locale` is the tenant's (spec.md §5)."""
     world = _World.of(inputs, rules)
     until = day_number(as_of)
     moment = _Moment.at(world, until, world.facts_given(inputs.customers), world.popularity_given(inputs.popularity))
@@ -107,7 +107,7 @@ def recommend(inputs: RecommendationInputs, rules: BusinessRules, as_of: date, l
         hungry = np.setdiff1d(again.frame["customer"].to_numpy(), found[-1]["customer"].to_numpy())
 
     selected = pd.concat(found, ignore_index=True)
-    items = _items(selected, world, moment, calibration, inputs, as_of, locale)
+    items = _items(selected, world, moment, calibration, as_of, locale)
     engine = {
         "ranker": "decayed personal share (repeat), basket cosine (explore)",
         "customers": len(world.customers),
@@ -1007,7 +1007,6 @@ def _items(
     world: _World,
     moment: _Moment,
     calibration: _Calibration,
-    inputs: RecommendationInputs,
     as_of: date,
     locale: str,
 ) -> pd.DataFrame:
@@ -1050,7 +1049,6 @@ def _items(
             "is_entry": segment == entry,
         }
     )
-    languages = _languages(inputs.customers, world.customers, locale)
     frame = pd.DataFrame(
         {
             "customer_id": world.customers.to_numpy(dtype=object)[customer],
@@ -1063,7 +1061,7 @@ def _items(
             "confidence": confidence(probability, is_repeat, world.rules),
             **{name: chosen[name].to_numpy() for name in COMPONENTS},
             "explain_short": phrases.explanations(facts, as_of, locale),
-            "customer_sentence": phrases.sentences(scenario, languages[customer], offer, world.offers),
+            "customer_sentence": phrases.sentences(scenario, locale, offer, world.offers),
         }
     )
     frame["reasons"] = _reasons(frame, chosen, moment, interval, source, n_orders, last_day, because, world, is_repeat)
@@ -1092,14 +1090,6 @@ def _because(moment: _Moment, customer: Ints, wine: Ints) -> Ints:
     speaks = first[voice[first] > 0]
     result[row[speaks]] = moment.wine[pair[speaks]]
     return result
-
-
-def _languages(customers: pd.DataFrame, ids: pd.Index, locale: str) -> np.ndarray[Any, np.dtype[np.object_]]:
-    """The language each customer is written in: their own when we speak it, else the tenant's."""
-    spoken = customers.assign(customer_id=customers["customer_id"].astype(str)).drop_duplicates("customer_id")
-    codes, unique = pd.factorize(spoken.set_index("customer_id")["language"].reindex(ids), use_na_sentinel=True)
-    known = [phrases.language_of(value, locale) for value in unique]
-    return np.array([*known, locale], dtype=object)[codes]
 
 
 def _reasons(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import date
 from typing import Any, ClassVar
 
@@ -238,7 +239,8 @@ class TestWhatAMessageSays:
             "name": "Riesling p1",
             "vintage": "2022",
             "format": "75 cl",
-            "price_bottle": "15,00\u00a0€",
+            "unit": "bottle",
+            "price": "15,00\u00a0€",
             "price_carton": "90,00\u00a0€",
             "carton_bottles": 6,
             "sold_by": 1,
@@ -286,10 +288,41 @@ class TestWhatAMessageSays:
         assert (piece["carton_bottles"], piece["sold_by"]) == (carton, multiple)
         assert piece["price_carton"] == f"{15 * carton},00\u00a0€"
 
+    def test_a_gift_box_says_its_name_and_price_and_nothing_of_bottles(self) -> None:
+        box = product("p1", kind="gift_box", label="Coffret Noël 2025", vintage=None, format_cl=None, sold_by=6)
+        pieces, lacking = self.shown(box, product("p2"))
+        assert lacking == {}
+        assert pieces["p1"] == {
+            "name": "Coffret Noël 2025",
+            "unit": "gift_box",
+            "price": "15,00\u00a0€",
+            "url": None,
+        }
+        linked = {**pieces["p1"], "sentence": "Un coffret.", "url": "https://demo.example.com/p1"}
+        html = activation.render(campaign(), estate.tenant(), {"items": [linked]})
+        assert "Voir ce coffret" in html
+        assert "15,00\u00a0€ TTC le coffret" in html
+        assert not re.search("non millésimé|carton|bouteille| cl<", html)
+        assert self.shown({**box, "price_ttc": None, "label": None})[1] == {"p1": ["name", "price"]}
+
+    @pytest.mark.parametrize(
+        ("changes", "price"),
+        [
+            ({"format_cl": 500.0}, "TTC l&#39;unité"),
+            ({"label": "BIB Pinot Noir"}, "TTC l&#39;unité"),
+            ({"label": "Biblis Riesling", "format_cl": 150.0}, "TTC la bouteille"),
+        ],
+    )
+    def test_a_bag_in_box_is_not_priced_as_a_bottle(self, changes: dict[str, Any], price: str) -> None:
+        piece = self.shown(product("p1", **changes))[0]["p1"]
+        html = activation.render(campaign(), estate.tenant(), {"items": [{**piece, "sentence": "Un vin."}]})
+        assert html.count(price) == 1
+        assert ("Vendu à la bouteille" in html) is (price == "TTC la bouteille")
+
     def test_numbers_are_written_as_the_estate_reads_them(self) -> None:
         row = product("p1", format_cl=37.5, price_ttc=8.5)
         assert self.shown(row, locale="fr")[0]["p1"]["format"] == "37,5 cl"
-        assert self.shown(row, locale="en")[0]["p1"]["price_bottle"] == "€8.50"
+        assert self.shown(row, locale="en")[0]["p1"]["price"] == "€8.50"
 
     def test_a_refused_item_leaves_the_message_and_a_message_without_items_is_not_planned(self) -> None:
         listed = items(item("c1", "p1"), item("c1", "p2", 2), item("c2", "p2"), item("c3", customer_sentence=None))
@@ -312,7 +345,8 @@ class TestWhatAMessageSays:
             "L&#39;abus d&#39;alcool est dangereux pour la santé, à consommer avec modération.",
             "Vente interdite aux mineurs",
             "Vous recevez ce message parce que",
-            "mailto:cave@demo.example.com?subject=",
+            'mailto:cave@demo.example.com?subject=D%C3%A9sinscription"',
+            "Pour commander\u202f:\n",
             "Riesling p1",
             "15,00\u00a0€ TTC la bouteille",
             "90,00\u00a0€ TTC le carton de 6",
