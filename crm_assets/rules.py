@@ -277,6 +277,7 @@ class Activation(Section):
     batch_min: int
     batch_max: int
     carton_bottles: int
+    unit_min_cl: float
     forbidden_words: list[str]
     chunk_max_messages: int
     chunk_max_bytes: int

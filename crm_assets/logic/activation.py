@@ -39,7 +39,6 @@ PLANNED, HOLDOUT = "planned", "holdout"
 FIRST_STEP = 1
 # How a product is sold, as `email.units` of the texts words it.
 BOTTLE, UNIT, GIFT_BOX = "bottle", "unit", "gift_box"
-BAG_IN_BOX_MIN_CL = 300  # no glass bottle of everyday sale holds as much
 _IDEMPOTENCY_NAMESPACE = uuid.UUID("5f1b7a52-6c0e-5f3e-9d58-0a8b1c7f2d10")  # any constant: ours
 
 
@@ -222,11 +221,11 @@ def _present(value: Any) -> bool:
     return not pd.isna(value) and str(value).strip() != ""
 
 
-def sales_unit(kind: Any, label: Any, format_cl: Any) -> str:
+def sales_unit(kind: Any, label: Any, format_cl: Any, rules: BusinessRules) -> str:
     """What one price buys: a gift box, a bag-in-box or other large container (a unit), else a bottle."""
     if kind == GIFT_BOX:
         return GIFT_BOX
-    is_large = _present(format_cl) and format_cl >= BAG_IN_BOX_MIN_CL
+    is_large = _present(format_cl) and format_cl >= rules.activation.unit_min_cl
     return UNIT if is_large or (_present(label) and re.search(r"\bBIB(?![a-z])", str(label), re.IGNORECASE)) else BOTTLE
 
 
@@ -246,7 +245,7 @@ def product_pieces(
     lacking: dict[str, list[str]] = {}
     for row in products[PRODUCT_COLUMNS].itertuples(index=False):
         key, wine, kind, label, vintage, format_cl, price, is_estimated, sold_by, url = row
-        unit = sales_unit(kind, label, format_cl)
+        unit = sales_unit(kind, label, format_cl, rules)
         is_gift_box = unit == GIFT_BOX
         has_vintage = _present(vintage)
         missing = [

@@ -15,7 +15,7 @@ from crm_assets import activation, documents, tables
 from crm_assets.campaigns import Campaign
 from crm_assets.logic import audit, gate
 from crm_assets.logic.activation import RefusalError
-from crm_assets.resources.warehouse import Warehouse
+from crm_assets.resources.warehouse import Warehouse, WarehouseError
 from tests.logic import estate
 from tests.logic.estate import AS_OF, customer, facts, item, items, product, products
 
@@ -258,7 +258,7 @@ def test_a_live_send_is_refused_and_leaves_no_trace(warehouse: Warehouse) -> Non
 
 def test_an_address_cannot_stand_twice_in_an_occurrence(warehouse: Warehouse) -> None:
     plan(warehouse)
-    with pytest.raises(Exception, match="duplicate key"):
+    with pytest.raises(WarehouseError, match="UniqueViolation"):
         warehouse.execute(
             "insert into activation.messages select 'x', campaign, occurrence, step, address, customer_id,"
             " run_id, batch_id, scenario, wine_ids, product_keys, params, status, planned_at, sent_at"

@@ -35,9 +35,7 @@ def inputs_of(tenant_run: TenantRun) -> recommendations.RecommendationInputs:
     facts = warehouse.read(
         "rfm", "customer_rfm", ["customer_id", "population", "frequency", "monetary", "last_order_date"]
     )
-    spoken = warehouse.read("curated", "dim_customers", ["customer_id", "language"], "not is_collective")
     people = facts.rename(columns={"frequency": "n_qualifying_orders", "monetary": "lifetime_amount_ht"})
-    people["language"] = people["customer_id"].map(spoken.set_index("customer_id")["language"])
     if tenant_run.is_historical:
         taste = taste_profiles_of(tenant_run)  # the table holds the present
     else:
