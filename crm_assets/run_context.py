@@ -50,7 +50,6 @@ class TenantRun:
     state_version: str
     config: Settings
     cluster: databases.Cluster
-    dagster_run_id: str = ""
     tags: dict[str, str] = field(default_factory=dict)
     # The drop folder as it was when the run began: what it will have refreshed when it gets to the gate.
     drop_fingerprint: str = ""
@@ -201,7 +200,6 @@ def tenant_run(
             state_version=versions.state_version(warehouse),
             config=config,
             cluster=cluster,
-            dagster_run_id=dagster_run_id,
             tags=tags or {},
         )
         run.drop_fingerprint = drop_fingerprint(tenant, config)

@@ -37,6 +37,7 @@ def execute(
     import dagster as dg
 
     from crm_assets.definitions import defs
+    from crm_assets.defs.common import TRIGGER_TAG
 
     run_config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": log_level}}}}
     if as_of:
@@ -55,7 +56,7 @@ def execute(
                 instance=instance,
                 partition_key=slug,
                 run_config=run_config,
-                tags={"crm/trigger": "command"},
+                tags={TRIGGER_TAG: "command"},
                 raise_on_error=False,
             )
         failures = {}

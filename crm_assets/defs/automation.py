@@ -12,14 +12,11 @@ from typing import Any
 import dagster as dg
 
 from crm_assets import run_context
-from crm_assets.defs.common import tenants_partitions
-from crm_assets.defs.resources import PARTITION_TAG
+from crm_assets.defs.common import AFTER_REFRESH, PARTITION_TAG, STAGES, TRIGGER_TAG, WEEK_TAG, tenants_partitions
 from crm_assets.settings import settings
 from crm_assets.tenants import Registry, Tenant
 
-WEEK_TAG = "crm/week"
-TRIGGER_TAG = "crm/trigger"
-REFRESH_STAGES = ["landing", "raw", "staging", "curated", "rfm", "customers", "recommendations", "audit", "gate"]
+REFRESH_STAGES = STAGES[: STAGES.index("gate") + 1]
 # A tick has 60 s: many tenants at once are asked for over several ticks.
 MAX_REQUESTS_PER_TICK = 50
 
@@ -67,6 +64,11 @@ def _control() -> Any:
     return Control()
 
 
+def _troubled(control: Any, cause: str) -> set[str]:
+    """The tenants with an open alert of this cause: one look for all, where most ticks have nothing to close."""
+    return {alert.tenant for alert in control.open_alerts() if alert.cause == cause}
+
+
 @dg.sensor(
     name="tenant_files",
     minimum_interval_seconds=15,
@@ -82,7 +84,7 @@ def tenant_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.Sk
     gone = [slug for slug in known if slug not in registry.tenants and slug not in registry.errors]
     for slug, problem in registry.errors.items():
         control.raise_alert(slug, "tenant-file", problem, now)
-    for slug in registry.tenants:
+    for slug in _troubled(control, "tenant-file") & set(registry.tenants):
         control.recover(slug, "tenant-file", now)
     requests: list[Any] = []
     if new:
@@ -107,7 +109,7 @@ def dropped_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.S
     from crm_assets.resources.drop_zone import DropZone
 
     control, now, config = _control(), datetime.now(UTC), settings()
-    drops = control.drops()
+    drops, out_of_reach = control.drops(), _troubled(control, "drop-folder")
     partitions = set(context.instance.get_dynamic_partitions("tenant"))
     requests: list[dg.RunRequest] = []
     looks: dict[str, str] = {}
@@ -125,7 +127,8 @@ def dropped_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.S
             control.raise_alert(tenant.slug, "drop-folder", f"the drop folder cannot be read: {error}", now)
             unreachable.append(tenant.slug)
             continue
-        control.recover(tenant.slug, "drop-folder", now)
+        if tenant.slug in out_of_reach:
+            control.recover(tenant.slug, "drop-folder", now)
         state = fingerprint({file.path: file.signature for file in files})
         looks[tenant.slug] = state
         rules = tenant.business_rules.automation
@@ -231,7 +234,7 @@ def plan_after_refresh(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg
     due = campaigns.due(registry.folder, slug, is_weekly=WEEK_TAG in run.tags)
     if not due:
         return dg.SkipReason(f"{slug} has no campaign that follows this refresh")
-    return _follow(context, "after-refresh")
+    return _follow(context, AFTER_REFRESH)
 
 
 @dg.run_status_sensor(

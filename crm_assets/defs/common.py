@@ -30,6 +30,12 @@ tenants_partitions = dg.DynamicPartitionsDefinition(name="tenant")
 TenantRun = dg.ResourceParam[run_context.TenantRun]
 
 OWNERS = ("team:data",)
+
+# Tags of a run: its tenant (Dagster's own), the ISO week of a weekly refresh, and what started it.
+PARTITION_TAG = "dagster/partition"
+WEEK_TAG = "crm/week"
+TRIGGER_TAG = "crm/trigger"
+AFTER_REFRESH = "after-refresh"
 STAGES = tuple(TENANT_SCHEMAS)
 
 

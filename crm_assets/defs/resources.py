@@ -8,10 +8,9 @@ from datetime import date
 import dagster as dg
 
 from crm_assets import run_context
+from crm_assets.defs.common import PARTITION_TAG
 from crm_assets.settings import settings
 from crm_assets.tenants import Registry
-
-PARTITION_TAG = "dagster/partition"
 
 
 @dg.resource(

@@ -10,10 +10,9 @@ from pydantic import Field
 
 from crm_assets import activation, run_context, tables
 from crm_assets.campaigns import Campaign, CampaignFiles
-from crm_assets.defs.common import TenantRun, materialized, table_spec
+from crm_assets.defs.common import AFTER_REFRESH, TRIGGER_TAG, WEEK_TAG, TenantRun, materialized, table_spec
 from crm_assets.logic.activation import RefusalError
 
-WEEK_TAG, TRIGGER_TAG, AFTER_REFRESH = "crm/week", "crm/trigger", "after-refresh"
 _GATED = (
     ("gate", "decisions"),
     ("gate", "next_actions"),
