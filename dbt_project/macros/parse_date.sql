@@ -1,3 +1,9 @@
+{#- A date's text, cleaned; null where cellar software writes an empty date as zeros. -#}
+{% macro date_text(text) -%}
+    nullif(nullif({{ clean_text(text) }}, '00/00/0000'), '0000-00-00')
+{%- endmacro %}
+
+
 {#- A calendar day as people write it (spec.md §2.2): ISO, YYYY/MM/DD, YYYY.MM.DD, DD/MM/YYYY, DD-MM-YYYY, DD.MM.YYYY,
     two-digit years, optional time, and Excel serials where the file is a spreadsheet. Null when it is none: no value
     raises an error, 30 February is refused. `date_order` is the file's, 'dmy' or 'mdy'; `pivot` the last two-digit

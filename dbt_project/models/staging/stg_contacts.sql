@@ -26,7 +26,7 @@ cleaned as (
         email as raw_email,
         {{ client_code('client_code') }} as client_code,
         {{ clean_text('email') }} as email_text,
-        nullif(nullif({{ clean_text('contact_date') }}, '00/00/0000'), '0000-00-00') as contact_date,
+        {{ date_text('contact_date') }} as contact_date,
         lower({{ normalize_label('channel') }}) as channel,
         coalesce({{ normalize_label('status') }}, '') as status_label,
         coalesce({{ clean_text('campaign_id') }}, '') as campaign_id

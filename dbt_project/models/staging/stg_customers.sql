@@ -61,8 +61,8 @@ cleaned as (
                          'opt_in_source', 'email_opt_out', 'phone_opt_out', 'post_opt_out'] -%}
         {{ clean_text('source.' ~ field) }} as {{ field }},
         {% endfor -%}
-        nullif(nullif({{ clean_text('source.opt_in_date') }}, '00/00/0000'), '0000-00-00') as opt_in_date,
-        nullif(nullif({{ clean_text('source.birth_date') }}, '00/00/0000'), '0000-00-00') as birth_date,
+        {{ date_text('source.opt_in_date') }} as opt_in_date,
+        {{ date_text('source.birth_date') }} as birth_date,
         lower({{ clean_text('source.language') }}) as language
     from source
     limit all

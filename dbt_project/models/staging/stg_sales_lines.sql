@@ -46,8 +46,8 @@ cleaned as (
         {{ client_code('product_key') }} as product_code,
         {{ clean_text('product_label') }} as product_label,
 
-        nullif(nullif({{ clean_text('order_date') }}, '00/00/0000'), '0000-00-00') as order_date,
-        nullif(nullif({{ clean_text('delivery_date') }}, '00/00/0000'), '0000-00-00') as delivery_date,
+        {{ date_text('order_date') }} as order_date,
+        {{ date_text('delivery_date') }} as delivery_date,
 
         {{ number_text('quantity') }} as quantity,
         {{ number_text('unit_price_ht') }} as unit_price_ht,

@@ -29,7 +29,7 @@ cleaned as (
         {{ clean_text('warehouse') }} as warehouse,
         {{ number_text('quantity') }} as quantity,
         {{ number_text('reserved') }} as reserved,
-        nullif(nullif({{ clean_text('as_of') }}, '00/00/0000'), '0000-00-00') as stock_date
+        {{ date_text('as_of') }} as stock_date
     from source
     limit all
 
