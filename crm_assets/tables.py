@@ -64,6 +64,7 @@ raw_files = _table(
         sa.Column("path", Text, primary_key=True),
         sa.Column("sha256", Text, primary_key=True),  # '' while the file is still growing
         sa.Column("file_id", Text, nullable=False),  # first 16 hex of sha256: the same content is the same file
+        sa.Column("file_no", BigInt, sa.Identity(), nullable=False),  # short, for keys inside one database; no order
         sa.Column("dataset", Text),
         sa.Column("status", Text, nullable=False),  # waiting loaded duplicate unrecognised unreadable refused
         sa.Column("reason", Text),
@@ -88,6 +89,15 @@ raw_files = _table(
         sa.Column("first_seen_at", Stamp, nullable=False),
         sa.Column("loaded_at", Stamp),
         sa.Column("deleted_at", Stamp),  # gone from the folder; its rows stay
+    ],
+)
+
+file_reports = _table(
+    "raw.file_reports",
+    "One row per content that was read: what `crm mapping preview` shows of it, with its examples unmasked.",
+    [
+        sa.Column("file_id", Text, primary_key=True),
+        sa.Column("report", JSONB, nullable=False),
     ],
 )
 
@@ -125,6 +135,7 @@ RAW_TABLES = {
             *_columns(fields),
             sa.Column("extra", JSONB),  # values of unmapped columns; of a ragged row, the whole row as a list
             sa.Column("problems", ARRAY(Text)),  # what only landing can see: RAGGED_ROW
+            sa.Column("mends", Text),  # `<file_id>:<source_line>` of the refused row that this one stands for
         ],
     )
     for name, fields in RAW_FIELDS.items()

@@ -30,6 +30,8 @@ ISAVIGNE = Path(__file__).resolve().parent.parent / "config" / "sources" / "isav
 RAGGED_ROW = "RAGGED_ROW"
 SEVERITIES = ("Critical", "High", "Medium")
 MAX_EXAMPLES = 5
+# Heads the column of our own workbooks that says which refused row a mended one stands for.
+REFERENCE_HEADER = "crm_ref"
 
 Transform = Callable[[str | None], str | None]
 DateOrder = Literal["dmy", "mdy"]
@@ -219,6 +221,7 @@ class HeaderMapping:
     header: list[str]
     columns: dict[str, int]  # field -> place in the header, fields in the dataset's order
     extra: dict[int, str]  # place -> name of a column that is no field
+    reference: int | None = None  # place of the column that leads back to refused rows
 
     @property
     def fields_by_header(self) -> dict[str, str]:
@@ -279,6 +282,7 @@ def map_header(header: Sequence[str], dataset: DatasetSpec) -> HeaderMapping:
     for place, text in enumerate(header):
         places.setdefault(normalise_header(text), place)
     places.pop("", None)
+    reference = next((place for name, place in places.items() if name.startswith(REFERENCE_HEADER)), None)
     columns: dict[str, int] = {}
     for own in (True, False):
         for name, spec in dataset.fields.items():
@@ -289,10 +293,11 @@ def map_header(header: Sequence[str], dataset: DatasetSpec) -> HeaderMapping:
                 columns[name] = places.pop(found)
     extra: dict[int, str] = {}
     for place, text in enumerate(header):
-        if place not in columns.values():
+        if place not in columns.values() and place != reference:
             name = text.strip() or f"column_{place + 1}"
             extra[place] = name if name not in extra.values() else f"{name} ({place + 1})"
-    return HeaderMapping(dataset, list(header), {n: columns[n] for n in dataset.fields if n in columns}, extra)
+    ordered = {name: columns[name] for name in dataset.fields if name in columns}
+    return HeaderMapping(dataset, list(header), ordered, extra, reference)
 
 
 # --- transformations a tenant may name (spec.md §2.1)
@@ -450,6 +455,8 @@ class RowMaker:
         whole_rows = pa.array([json.dumps(row.values, ensure_ascii=False) for row in ragged], pa.string())
         columns["extra"] = stacked(self._extra(batch), whole_rows)
         columns["problems"] = stacked(absent, pa.array([f"{{{RAGGED_ROW}}}"] * len(ragged), pa.string()))
+        reference = self.mapping.reference
+        columns["mends"] = stacked(absent if reference is None else batch.columns[reference])
         return pa.table(columns)
 
     def _extra(self, batch: Batch) -> pa.Array:
