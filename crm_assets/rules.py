@@ -42,11 +42,37 @@ class BatchShares(Section):
     products: ProductBatchShares
 
 
+class StockFreshness(Section):
+    error_days: int | None
+
+
+class Freshness(StockFreshness):
+    warn_days: int
+
+
+class FreshnessRules(Section):
+    stock: StockFreshness
+    customers: Freshness
+    products: Freshness
+    contacts: Freshness
+
+
+class MaxShortfall(Section):
+    sales_lines: float
+    customers: float
+    products: float
+    stock: float
+    contacts: float
+
+
 class Landing(Section):
     settle_seconds: float
     settled_after_seconds: float
     batch_sample: int
     batch_shares: BatchShares
+    needed_datasets: list[str]
+    freshness: FreshnessRules
+    max_shortfall: MaxShortfall
 
 
 class Vat(Section):
@@ -68,7 +94,16 @@ class Values(Section):
     countries: dict[str, str] = {}
 
 
+class ToleratedShares(Section):
+    split: float
+    number_reused: float
+    positive_credit: float
+    document_inferred: float
+    amount_derived: float
+
+
 class Documents(Section):
+    tolerated_shares: ToleratedShares
     same_number_max_days: int
     types: dict[str, Literal["count", "credit", "ignore"]]
 

@@ -15,7 +15,6 @@ lines as (
         count(*) filter (where amount_ht = 0 or sign(amount_ht) <> sign(quantity)) as n_invalid_value,
         count(*) filter (where quantity = 0) as n_zero_quantity,
         count(*) filter (where has_conflict) as n_conflicts,
-        min(sale_date) as first_sale_date,
         max(sale_date) as last_sale_date
     from (
         select
@@ -56,98 +55,28 @@ customers as (
     ) as people
 ),
 
--- Loaded files of each dataset, 1 the newest in the file order of spec.md §2.
-files as (
-    select
-        known.file_id,
-        known.dataset,
-        known.mapping,
-        known.row_count,
-        known.first_date,
-        least(known.last_date, parameters.as_of) as last_date,
-        known.last_date > parameters.as_of as is_clipped,
-        row_number() over (partition by known.dataset order by ordered.file_rank desc) as age
-    from {{ source('raw', 'files') }} as known
-    inner join {{ ref('stg_files') }} as ordered on ordered.file_id = known.file_id and ordered.path = known.path
-    cross join parameters
-    where known.first_date is null or known.first_date <= parameters.as_of
-),
-
+-- What the newest file of each dataset holds against the files before it has its home in newest_files and
+-- schema_changes: the lights on the raw tables read the same.
 quarantine as (
     select
         sum(accounting.quarantined) as n_quarantined,
         sum(accounting.rows) as n_rows
-    from files
+    from {{ ref('newest_files') }} as files
     inner join {{ ref('file_accounting') }} as accounting on accounting.file_id = files.file_id
-    where files.age = 1
 ),
 
 fields as (
     select
-        count(*) as n_fields,
-        count(*) filter (where newest.field is null) as n_gone
-    from (
-        select files.dataset, field.value as field
-        from files, jsonb_each_text(files.mapping) as field
-        where files.age = 2
-    ) as previous
-    left join (
-        select files.dataset, field.value as field
-        from files, jsonb_each_text(files.mapping) as field
-        where files.age = 1
-    ) as newest on newest.dataset = previous.dataset and newest.field = previous.field
-),
-
--- Rows of a clipped export outside its span. Most refreshes clip none, and then the lines are not read at all.
-later_rows as (
-    select
-        lines.file_id,
-        count(*) as n_rows
-    from files
-    inner join {{ ref('stg_sales_lines') }} as lines on lines.file_id = files.file_id
-    where files.is_clipped and files.dataset = 'sales_lines' and lines.sale_date > {{ as_of() }}
-    group by lines.file_id
-),
-
--- Rows per covered day of each sales export, and of the same weekdays 52 weeks before the newest one.
-volumes as (
-    select
-        files.age,
-        files.first_date,
-        files.last_date,
-        (files.row_count - coalesce(later_rows.n_rows, 0))
-        / (files.last_date - files.first_date + 1)::double precision as rows_per_day
-    from files
-    left join later_rows on later_rows.file_id = files.file_id
-    where files.dataset = 'sales_lines' and files.first_date <= files.last_date
-),
-
-year_before as (
-    select
-        count(*) / (newest.last_date - newest.first_date + 1)::double precision as rows_per_day
-    from volumes as newest
-    inner join {{ ref('fct_sales_lines') }} as known
-        on known.sale_date between newest.first_date - 364 and newest.last_date - 364
-    cross join lines
-    -- Only where the history reaches back so far; else the window would look emptier than it was.
-    where newest.age = 1 and lines.first_sale_date <= newest.first_date - 364
-    group by newest.first_date, newest.last_date
+        count(*) filter (where change <> 'new') as n_fields,
+        count(*) filter (where change = 'gone') as n_gone
+    from {{ ref('schema_changes') }}
+    where kind = 'field'
 ),
 
 volume as (
-    select
-        -- A newest export without a single dated row covers nothing with nothing.
-        coalesce(newest.rows_per_day, 0) as rows_per_day,
-        coalesce(
-            (select year_before.rows_per_day from year_before),
-            (
-                select percentile_cont(0.5) within group (order by earlier.rows_per_day)
-                from volumes as earlier
-                where earlier.age between 2 and 1 + {{ rule_number('circuit_breaker.volume_history_files') }}
-            )
-        ) as expected_per_day
+    select coalesce(sales.volume, 0) as rows_per_day, sales.expected_volume as expected_per_day
     from parameters
-    left join volumes as newest on newest.age = 1
+    left join {{ ref('newest_files') }} as sales on sales.dataset = 'sales_lines'
 ),
 
 measures (check_code, bad, total) as (
