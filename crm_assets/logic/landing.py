@@ -8,15 +8,16 @@ its mapping, decimal style, date order, period, order among files, anomalies. No
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,27 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from crm_assets.logic.reading import Batch
+from crm_assets.logic.spellings import (
+    DAY_AND_TIME,
+    NO_DATES,
+    DateOrder,
+    DateText,
+    NumberText,
+    calendar_day,
+    full_year,
+    read_date,
+    read_number,
+)
+from crm_assets.logic.transformations import (
+    SPLIT_NAME,
+    Transform,
+    compile_transformations,
+    name_part,
+    with_country,
+)
+
+if TYPE_CHECKING:
+    from crm_assets.tenants import Tenant
 
 ISAVIGNE = Path(__file__).resolve().parent.parent / "config" / "sources" / "isavigne.yaml"
 RAGGED_ROW = "RAGGED_ROW"
@@ -32,9 +54,6 @@ SEVERITIES = ("Critical", "High", "Medium")
 MAX_EXAMPLES = 5
 # Heads the column of our own workbooks that says which refused row a mended one stands for.
 REFERENCE_HEADER = "crm_ref"
-
-Transform = Callable[[str | None], str | None]
-DateOrder = Literal["dmy", "mdy"]
 
 
 # --- the source as config/sources/*.yaml describes it
@@ -50,10 +69,12 @@ class FieldSpec(_Model):
     synonyms: list[str]
     added: list[str] = []  # the tenant's own spellings: they come before all others
     transformations: list[Any] = []
-    type: Literal["text", "number", "date", "bool"] = "text"
+    fixed: str | None = None  # the tenant's: stands in every row of a file without such a column
+    type: Literal["text", "number", "date", "bool", "choice"] = "text"
     required: bool = False
     expected: bool = False
     range: tuple[float | None, float | None] | None = None
+    values: list[str] = []  # what may stand here; of a choice nothing else is read
 
 
 class DatasetSpec(_Model):
@@ -73,13 +94,13 @@ class DatasetSpec(_Model):
 
 
 class Booleans(_Model):
-    true_words: list[str | bool]
-    false_words: list[str | bool]
+    true_words: list[str]
+    false_words: list[str]
 
     @property
     def words(self) -> frozenset[str]:
         """Every spelling of yes and no, normalised like a header."""
-        return frozenset(normalise_header(str(word)) for word in [*self.true_words, *self.false_words])
+        return frozenset([*self.true_words, *self.false_words])
 
 
 class SourceSpec(_Model):
@@ -91,29 +112,107 @@ class SourceSpec(_Model):
     booleans: Booleans
     datasets: dict[str, DatasetSpec]
 
+    def of_tenant(self, tenant: Tenant) -> SourceSpec:
+        """The same source as a tenant's file has it; ValueError names the key that is wrong and what is known."""
+        return self.with_tenant(
+            tenant.source.synonyms, tenant.source.transformations, tenant.source.fixed, country=tenant.country
+        )
+
     def with_tenant(
-        self, synonyms: dict[str, dict[str, list[str]]], transformations: dict[str, dict[str, list[Any]]]
+        self,
+        synonyms: Mapping[str, Mapping[str, list[str]]],
+        transformations: Mapping[str, Mapping[str, list[Any]]],
+        fixed: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        country: str = "FR",
     ) -> SourceSpec:
-        """The same source with a tenant's spellings and transformations; ValueError names what is unknown."""
+        """The same source with a tenant's spellings, transformations and fixed values; ValueError as `of_tenant`.
+
+        `country` (ISO alpha-2) is the one whose phone numbers `parse_phone` reads.
+        """
         content = self.model_dump()
-        for key, additions in (("added", synonyms), ("transformations", transformations)):
-            for given, by_field in additions.items():
-                name = self._dataset_name(given)
-                for field_name, values in by_field.items():
-                    if field_name not in content["datasets"][name]["fields"]:
-                        raise ValueError(f"source: dataset {name!r} has no field {field_name!r}")
-                    if key == "added":
-                        values = [normalise_header(value) for value in values]
-                    else:
-                        compile_transformations(values)
-                    content["datasets"][name]["fields"][field_name][key] = list(values)
+        given_by_key = {"synonyms": synonyms, "transformations": transformations, "fixed": fixed or {}}
+        for key, given in given_by_key.items():
+            for folder_or_name, by_field in given.items():
+                name = self._dataset_name(folder_or_name, key)
+                dataset = self.datasets[name]
+                for field_name, value in by_field.items():
+                    if field_name not in dataset.fields:
+                        raise ValueError(
+                            f"source.{key}.{folder_or_name}: no field {field_name!r}{_nearest(field_name, dataset)}"
+                            f" (known: {', '.join(dataset.fields)})"
+                        )
+                    setting = content["datasets"][name]["fields"][field_name]
+                    try:
+                        if key == "synonyms":
+                            setting["added"] = [_synonym(text) for text in value]
+                        elif key == "transformations":
+                            setting["transformations"] = self._steps(with_country(value, country), dataset)
+                        else:
+                            setting["fixed"] = self._fixed(value, field_name, dataset)
+                    except ValueError as error:
+                        raise ValueError(f"source.{key}.{folder_or_name}.{field_name}: {error}") from None
         return SourceSpec.model_validate(content)
 
-    def _dataset_name(self, given: str) -> str:
+    @staticmethod
+    def _steps(steps: list[Any], dataset: DatasetSpec) -> list[Any]:
+        compile_transformations(steps)
+        if SPLIT_NAME in steps and not dataset.fields.keys() >= {"last_name", "first_name"}:
+            raise ValueError(f"{SPLIT_NAME} needs the fields last_name and first_name, which {dataset.folder} has not")
+        return steps
+
+    def _fixed(self, value: Any, name: str, dataset: DatasetSpec) -> str:
+        """A fixed value as text that can be read in one way only; ValueError when it cannot be read."""
+        if name in dataset.inferred:
+            raise ValueError("cannot be fixed: one value for all rows would make one document of them")
+        if isinstance(value, bool):
+            value = "1" if value else "0"
+        text = " ".join(str(value).split())
+        spec = dataset.fields[name]
+        if not text or isinstance(value, list | dict) or value is None:
+            raise ValueError(f"one text, number or date is expected, found {value!r}")
+        if spec.type == "number":
+            if (number := read_number(text)) is None:
+                raise ValueError(f"{text!r} is no number")
+            text = format(number.exact(None), "f")
+            # 1.234 would be a thousand in a file with decimal commas; 1.2340 is not.
+            return f"{text}0" if read_number(text) == NumberText(text, None) and "." in text else text
+        if spec.type == "date":
+            try:
+                return date.fromisoformat(text).isoformat()
+            except ValueError:
+                raise ValueError(f"{text!r} is no date: write it as 2024-03-25") from None
+        if spec.type == "bool" and normalise_header(text) not in self.booleans.words:
+            raise ValueError(f"{text!r} is neither yes nor no: write oui or non")
+        if spec.type == "choice" and _choice(text) not in self.booleans.words.union(spec.values):
+            raise ValueError(f"{text!r} is none of {', '.join(spec.values)}")
+        return text
+
+    def _dataset_name(self, given: str, key: str) -> str:
         for name, dataset in self.datasets.items():
             if given in (name, dataset.folder):
                 return name
-        raise ValueError(f"source: no dataset {given!r} (known: {', '.join(self.datasets)})")
+        known = ", ".join(f"{name} or {d.folder}" if name != d.folder else name for name, d in self.datasets.items())
+        raise ValueError(f"source.{key}: no dataset {given!r} (known: {known})")
+
+
+def _synonym(text: str) -> str:
+    normal = normalise_header(text)
+    if not normal:
+        raise ValueError(f"{text!r} has neither letter nor digit")
+    return normal
+
+
+def _nearest(name: str, dataset: DatasetSpec) -> str:
+    """Which field was perhaps meant, as part of a sentence."""
+    normal = normalise_header(name)
+    meant = next((field_name for field_name, spec in dataset.fields.items() if normal in spec.synonyms), None)
+    return f", {meant} is meant perhaps" if meant else ""
+
+
+def _choice(text: str) -> str:
+    """A value of a closed list as the list has it: `Prestige ` -> `prestige`, `2.0` -> `2`."""
+    return normalise_header(re.sub(r"[.,]0+$", "", text.strip()))
 
 
 def load_source(path: Path = ISAVIGNE) -> SourceSpec:
@@ -191,7 +290,7 @@ def date_in_name(path: str, two_digit_year_pivot: int) -> date | None:
     for pattern in _DATE_IN_NAME:
         rest = stem
         for match in pattern.finditer(stem):
-            day = _date(_full_year(match["y"], two_digit_year_pivot), int(match["m"]), int(match["d"]))
+            day = calendar_day(full_year(match["y"], two_digit_year_pivot), int(match["m"]), int(match["d"]))
             if day is not None:
                 found.append(day)
                 # What is one date must not be read as another one by a later pattern.
@@ -220,6 +319,7 @@ class HeaderMapping:
     dataset: DatasetSpec
     header: list[str]
     columns: dict[str, int]  # field -> place in the header, fields in the dataset's order
+    fixed: dict[str, str]  # field -> the tenant's value for all rows, where the file has no column
     extra: dict[int, str]  # place -> name of a column that is no field
     reference: int | None = None  # place of the column that leads back to refused rows
 
@@ -235,18 +335,35 @@ class HeaderMapping:
 
     @property
     def missing_fields(self) -> list[str]:
-        return [name for name in self.dataset.fields if name not in self.columns]
+        return [name for name in self.dataset.fields if name not in self.columns and name not in self.fixed]
 
     @property
     def missing_requirements(self) -> list[list[str]]:
         """Groups of fields of which the file has none."""
-        return [group for group in self.dataset.requirements if not any(name in self.columns for name in group)]
+        missing = self.missing_fields
+        return [group for group in self.dataset.requirements if all(name in missing for name in group)]
 
     @property
     def quality(self) -> int:
-        """Mapping quality 0..100 = int(60·mapped/total + 40·(1 − required_missing/total)), spec.md §2.1."""
+        """Mapping quality 0..100 = int(60·mapped/total + 40·(1 − required_missing/total)), spec.md §2.1.
+
+        A field with a fixed value counts as mapped.
+        """
         total = len(self.dataset.fields)
-        return int((60 * len(self.columns) + 40 * (total - len(self.missing_requirements))) / total)
+        mapped = total - len(self.missing_fields)
+        return int((60 * mapped + 40 * (total - len(self.missing_requirements))) / total)
+
+    @property
+    def version(self) -> str:
+        """First 12 hex of the SHA-256 of all that decides what the file's rows become."""
+        applied = {
+            "columns": self.columns,
+            "fixed": self.fixed,
+            "reference": self.reference,
+            "extra": sorted(self.extra.items()),
+            "steps": {name: steps for name in self.columns if (steps := self.dataset.fields[name].transformations)},
+        }
+        return hashlib.sha256(json.dumps(applied, sort_keys=True).encode()).hexdigest()[:12]
 
     def fault(self, header_line: int) -> str | None:
         """Why the file cannot be that dataset, to be read after its name; None when it can.
@@ -297,102 +414,8 @@ def map_header(header: Sequence[str], dataset: DatasetSpec) -> HeaderMapping:
             name = text.strip() or f"column_{place + 1}"
             extra[place] = name if name not in extra.values() else f"{name} ({place + 1})"
     ordered = {name: columns[name] for name in dataset.fields if name in columns}
-    return HeaderMapping(dataset, list(header), ordered, extra, reference)
-
-
-# --- transformations a tenant may name (spec.md §2.1)
-
-_NULL_WORDS = frozenset({"null", "none", "nan", "n/a", "na", "#n/a", "-"})
-_EMAIL_INSIDE = re.compile(r"[^\s<>;,\"']+@[^\s<>;,\"']+")
-_CURRENCY = re.compile(r"€|\beur(?:os?)?\b|[\s\u00a0\u202f]", re.IGNORECASE)
-
-
-def _parse_email(text: str) -> str:
-    found = _EMAIL_INSIDE.search(text)
-    return found[0].lower().removeprefix("mailto:") if found else text
-
-
-def _parse_phone(text: str) -> str:
-    digits = re.sub(r"\D", "", text.replace("(0)", ""))
-    return ("+" if text.strip().startswith("+") else "") + digits if digits else text
-
-
-def _parse_date(text: str, *, pattern: str) -> str:
-    try:
-        return datetime.strptime(text.strip(), pattern).date().isoformat()
-    except ValueError:
-        return text  # as it was: what does not parse is rejected with its text, never nulled
-
-
-_PLAIN: dict[str, Callable[[str], str]] = {
-    "trim": lambda text: text.strip(),
-    "collapse_spaces": lambda text: " ".join(text.split()),
-    "lowercase": str.lower,
-    "uppercase": str.upper,
-    "capitalize": str.capitalize,
-    "remove_special_chars": lambda text: re.sub(r"[^\w\s]|_", "", text),
-    "parse_email": _parse_email,
-    "parse_phone": _parse_phone,
-    "parse_currency": lambda text: _CURRENCY.sub("", text),
-    "null_to_empty": lambda text: "" if text.strip().lower() in _NULL_WORDS else text,
-}
-# On columns rather than values: see `raw_table`.
-_SPLIT_NAME = "split_name"
-
-
-def compile_transformations(steps: Iterable[Any]) -> Transform | None:
-    """One function for a list of steps (`trim`, `{map_values: {...}}`, ...); None when no value changes."""
-    made: list[Transform] = []
-    for step in steps:
-        name, argument = next(iter(step.items())) if isinstance(step, dict) and len(step) == 1 else (step, None)
-        if name in _PLAIN and argument is None:
-            made.append(_on_text(_PLAIN[name]))
-        elif name == "parse_date" and isinstance(argument, str):
-            made.append(_on_text(partial(_parse_date, pattern=argument)))
-        elif name == "map_values" and isinstance(argument, dict):
-            made.append(partial(_map_value, values={str(key): value for key, value in argument.items()}))
-        elif name == "empty_to_zero" and argument is None:
-            made.append(lambda text: text or "0")
-        elif name != _SPLIT_NAME or argument is not None:
-            raise ValueError(
-                f"source: no transformation {step!r} (known: {', '.join(_PLAIN)}, empty_to_zero,"
-                f" {_SPLIT_NAME}, parse_date: <format>, map_values: {{...}})"
-            )
-    if not made:
-        return None
-
-    def apply(text: str | None) -> str | None:
-        for transform in made:
-            text = transform(text) or None
-        return text
-
-    return apply
-
-
-def _map_value(text: str | None, *, values: dict[str, Any]) -> str | None:
-    found = values.get(text or "", text)
-    return None if found is None else str(found)
-
-
-def _on_text(change: Callable[[str], str]) -> Transform:
-    return lambda text: None if text is None else change(text)
-
-
-def split_name(text: str) -> tuple[str, str]:
-    """A full name as (last name, first name): words in capitals are the last name, else the last word is."""
-    words = text.split()
-    if len(words) < 2:
-        return text.strip(), ""
-    capitals = [word for word in words if word.isupper() and len(word) > 1]
-    last = capitals if 0 < len(capitals) < len(words) else words[-1:]
-    if capitals and len(capitals) == len(words):
-        last = words[:1]  # all in capitals: offices write the last name first
-        return last[0], " ".join(words[1:])
-    return " ".join(last), " ".join(word for word in words if word not in last)
-
-
-def _name_part(text: str | None, *, position: int) -> str | None:
-    return split_name(text)[position] or None if text else None
+    fixed = {name: s.fixed for name, s in dataset.fields.items() if s.fixed is not None and name not in columns}
+    return HeaderMapping(dataset, list(header), ordered, fixed, extra, reference)
 
 
 # --- rows for the raw tables
@@ -416,7 +439,7 @@ class RowMaker:
         self._splits = [
             name
             for name in mapping.columns
-            if _SPLIT_NAME in mapping.dataset.fields[name].transformations
+            if SPLIT_NAME in mapping.dataset.fields[name].transformations
             and {"last_name", "first_name"} <= mapping.dataset.fields.keys()
         ]
 
@@ -431,9 +454,13 @@ class RowMaker:
                 column = _serials_as_dates(column)
             found[name] = column
         for name in self._splits:
+            whole = found[name]
             for position, part in enumerate(("last_name", "first_name")):
-                split = _each_text(found[name], partial(_name_part, position=position))
-                found[part] = pc.coalesce(found[part], split) if part in found else split
+                split = _each_text(whole, partial(name_part, position=position))
+                # A column of the part itself that holds whole names gives way to what is split off it.
+                found[part] = pc.coalesce(found[part], split) if part in found and part != name else split
+        for name, value in self.mapping.fixed.items():
+            found.setdefault(name, pa.array([value]).take(pa.array(np.zeros(len(batch.lines), dtype=np.int64))))
         return found
 
     def table(self, batch: Batch, fields: dict[str, pa.Array]) -> pa.Table:
@@ -502,106 +529,37 @@ def _as_json(column: pa.Array) -> pa.Array:
 
 # --- what the values say about the file
 
-_SPACES = re.compile(r"[\s\u00a0\u202f'\u2019]")
-_CURRENCY_SIGN = re.compile(r"€|eur(?:os?)?", re.IGNORECASE)
-_PLAIN_NUMBER = re.compile(r"\d+")
-_GROUPED = {",": re.compile(r"\d{1,3}(,\d{3})+"), ".": re.compile(r"\d{1,3}(\.\d{3})+")}
+
+@dataclass
+class Finding:
+    """One kind of anomaly in one field: how often, on which first lines, and the texts that stand there."""
+
+    severity: str
+    name: str  # the field, several as `a or b`, '' for a row as a whole
+    problem: str
+    count: int = 0
+    lines: list[int] = field(default_factory=list)
+    values: list[str] = field(default_factory=list)  # as in the file; never to be shown unmasked outside the database
+
+    def note(self, count: int, lines: Sequence[int], values: Sequence[str] = ()) -> None:
+        self.count += count
+        room = max(MAX_EXAMPLES - len(self.lines), 0)
+        self.lines += [int(line) for line in lines[:room]]
+        self.values += [text for text in values[:room] if text not in self.values]
 
 
-@dataclass(frozen=True)
-class NumberText:
-    """A number as it was written, and what it proves about the file's style."""
+@dataclass
+class Refusals:
+    """Rows that staging will refuse with one code of spec.md §2.3: how many, and the first lines."""
 
-    digits: str  # sign, digits, separators; grouping spaces gone
-    proves: str | None  # ',' or '.': this text can only be read with that decimal separator
+    count: int = 0
+    lines: list[int] = field(default_factory=list)
 
-    @property
-    def value(self) -> float:
-        """Its value; a lone separator that proves nothing is taken for the decimal one."""
-        if self.proves:
-            return float(self.digits.replace("." if self.proves == "," else ",", "").replace(self.proves, "."))
-        return float(self.digits.replace(",", ".") or "nan")
-
-
-@lru_cache(maxsize=1 << 16)
-def read_number(text: str) -> NumberText | None:
-    """A number in one of the spellings of spec.md §2.2, or None when it is none."""
-    core = _CURRENCY_SIGN.sub("", text.strip()).replace("\u2212", "-").strip()
-    negative = core.startswith("(") and core.endswith(")")
-    core = core[1:-1] if negative else core
-    sign = "-" if negative or core.startswith("-") else ""
-    core = core.removeprefix("-" if not negative else "\0").removeprefix("+").strip()
-    grouped_by_space = bool(_SPACES.search(core))
-    core = _SPACES.sub("", core)
-    if _PLAIN_NUMBER.fullmatch(core):
-        return NumberText(sign + core, None)
-    last = max(core.rfind(","), core.rfind("."))
-    if last < 0 or not core[last + 1 :].isdigit() or not core.isascii():
-        return None
-    mark = core[last]
-    other = "." if mark == "," else ","
-    whole, decimals = core[:last], core[last + 1 :]
-    if other in whole:  # 1.234,56
-        fits = mark not in whole and _GROUPED[other].fullmatch(whole)
-        return NumberText(sign + core, mark) if fits else None
-    if mark in whole:  # 1.234.567
-        return NumberText(sign + core, other) if _GROUPED[mark].fullmatch(core) else None
-    if whole and not whole.isdigit():
-        return None
-    could_group = len(decimals) == 3 and 1 <= len(whole) <= 3 and whole != "0" and not grouped_by_space
-    return NumberText(sign + core, None if could_group else mark)
-
-
-_DATE_TEXT = re.compile(
-    r"(?:(?P<y>\d{4})(?P<s>[-/.])(?P<m>\d{1,2})(?P=s)(?P<d>\d{1,2})"
-    r"|(?P<a>\d{1,2})(?P<t>[-/.])(?P<b>\d{1,2})(?P=t)(?P<z>\d{4}|\d\d))"
-    r"(?:[T ]+\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?\s*(?:Z|[+-]\d{2}:?\d{2})?)?"
-)
-
-
-@dataclass(frozen=True)
-class DateText:
-    """A date as it was written: (year, month, day) where the year came first, else (year, second, first)."""
-
-    year: int
-    month: int
-    day: int
-    year_first: bool
-
-    def proves(self) -> DateOrder | None:
-        """The order that alone makes sense of it."""
-        if self.year_first or (self.day > 12) == (self.month > 12):
-            return None
-        return "dmy" if self.day > 12 else "mdy"
-
-    def as_date(self, order: DateOrder) -> date | None:
-        """The day it means, None when there is no such day."""
-        if self.year_first or order == "dmy":
-            return _date(self.year, self.month, self.day)
-        return _date(self.year, self.day, self.month)
-
-
-@lru_cache(maxsize=1 << 16)
-def read_date(text: str, two_digit_year_pivot: int) -> DateText | None:
-    """A date in one of the spellings of spec.md §2.2, or None; 30 February is still a DateText."""
-    match = _DATE_TEXT.fullmatch(" ".join(text.split()))
-    if match is None:
-        return None
-    if match["y"]:
-        return DateText(int(match["y"]), int(match["m"]), int(match["d"]), True)
-    return DateText(_full_year(match["z"], two_digit_year_pivot), int(match["b"]), int(match["a"]), False)
-
-
-def _full_year(text: str, pivot: int) -> int:
-    year = int(text)
-    return year if len(text) == 4 else year + (2000 if year <= pivot else 1900)
-
-
-def _date(year: int, month: int, day: int) -> date | None:
-    try:
-        return date(year, month, day)
-    except ValueError:
-        return None
+    def note(self, mask: np.ndarray, lines: np.ndarray) -> None:
+        if found := int(mask.sum()):
+            self.count += found
+            room = max(MAX_EXAMPLES - len(self.lines), 0)
+            self.lines += lines[np.flatnonzero(mask)[:room]].tolist()
 
 
 @dataclass
@@ -614,64 +572,163 @@ class FileProfile:
     date_order: DateOrder = "dmy"
     first_date: date | None = None
     last_date: date | None = None
-    anomalies: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SEVERITIES, 0))
-    examples: list[dict[str, Any]] = field(default_factory=list)  # line, field, severity, problem: never a value
+    findings: list[Finding] = field(default_factory=list)  # worst first
+    refusals: dict[str, Refusals] = field(default_factory=dict)  # code -> rows, as far as one file can tell
+    refused_rows: int = 0
+    first_rows: list[tuple[int, dict[str, str | None]]] = field(default_factory=list)  # line, field -> text
+
+    @property
+    def anomalies(self) -> dict[str, int]:
+        """severity -> count."""
+        return {severity: sum(f.count for f in self.findings if f.severity == severity) for severity in SEVERITIES}
+
+    @property
+    def examples(self) -> list[dict[str, Any]]:
+        """A few of each severity: line, field, severity, problem; never a value."""
+        found: list[dict[str, Any]] = []
+        for severity in SEVERITIES:
+            kinds = [f for f in self.findings if f.severity == severity]
+            # The first of each kind, then the second of each …
+            by_turns = [(f, f.lines[turn]) for turn in range(MAX_EXAMPLES) for f in kinds if turn < len(f.lines)]
+            found += [
+                {"line": line, "field": f.name, "severity": severity, "problem": f.problem}
+                for f, line in by_turns[:MAX_EXAMPLES]
+            ]
+        return found
 
 
 @dataclass
 class _Seen:
-    """A distinct date: how often, and where first."""
+    """A distinct date: how often, and where first, with its text there."""
 
     count: int
     line: int
+    text: str
+
+
+@dataclass(frozen=True)
+class _Days:
+    """One date column of one batch: its distinct texts, what day each is, and where each stands.
+
+    `indices` has one place per row; the last place of the arrays per text is that of null.
+    """
+
+    texts: list[str]
+    days: list[DateText | None]
+    is_blank: np.ndarray
+    indices: np.ndarray
+
+
+# Which code a row gets that has none of these fields (spec.md §2.3), by the first field of the group.
+MISSING_CODES = {
+    "client_code": "MISSING_CLIENT",
+    "document_no": "MISSING_DOCUMENT",
+    "product_key": "MISSING_PRODUCT",
+    "label": "MISSING_PRODUCT",
+    "order_date": "MISSING_DATE",
+    "contact_date": "MISSING_DATE",
+    "quantity": "MISSING_QUANTITY",
+    "amount_ht": "MISSING_AMOUNT",
+}
+INVALID_DATE, INVALID_NUMBER, INVALID_KEY = "INVALID_DATE", "INVALID_NUMBER", "INVALID_KEY"
+# A code that can be no key, as the macro is_invalid_code has it.
+_NO_KEY = re.compile(r"#(?:N/A|NV|[^ ]+[!?])|[0-9](?:[.,][0-9]+)?E\+[0-9]{2,3}", re.IGNORECASE)
+
+
+def is_no_key(code: str) -> bool:
+    """Whether a client or product code says something and yet names nothing: `-`, `#N/A`, `1,23E+11`."""
+    plain = code.strip()
+    return bool(plain) and (not any(map(str.isalnum, plain)) or bool(_NO_KEY.fullmatch(plain)))
 
 
 class Profiler:
     """Goes through a file's batches and ends with its profile. Memory grows with the distinct days only."""
 
-    def __init__(self, mapping: HeaderMapping, source: SourceSpec, two_digit_year_pivot: int) -> None:
+    def __init__(
+        self, mapping: HeaderMapping, source: SourceSpec, two_digit_year_pivot: int, *, is_spreadsheet: bool = False
+    ) -> None:
         self._mapping = mapping
         self._boolean_words = source.booleans.words
         self._pivot = two_digit_year_pivot
+        self._is_spreadsheet = is_spreadsheet
         self._proofs: set[str] = set()
         self._dates: dict[str, dict[DateText, _Seen]] = {}
         self._period: set[DateText] = set()
+        self._findings: dict[tuple[str, str, str], Finding] = {}
         self._profile = FileProfile()
+        # What is no day of the calendar depends on the order of day and month, which is known at the end.
+        self._bad_days: dict[DateOrder, Refusals] = {"dmy": Refusals(), "mdy": Refusals()}
+        self._refused_rows: dict[DateOrder, int] = {"dmy": 0, "mdy": 0}
 
     def add(self, batch: Batch, fields: dict[str, pa.Array]) -> None:
         """Take in one batch, its columns by field."""
         self._profile.row_count += batch.n_rows
         self._profile.plain_rows += len(batch.lines)
-        for row in batch.ragged:
-            self._note("Critical", "", "the number of values is not the header's", [row.line], 1)
+        if batch.ragged:
+            lines = np.array([row.line for row in batch.ragged])
+            self._profile.refusals.setdefault(RAGGED_ROW, Refusals()).note(np.ones(len(lines), dtype=bool), lines)
+            for order in self._refused_rows:
+                self._refused_rows[order] += len(lines)
+            self._note(
+                "Critical", "", "the number of values is not the header's", len(lines), lines[:MAX_EXAMPLES].tolist()
+            )
         if not len(batch.lines):
             return
+        if room := MAX_EXAMPLES - len(self._profile.first_rows):
+            head = {name: column[:room].to_pylist() for name, column in fields.items()}
+            for place, line in enumerate(batch.lines[:room]):
+                self._profile.first_rows.append((int(line), {name: texts[place] for name, texts in head.items()}))
+        dataset = self._mapping.dataset
+        days = {name: self._days(c) for name, c in fields.items() if dataset.fields[name].type == "date"}
         blanks: dict[str, np.ndarray] = {}
 
         def blank(name: str) -> np.ndarray:
             if name not in blanks:
-                blanks[name] = _blank(fields[name]) if name in fields else np.ones(len(batch.lines), dtype=bool)
+                if name in days:
+                    blanks[name] = days[name].is_blank[days[name].indices]
+                else:
+                    absent = np.ones(len(batch.lines), dtype=bool)
+                    blanks[name] = _blank(fields[name]) if name in fields else absent
             return blanks[name]
 
-        for group in self._mapping.dataset.requirements:
+        codes: dict[str, np.ndarray] = {}
+
+        def refuse(code: str, mask: np.ndarray) -> None:
+            codes[code] = codes[code] | mask if code in codes else mask
+
+        for group in dataset.requirements:
             if any(name in fields for name in group):
                 lacking = np.logical_and.reduce([blank(name) for name in group])
-                self._note_mask("Critical", " or ".join(group), "is blank", lacking, batch.lines)
+                if lacking.any():
+                    self._note_mask("Critical", " or ".join(group), "is blank", lacking, batch.lines)
+                    refuse(MISSING_CODES[group[0]], lacking)
         for name, column in fields.items():
-            spec = self._mapping.dataset.fields[name]
+            spec = dataset.fields[name]
             if spec.expected:
                 self._note_mask("Medium", name, "is blank", blank(name), batch.lines)
+            bad = None
             if spec.type == "number":
-                self._numbers(name, column, spec, batch.lines)
+                bad = self._numbers(name, column, spec, batch.lines)
             elif spec.type == "bool":
-                self._booleans(name, column, batch.lines)
+                self._texts("High", name, column, "is neither yes nor no", self._is_boolean, batch.lines)
+            elif spec.type == "choice":
+                is_known = partial(_is_choice, self._boolean_words.union(spec.values))
+                bad = self._texts("High", name, column, _UNKNOWN_VALUE, is_known, batch.lines)
             elif spec.type == "date":
-                self._days(name, column, batch.lines)
-        dated = [fields[name] for name in self._mapping.dataset.period if name in fields]
-        if len(dated) == 1 or (dated and not dated[0].null_count):
-            self._period.update(self._dates[next(n for n in self._mapping.dataset.period if n in fields)])
-        elif dated:
-            self._period.update(day for _, day, _ in self._distinct_days(pc.coalesce(*dated)) if day)
+                bad = self._note_days(name, days[name], batch.lines)
+            elif spec.values:
+                self._texts("Medium", name, column, _UNKNOWN_VALUE, partial(_names_only, spec.values), batch.lines)
+            if name in ("client_code", "product_key"):
+                no_key = _no_keys(column)
+                if no_key is not None and (others := _instead_of(name, dataset)):
+                    no_key = no_key & np.logical_and.reduce([blank(other) for other in others])
+                if no_key is not None and no_key.any():
+                    self._note_mask("High", name, "can be no code", no_key, batch.lines, column)
+                    refuse(INVALID_KEY, no_key)
+            if bad is not None:
+                refuse(INVALID_DATE if spec.type == "date" else INVALID_NUMBER, bad)
+        self._count_refusals(codes, list(days.values()), batch.lines)
+        self._note_period(fields, days)
 
     def finish(self, *, has_decimal_points: bool = False) -> FileProfile:
         """The profile, when all batches have gone by."""
@@ -681,87 +738,187 @@ class Profiler:
         orders = {day.proves() for days in self._dates.values() for day in days}
         profile.date_order = "mdy" if "mdy" in orders and "dmy" not in orders else "dmy"
         for name, days in self._dates.items():
-            for day, seen in days.items():
-                if day.as_date(profile.date_order) is None:
-                    self._note("High", name, "is no day of the calendar", [seen.line], seen.count)
+            bad = [(s.line, s.text, s.count) for day, s in days.items() if day.as_date(profile.date_order) is None]
+            if bad:
+                lines, texts, counts = zip(*sorted(bad), strict=True)
+                self._note("High", name, "is no day of the calendar", sum(counts), lines, texts)
+        if self._bad_days[profile.date_order].count:
+            profile.refusals[INVALID_DATE] = self._bad_days[profile.date_order]
+        profile.refused_rows = self._refused_rows[profile.date_order]
+        profile.findings = sorted(self._findings.values(), key=lambda f: (SEVERITIES.index(f.severity), -f.count))
         known = [found for day in self._period if (found := day.as_date(profile.date_order))]
         profile.first_date, profile.last_date = min(known, default=None), max(known, default=None)
         return profile
 
-    def _note(self, severity: str, name: str, problem: str, lines: Sequence[int], count: int) -> None:
-        profile = self._profile
-        profile.anomalies[severity] += count
-        room = MAX_EXAMPLES - sum(example["severity"] == severity for example in profile.examples)
-        for line in lines[: max(room, 0)]:
-            profile.examples.append({"line": int(line), "field": name, "severity": severity, "problem": problem})
+    # --- notes
 
-    def _note_mask(self, severity: str, name: str, problem: str, mask: np.ndarray, lines: np.ndarray) -> None:
+    def _note(
+        self, severity: str, name: str, problem: str, count: int, lines: Sequence[int], values: Sequence[str] = ()
+    ) -> None:
+        key = (severity, name, problem)
+        self._findings.setdefault(key, Finding(*key)).note(count, lines, values)
+
+    def _note_mask(
+        self,
+        severity: str,
+        name: str,
+        problem: str,
+        mask: np.ndarray,
+        lines: np.ndarray,
+        texts: pa.Array | None = None,
+    ) -> None:
         if count := int(mask.sum()):
-            self._note(severity, name, problem, lines[np.flatnonzero(mask)[:MAX_EXAMPLES]].tolist(), count)
+            first = np.flatnonzero(mask)[:MAX_EXAMPLES]
+            values = [] if texts is None else [text or "" for text in texts.take(pa.array(first)).to_pylist()]
+            self._note(severity, name, problem, count, lines[first].tolist(), values)
 
-    def _numbers(self, name: str, column: pa.Array, spec: FieldSpec, lines: np.ndarray) -> None:
+    def _count_refusals(self, codes: dict[str, np.ndarray], days: list[_Days], lines: np.ndarray) -> None:
+        """Count the batch's rows by code, and those that have any."""
+        undated = codes.pop(INVALID_DATE, None)  # texts that are no date in either order
+        for code, mask in codes.items():
+            self._profile.refusals.setdefault(code, Refusals()).note(mask, lines)
+        common = np.logical_or.reduce(list(codes.values())) if codes else None
+        for order, tally in self._bad_days.items():
+            masks = [] if undated is None else [undated]
+            for column in days:
+                bad = np.array([*[d is not None and d.as_date(order) is None for d in column.days], False], dtype=bool)
+                if (bad := bad & ~column.is_blank).any():
+                    masks.append(bad[column.indices])
+            if masks:
+                tally.note(masks := np.logical_or.reduce(masks), lines)
+            refused = [mask for mask in (common, masks) if isinstance(mask, np.ndarray)]
+            if refused:
+                self._refused_rows[order] += int(np.logical_or.reduce(refused).sum())
+
+    # --- columns by type
+
+    def _numbers(self, name: str, column: pa.Array, spec: FieldSpec, lines: np.ndarray) -> np.ndarray | None:
+        """Note what numbers prove and which are out of range; the rows whose text is no number."""
         try:
             values = pc.cast(pc.replace_substring(column, ",", "."), pa.float64())
-            is_plain = pc.all(pc.is_finite(values), min_count=0).as_py()  # Arrow takes `nan` and `inf` for numbers
+            # Arrow also takes `nan`, `inf`, `1e5` and `5.` for numbers.
+            is_plain = pc.all(pc.is_finite(values), min_count=0).as_py() and not _has_exponent_or_open_end(column)
         except pa.ArrowInvalid:
             is_plain = False
         if not is_plain:
-            self._numbers_one_by_one(name, column, spec, lines)
-            return
+            return self._numbers_one_by_one(name, column, spec, lines)
         # Every value has at most one separator: no need to look at each to know how it is written.
         for mark in ",.":
             if mark not in self._proofs:
                 texts = column.filter(pc.match_substring(column, mark))
-                could_group = pc.match_substring_regex(texts, rf"^[-+]?([1-9]\d{{0,2}}|0\d{{1,2}})\{mark}\d{{3}}$")
+                could_group = pc.match_substring_regex(texts, rf"^[-+]?[1-9]\d{{0,2}}\{mark}\d{{3}}$")
                 if not pc.all(could_group, min_count=0).as_py():
                     self._proofs.add(mark)
-        self._range(name, np.asarray(pc.fill_null(values, float("nan"))), spec, lines)
+        self._range(name, np.asarray(pc.fill_null(values, float("nan"))), spec, column, lines)
+        return None
 
-    def _range(self, name: str, values: np.ndarray, spec: FieldSpec, lines: np.ndarray) -> None:
+    def _range(self, name: str, values: np.ndarray, spec: FieldSpec, column: pa.Array, lines: np.ndarray) -> None:
+        outside = None
         if spec.range is not None:
             low, high = spec.range
             outside = (values < (-np.inf if low is None else low)) | (values > (np.inf if high is None else high))
-            self._note_mask("Medium", name, "is outside its range", outside, lines)
+        elif spec.values:
+            outside = ~np.isnan(values) & ~np.isin(values, [float(value) for value in spec.values])
+        if outside is not None:
+            self._note_mask("Medium", name, "is outside its range", outside, lines, column)
 
-    def _numbers_one_by_one(self, name: str, column: pa.Array, spec: FieldSpec, lines: np.ndarray) -> None:
+    def _numbers_one_by_one(self, name: str, column: pa.Array, spec: FieldSpec, lines: np.ndarray) -> np.ndarray | None:
         """Numbers in richer spellings, or texts that are none: each distinct text is looked at."""
         encoded = column.dictionary_encode()
         read = [read_number(text) if text.strip() else NumberText("", None) for text in encoded.dictionary.to_pylist()]
         self._proofs.update(number.proves for number in read if number and number.proves)
         indices = np.asarray(pc.fill_null(encoded.indices, len(read)))
-        bad = np.array([*[number is None for number in read], False], dtype=bool)
-        self._note_mask("High", name, "is no number", bad[indices], lines)
         values = np.array([*[number.value if number else np.nan for number in read], np.nan])
-        self._range(name, values[indices], spec, lines)
+        self._range(name, values[indices], spec, column, lines)
+        bad = np.array([*[number is None for number in read], False], dtype=bool)
+        if not bad.any():
+            return None
+        self._note_mask("High", name, "is no number", bad[indices], lines, column)
+        return bad[indices]
 
-    def _booleans(self, name: str, column: pa.Array, lines: np.ndarray) -> None:
+    def _is_boolean(self, text: str) -> bool:
+        return normalise_header(text) in self._boolean_words
+
+    def _texts(
+        self,
+        severity: str,
+        name: str,
+        column: pa.Array,
+        problem: str,
+        is_right: Callable[[str], bool],
+        lines: np.ndarray,
+    ) -> np.ndarray | None:
+        """Note and return the rows whose text says something that is not right."""
         encoded = column.dictionary_encode()
         texts = encoded.dictionary.to_pylist()
-        bad = [bool(text.strip()) and normalise_header(text) not in self._boolean_words for text in texts]
-        mask = np.array([*bad, False], dtype=bool)[np.asarray(pc.fill_null(encoded.indices, len(texts)))]
-        self._note_mask("High", name, "is neither yes nor no", mask, lines)
+        bad = np.array([*[bool(text.strip()) and not is_right(text) for text in texts], False], dtype=bool)
+        if not bad.any():
+            return None
+        mask = bad[np.asarray(pc.fill_null(encoded.indices, len(texts)))]
+        self._note_mask(severity, name, problem, mask, lines, column)
+        return mask
 
-    def _days(self, name: str, column: pa.Array, lines: np.ndarray) -> None:
-        days = self._dates.setdefault(name, {})
-        for text, day, where in self._distinct_days(column):
-            if day is None:
-                if text.strip():
-                    self._note("High", name, "is no date", lines[where[:MAX_EXAMPLES]].tolist(), len(where))
-            elif day in days:
-                days[day].count += len(where)
-            else:
-                days[day] = _Seen(len(where), int(lines[where[0]]))
-
-    def _distinct_days(self, column: pa.Array) -> Iterator[tuple[str, DateText | None, np.ndarray]]:
-        """Each distinct text, the day it is, and the rows it stands in."""
-        if pc.any(pc.match_substring(column, ":")).as_py():  # a time of day would make every text distinct
-            column = pc.replace_substring_regex(column, r"(\d)[T ]+\d{1,2}:\d{2}\S*\s*\S*$", r"\1")
+    def _days(self, column: pa.Array) -> _Days:
+        """The distinct texts of a date column; a time of day would make every text distinct, and is cut off."""
+        if pc.any(pc.match_substring(column, ":")).as_py():
+            column = pc.replace_substring_regex(column, DAY_AND_TIME, r"\1")
         encoded = column.dictionary_encode()
-        indices = np.asarray(pc.fill_null(encoded.indices, -1))
-        order = np.argsort(indices, kind="stable")
-        starts = np.searchsorted(indices[order], np.arange(len(encoded.dictionary) + 1))
-        for number, text in enumerate(encoded.dictionary.to_pylist()):
-            yield text, read_date(text, self._pivot), order[starts[number] : starts[number + 1]]
+        texts = encoded.dictionary.to_pylist()
+        is_blank = np.array([*[not text.strip() or text.strip() in NO_DATES for text in texts], True], dtype=bool)
+        days = [
+            None if blank else read_date(text, self._pivot, self._is_spreadsheet)
+            for text, blank in zip(texts, is_blank, strict=False)
+        ]
+        return _Days(texts, days, is_blank, np.asarray(pc.fill_null(encoded.indices, len(texts))))
+
+    def _note_days(self, name: str, column: _Days, lines: np.ndarray) -> np.ndarray | None:
+        """Take in a batch's days; the rows whose text is no date in any order."""
+        size = len(column.texts) + 1
+        counts = np.bincount(column.indices, minlength=size)
+        first = np.zeros(size, dtype=np.int64)
+        first[column.indices[::-1]] = np.arange(len(column.indices))[::-1]
+        seen = self._dates.setdefault(name, {})
+        for number, (text, day) in enumerate(zip(column.texts, column.days, strict=True)):
+            if day in seen:
+                seen[day].count += int(counts[number])
+            elif day is not None:
+                seen[day] = _Seen(int(counts[number]), int(lines[first[number]]), text)
+        bad = np.array([*[day is None for day in column.days], False], dtype=bool) & ~column.is_blank
+        if not bad.any():
+            return None
+        mask = bad[column.indices]
+        texts = pa.array([*column.texts, None], pa.string()).take(pa.array(column.indices))
+        self._note_mask("High", name, "is no date", mask, lines, texts)
+        return mask
+
+    def _note_period(self, fields: dict[str, pa.Array], days: dict[str, _Days]) -> None:
+        """The days a row counts for: its first date that says something (never fewer than staging counts)."""
+        undated: np.ndarray | None = None
+        for name in self._mapping.dataset.period:
+            if name in fields and (undated is None or undated.any()):
+                column = days[name]
+                present = column.indices if undated is None else column.indices[undated]
+                counted = np.bincount(present, minlength=len(column.texts) + 1)
+                self._period.update(d for d, n in zip(column.days, counted, strict=False) if d is not None and n)
+                blank = column.is_blank[column.indices]
+                undated = blank if undated is None else undated & blank
+
+
+_UNKNOWN_VALUE = "is none of the values known"
+
+
+def _is_choice(known: frozenset[str], text: str) -> bool:
+    return _choice(text) in known
+
+
+def _names_only(known: Sequence[str], text: str) -> bool:
+    """Whether a text like `noel, ete` names nothing but known values."""
+    return set(normalise_header(text).split("_")) <= set(known)
+
+
+def _instead_of(name: str, dataset: DatasetSpec) -> list[str]:
+    """The fields that may stand for a code: a product without a key is known by its label."""
+    return [other for group in dataset.one_of if name in group for other in group if other != name]
 
 
 def _blank(column: pa.Array) -> np.ndarray:
@@ -769,3 +926,46 @@ def _blank(column: pa.Array) -> np.ndarray:
     if not column.null_count and not pc.any(pc.utf8_is_space(column)).as_py():
         return np.zeros(len(column), dtype=bool)
     return np.asarray(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True))
+
+
+def _bytes(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """The UTF-8 bytes of a text column, and where each value begins (and the last one ends)."""
+    _, offsets, data = column.buffers()
+    places = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
+    return np.frombuffer(data or b"", np.uint8), places
+
+
+def _has_exponent_or_open_end(column: pa.Array) -> bool:
+    """Whether a value holds a letter e or ends with a separator. May say yes for a neighbour's sake."""
+    data, places = _bytes(column)
+    if not len(data):
+        return False
+    used = data[places[0] : places[-1]]
+    ends = data[np.maximum(places[1:] - 1, 0)]
+    return bool(
+        np.isin(used, np.frombuffer(b"eE", np.uint8)).any() or np.isin(ends, np.frombuffer(b",.", np.uint8)).any()
+    )
+
+
+_ALNUM = np.isin(
+    np.arange(256), np.frombuffer(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", np.uint8)
+)
+_PLUS = ord("+")
+
+
+def _no_keys(column: pa.Array) -> np.ndarray | None:
+    """Where a code can be no key; None when it can everywhere. Only texts that begin or go on oddly are looked at."""
+    data, places = _bytes(column)
+    if not len(data):
+        return None
+    begins = data[np.minimum(places[:-1], len(data) - 1)]
+    odd = ~_ALNUM[begins] & (places[1:] > places[:-1])
+    if (data[places[0] : places[-1]] == _PLUS).any():
+        odd |= np.asarray(pc.fill_null(pc.match_substring(column, "+"), False))
+    if not odd.any():
+        return None
+    at = np.flatnonzero(odd)
+    wrong = [text is not None and is_no_key(text) for text in column.take(pa.array(at)).to_pylist()]
+    mask = np.zeros(len(column), dtype=bool)
+    mask[at[np.array(wrong, dtype=bool)]] = True
+    return mask if mask.any() else None

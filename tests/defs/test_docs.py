@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from crm_assets import cli, tenants
 from crm_assets.campaigns import Audience, Campaign
-from crm_assets.logic import landing
+from crm_assets.logic import landing, transformations
 from crm_assets.settings import ROOT
 from crm_assets.tenants import BrevoSettings, Source, Tenant
 
@@ -58,7 +58,8 @@ def test_datasets_and_transformations_are_listed() -> None:
     source = landing.load_source()
     for name in [
         *source.datasets,
-        *landing._PLAIN,
+        *transformations.PLAIN,
+        "parse_phone",
         "parse_date",
         "empty_to_zero",
         "map_values",

@@ -17,18 +17,15 @@ from crm_assets.logic.landing import (
     Profiler,
     RowMaker,
     SourceSpec,
-    compile_transformations,
     date_in_name,
     load_source,
     map_header,
     normalise_header,
     order_key,
-    read_date,
-    read_number,
     recognise,
-    split_name,
 )
 from crm_assets.logic.reading import open_table
+from crm_assets.logic.spellings import read_date, read_number
 from crm_assets.tables import DATASET_TABLES, RAW_FIELDS
 
 SOURCE = load_source()
@@ -203,10 +200,14 @@ def test_a_tenants_spelling_comes_first_and_can_take_a_column() -> None:
 @pytest.mark.parametrize(
     ("synonyms", "transformations", "problem"),
     [
-        ({"sales": {}}, {}, "no dataset 'sales'"),
-        ({"clients": {"nom": ["x"]}}, {}, "no field 'nom'"),
-        ({}, {"clients": {"email": ["tirm"]}}, "no transformation 'tirm'"),
-        ({}, {"clients": {"email": [{"parse_date": 3}]}}, "no transformation"),
+        ({"sales": {}}, {}, r"source\.synonyms: no dataset 'sales' \(known: sales_lines or ventes_lignes"),
+        ({"clients": {"nom": ["x"]}}, {}, r"no field 'nom', last_name is meant perhaps \(known: client_code"),
+        ({"clients": {"email": ["°"]}}, {}, r"source\.synonyms\.clients\.email: '°' has neither letter"),
+        ({}, {"clients": {"email": ["tirm"]}}, r"source\.transformations\.clients\.email: no transformation 'tirm'"),
+        ({}, {"clients": {"email": [{"parse_date": 3}]}}, "3 is no format of a date"),
+        ({}, {"clients": {"birth_date": [{"parse_date": "DD/MM/YYYY"}]}}, "is no format of a date"),
+        ({}, {"clients": {"type": [{"map_values": {1: "CHR"}}]}}, "put 1 into quotes"),
+        ({}, {"stock": {"warehouse": ["split_name"]}}, "split_name needs the fields"),
     ],
 )
 def test_a_wrong_mapping_is_named(synonyms: Any, transformations: Any, problem: str) -> None:
@@ -419,52 +420,7 @@ def test_serials_of_a_spreadsheet_become_dates_in_date_fields_only(tmp_path: Pat
     assert profile.last_date == date(2024, 3, 5)
 
 
-# --- transformations
-
-
-@pytest.mark.parametrize(
-    ("steps", "before", "after"),
-    [
-        (["trim"], "  a b ", "a b"),
-        (["collapse_spaces"], " a \u00a0 b ", "a b"),
-        (["lowercase"], "ÉTÉ", "été"),
-        (["uppercase"], "été", "ÉTÉ"),
-        (["capitalize"], "jEAN", "Jean"),
-        (["remove_special_chars"], "n°_12-B!", "n12B"),
-        (["parse_email"], "Jean <Jean@Exemple.fr>", "jean@exemple.fr"),
-        (["parse_email"], "none", "none"),
-        (["parse_phone"], "+33 (0)3 88-00", "+3338800"),
-        (["parse_phone"], "inconnu", "inconnu"),
-        ([{"parse_date": "%d %b %Y"}], "05 Mar 2024", "2024-03-05"),
-        ([{"parse_date": "%Y%m%d"}], "x", "x"),
-        (["parse_currency"], "1 234,50 €", "1234,50"),
-        (["null_to_empty"], "N/A", None),
-        (["empty_to_zero"], None, "0"),
-        (["null_to_empty", "empty_to_zero"], "NULL", "0"),
-        ([{"map_values": {"P": "Particulier", "X": None}}], "P", "Particulier"),
-        ([{"map_values": {"P": "Particulier", "X": None}}], "X", None),
-        ([{"map_values": {"P": "Particulier"}}], "Q", "Q"),
-        (["trim", "lowercase"], None, None),
-    ],
-)
-def test_transformations(steps: list[Any], before: str | None, after: str | None) -> None:
-    transform = compile_transformations(steps)
-    assert transform is not None
-    assert transform(before) == after
-
-
-@pytest.mark.parametrize(
-    ("full", "parts"),
-    [
-        ("DUPONT Jean", ("DUPONT", "Jean")),
-        ("Jean DE LA TOUR", ("DE LA TOUR", "Jean")),
-        ("Jean Dupont", ("Dupont", "Jean")),
-        ("DUPONT JEAN", ("DUPONT", "JEAN")),
-        ("Dupont", ("Dupont", "")),
-    ],
-)
-def test_split_name(full: str, parts: tuple[str, str]) -> None:
-    assert split_name(full) == parts
+# --- transformations and fixed values
 
 
 def test_a_tenants_transformations_apply_before_the_raw_table(tmp_path: Path) -> None:
