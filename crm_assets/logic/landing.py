@@ -54,6 +54,7 @@ SEVERITIES = ("Critical", "High", "Medium")
 MAX_EXAMPLES = 5
 # Heads the column of our own workbooks that says which refused row a mended one stands for.
 REFERENCE_HEADER = "crm_ref"
+_REFERENCE = re.compile(r"[0-9a-f]{16}:[0-9]+")
 
 
 # --- the source as config/sources/*.yaml describes it
@@ -483,7 +484,12 @@ class RowMaker:
         columns["extra"] = stacked(self._extra(batch), whole_rows)
         columns["problems"] = stacked(absent, pa.array([f"{{{RAGGED_ROW}}}"] * len(ragged), pa.string()))
         reference = self.mapping.reference
-        columns["mends"] = stacked(absent if reference is None else batch.columns[reference])
+        if reference is None:
+            columns["mends"] = stacked(absent)
+        else:
+            # A ragged row's values may stand anywhere, its reference too.
+            found = [next(filter(_REFERENCE.fullmatch, map(str.strip, row.values)), None) for row in ragged]
+            columns["mends"] = stacked(batch.columns[reference], pa.array(found, pa.string()))
         return pa.table(columns)
 
     def _extra(self, batch: Batch) -> pa.Array:
