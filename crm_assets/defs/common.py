@@ -110,6 +110,25 @@ def tenant_check(
     return decorate
 
 
+def check_spec(
+    asset: Sequence[str],
+    name: str,
+    description: str,
+    *,
+    blocking: bool = False,
+    additional_deps: Sequence[Sequence[str]] = (),
+) -> dg.AssetCheckSpec:
+    """One of the checks of a `dg.multi_asset_check`: several lights from one look at the tables, in one step."""
+    return dg.AssetCheckSpec(
+        name,
+        asset=dg.AssetKey(list(asset)),
+        description=description,
+        blocking=blocking,
+        additional_deps=[dg.AssetKey(list(key)) for key in additional_deps],
+        partitions_def=tenants_partitions,
+    )
+
+
 def materialized(
     rows: int, table: sa.Table | None = None, run: run_context.TenantRun | None = None, **metadata: Any
 ) -> dg.MaterializeResult[Any]:

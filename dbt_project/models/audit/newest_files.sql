@@ -7,6 +7,28 @@ with parameters as (
 
 ),
 
+mended as (
+
+    {% for dataset in datasets -%}
+    select files.file_id
+    from {{ ref('stg_files') }} as files
+    where
+        files.dataset = '{{ dataset }}'
+        and exists (
+            select 1
+            from (
+                select lines.mends
+                from {{ source('raw', dataset) }} as lines
+                where files.file_id = lines.file_id
+                order by lines.source_line
+                limit 20
+            ) as first_rows
+            where first_rows.mends is not null
+        )
+    {{ 'union all' if not loop.last }}
+    {% endfor %}
+),
+
 -- Loaded files of each dataset, 1 the newest in the file order of spec.md §2.
 files as (
 
@@ -22,24 +44,9 @@ files as (
     from {{ source('raw', 'files') }} as known
     inner join {{ ref('stg_files') }} as ordered on known.file_id = ordered.file_id and known.path = ordered.path
     cross join parameters
-    cross join lateral (
-        select coalesce(bool_or(head.mends is not null), false) as is_mended
-        from (
-            {% for dataset in datasets -%}
-            (
-                select first_rows.mends
-                from {{ source('raw', dataset) }} as first_rows
-                where known.dataset = '{{ dataset }}' and known.file_id = first_rows.file_id
-                order by first_rows.source_line
-                limit 20
-            )
-            {{ 'union all' if not loop.last }}
-            {% endfor %}
-        ) as head
-    ) as workbook
     where
         (known.first_date is null or known.first_date <= parameters.as_of)
-        and not workbook.is_mended
+        and known.file_id not in (select mended.file_id from mended)
 
 ),
 

@@ -74,9 +74,12 @@ fields as (
 ),
 
 volume as (
-    select coalesce(sales.volume, 0) as rows_per_day, sales.expected_volume as expected_per_day
-    from parameters
-    left join {{ ref('newest_files') }} as sales on sales.dataset = 'sales_lines'
+    -- One row at most; one in any case when it is summed.
+    select
+        coalesce(sum(volume), 0) as rows_per_day,
+        sum(expected_volume) as expected_per_day
+    from {{ ref('newest_files') }}
+    where dataset = 'sales_lines'
 ),
 
 measures (check_code, bad, total) as (
