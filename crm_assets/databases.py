@@ -169,17 +169,23 @@ def cluster(config: Settings | None = None) -> Cluster:
 @cache
 def _ddl_version(which: str) -> str:
     from sqlalchemy.dialects import postgresql
-    from sqlalchemy.schema import CreateTable
+    from sqlalchemy.schema import CreateIndex, CreateTable
 
     from crm_assets import tables
 
     owner = tables.metadata if which == "tenant" else tables.control
-    text = "".join(str(CreateTable(table).compile(dialect=postgresql.dialect())) for table in owner.sorted_tables)
+    dialect = postgresql.dialect()
+    text = "".join(str(CreateTable(table).compile(dialect=dialect)) for table in owner.sorted_tables)
+    indexes = [index for table in owner.sorted_tables for index in table.indexes]
+    text += "".join(sorted(str(CreateIndex(index).compile(dialect=dialect)) for index in indexes))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _ensure_tables(url: str, which: str) -> None:
-    """Schemas and Python-owned tables; columns that a newer version added are added, none is ever removed."""
+    """Schemas and Python-owned tables; what a newer version added is added, and no column is ever removed.
+
+    A primary key that a newer version does without is dropped.
+    """
     version = _ddl_version(which)
     schemas = TENANT_SCHEMAS if which == "tenant" else CONTROL_SCHEMAS
     with psycopg.connect(url, autocommit=True) as connection:
@@ -208,6 +214,11 @@ def _ensure_tables(url: str, which: str) -> None:
                     definition = CreateColumn(column).compile(dialect=connection.dialect)
                     name = f"{table.schema}.{table.name}"
                     connection.execute(sa.text(f"alter table {name} add column {definition}"))
+            key = inspector.get_pk_constraint(table.name, schema=table.schema)
+            if key["name"] and not table.primary_key.columns:
+                connection.execute(sa.text(f'alter table {table.schema}.{table.name} drop constraint "{key["name"]}"'))
+            for index in table.indexes:
+                index.create(connection, checkfirst=True)
         connection.execute(sa.text(f"comment on schema {schemas[0]} is 'tables {version}'"))
     engine.dispose()
 
