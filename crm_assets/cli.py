@@ -155,11 +155,14 @@ def _nothing_new(config: Settings, tenant: Any, as_of: date | None) -> str | Non
     """The run_id that already holds the answer, when neither files, rules, code, state nor day have changed."""
     from crm_assets import run_context, versions
     from crm_assets.resources import raw_store
-    from crm_assets.resources.drop_zone import DropZone
 
     warehouse = _warehouse(config, tenant.slug)
-    if raw_store.has_news(warehouse, DropZone(run_context.raw_folder(tenant, config))):
-        return None
+    with run_context.drop_zone(tenant, config) as zone:
+        try:
+            if raw_store.has_news(warehouse, zone):
+                return None
+        except run_context.DropZoneError as error:
+            say(f"the drop folder cannot be read; what was loaded before stays: {error}")
     day = as_of or tenant.today(datetime.now(UTC))
     run_id = versions.run_id(tenant, day, versions.dataset_version(warehouse), versions.state_version(warehouse))
     if not warehouse.rows("select 1 from gate.decisions where run_id = %s", [run_id]):

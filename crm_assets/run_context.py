@@ -21,9 +21,10 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from crm_assets import databases, versions
+from crm_assets.resources.drop_zone import DropZone, DropZoneError
 from crm_assets.resources.warehouse import AS_OF_SUFFIX, Warehouse
 from crm_assets.rules import BusinessRules
-from crm_assets.settings import Settings, settings
+from crm_assets.settings import ROOT, Settings, settings
 from crm_assets.tenants import Tenant
 
 APPLICATION_NAME = "crm-run"
@@ -32,6 +33,8 @@ DBT_APPLICATION_NAME = "crm-dbt"  # constant: dbt parses anew whenever a value o
 _LOCK_KEY = "hashtext('crm tenant run')"
 # The gate in force is the newest decision of a run of the present; completes a `select … from gate.decisions`.
 GATE_IN_FORCE = ' where not is_historical order by as_of desc, decided_at desc, run_id collate "C" limit 1'
+
+_OPTIONS_THAT_ARE_PATHS = frozenset({"known_hosts", "key_filename", "ca_file"})
 
 
 class RunRefusedError(Exception):
@@ -62,9 +65,8 @@ class TenantRun:
     def home(self) -> Path:
         return self.config.home
 
-    @property
-    def raw_folder(self) -> str:
-        return raw_folder(self.tenant, self.config)
+    def drop_zone(self) -> DropZone:
+        return drop_zone(self.tenant, self.config)
 
     def replace_run(self, table: sa.Table, frame: pd.DataFrame) -> None:
         """The run's rows in a run-keyed table become the frame's.
@@ -93,9 +95,23 @@ class TenantRun:
         return versions.run_id(self.tenant, self.as_of, self.dataset_version, self.state_version)
 
 
-def raw_folder(tenant: Tenant, config: Settings) -> str:
-    """The tenant's drop folder: a path or an fsspec URL."""
-    return tenant.source.raw_url or str(config.data / tenant.slug / "raw")
+def is_elsewhere(tenant: Tenant) -> bool:
+    """Whether the tenant's drop folder lies on another machine."""
+    url = tenant.source.raw_url or ""
+    return "://" in url and not url.startswith("file://")
+
+
+def drop_zone(tenant: Tenant, config: Settings) -> DropZone:
+    """The tenant's drop folder; nothing is asked of it yet. Paths of its file are taken from the project root."""
+    source = tenant.source
+    if source.raw_url is None:
+        return DropZone(config.data / tenant.slug / "raw")
+    url = source.raw_url if "://" in source.raw_url else str(ROOT / Path(source.raw_url).expanduser())
+    options = {
+        key: str(ROOT / Path(str(value)).expanduser()) if key in _OPTIONS_THAT_ARE_PATHS else value
+        for key, value in source.raw_options.items()
+    }
+    return DropZone(url, options, source.raw_secrets, owner=f"{tenant.slug}.yaml")
 
 
 def refuse_future(tenant: Tenant, day: date, now: datetime) -> None:
@@ -108,11 +124,11 @@ def refuse_future(tenant: Tenant, day: date, now: datetime) -> None:
 def drop_fingerprint(tenant: Tenant, config: Settings) -> str:
     """The state of the tenant's drop folder, as the file sensor sees it; empty when it is out of reach."""
     from crm_assets.resources.control import fingerprint
-    from crm_assets.resources.drop_zone import DropZone
 
     try:
-        return fingerprint({file.path: file.signature for file in DropZone(raw_folder(tenant, config)).list()})
-    except OSError:
+        with drop_zone(tenant, config) as zone:
+            return fingerprint({file.path: file.signature for file in zone.list()})
+    except (OSError, DropZoneError):
         return ""
 
 

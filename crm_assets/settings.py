@@ -5,10 +5,12 @@ Each variable is described in `.env.example`; a test compares the two.
 
 from __future__ import annotations
 
+import os
 import secrets
 from functools import cache
 from pathlib import Path
 
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -79,6 +81,12 @@ class Settings(BaseSettings):
             finally:
                 scratch.unlink()
             return path.read_bytes()
+
+
+def secret(name: str) -> SecretStr | None:
+    """The secret in a variable that a tenant's file names, from the environment or .env; None when it is not set."""
+    value = os.environ.get(name) or dotenv_values(ROOT / ".env").get(name)  # noqa: TID251 - the one reader
+    return SecretStr(value) if value else None
 
 
 @cache

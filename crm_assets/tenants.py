@@ -8,31 +8,42 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import time
 from collections.abc import Iterator
 from datetime import date, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from crm_assets import rules as rules_module
 from crm_assets.rules import BusinessRules
+from crm_assets.settings import Settings
 
 SLUG = re.compile(r"^[a-z][a-z0-9_]{1,39}$")
 # Their databases would carry the names of ours.
 RESERVED_SLUGS = frozenset({"control", "dagster"})
 
 
+# libyaml's is ten times as fast; some builds of PyYAML have none.
+_YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 class TenantError(Exception):
     """A tenant file that cannot be used: says which file, which key and why."""
 
 
+_zones = cache(available_timezones)  # it reads hundreds of files
+
+
 def _known_zone(value: str) -> str:
-    if value not in available_timezones():
+    if value not in _zones():
         raise ValueError(f"{value!r} is no time zone of the IANA database, e.g. Europe/Paris")
     return value
 
@@ -56,12 +67,73 @@ class BrevoSettings(_Model):
     templates: dict[str, int] = {}
 
 
+# What a drop folder on another machine takes: scheme of its URL -> options, and secrets by the name of a variable.
+# Other fsspec file systems take what their driver takes.
+_S3 = (
+    {"endpoint_url", "region", "profile", "anon", "requester_pays", "addressing_style", "ca_file"},
+    {"key", "secret", "token"},
+)
+_AZURE = (
+    {"account_name", "account_host", "tenant_id", "client_id", "anon"},
+    {"account_key", "sas_token", "connection_string", "client_secret"},
+)
+_SFTP = (
+    {"host", "port", "username", "known_hosts", "host_key", "key_filename"},
+    {"password", "passphrase", "private_key"},
+)
+_DROP_OPTIONS = {
+    **dict.fromkeys(("s3", "s3a"), _S3),
+    **dict.fromkeys(("abfs", "abfss", "az"), _AZURE),
+    **dict.fromkeys(("sftp", "ssh"), _SFTP),
+    "file": (set[str](), set[str]()),
+}
+_SECRET_LIKE = re.compile(r"pass|secret|token|credential|connection_string|(^|_)key$")
+
+
+def _not_ours(name: str) -> str:
+    if name.removeprefix("CRM_").lower() in Settings.model_fields:
+        raise ValueError(f"{name} is the product's own, not a drop folder's: give the secret a variable of its own")
+    return name
+
+
+SecretVariable = Annotated[str, Field(pattern=r"^CRM_[A-Z0-9_]+$"), AfterValidator(_not_ours)]
+
+
 class Source(_Model):
     """What this estate's exports have of their own, beside `config/sources/isavigne.yaml`."""
 
     raw_url: str | None = None  # another drop folder: a path or an fsspec URL
+    raw_options: dict[str, str | int | bool] = {}  # how it is reached; never a secret
+    raw_secrets: dict[str, SecretVariable] = {}  # option -> NAME of the environment variable that holds it
     synonyms: dict[str, dict[str, list[str]]] = {}  # dataset -> field -> more header spellings
     transformations: dict[str, dict[str, list[Any]]] = {}  # dataset -> field -> transformations in order
+    fixed: dict[str, dict[str, Any]] = {}  # dataset -> field -> its value in files without such a column
+
+    @field_validator("raw_url")
+    @classmethod
+    def _is_one_address(cls, value: str | None) -> str | None:
+        if value and "::" in value.partition("://")[0]:
+            raise ValueError("one address is expected, not a chain of them")
+        if value and "://" in value and (urlsplit(value).password or urlsplit(value).query):
+            raise ValueError("an address has no password and no ?query: see raw_secrets and raw_options")
+        return value
+
+    @model_validator(mode="after")
+    def _has_known_options(self) -> Source:
+        scheme = (self.raw_url or "").partition("://")[0] if "://" in (self.raw_url or "") else "file"
+        options, secrets = _DROP_OPTIONS.get(scheme, (None, None))
+        for where, keys, known in (
+            ("raw_options", self.raw_options, options),
+            ("raw_secrets", self.raw_secrets, secrets),
+        ):
+            for key in keys:
+                if where == "raw_options" and _SECRET_LIKE.search(key) and key not in (options or ()):
+                    raise ValueError(f"raw_options.{key}: a secret stands in no file: name its variable in raw_secrets")
+                if known is not None and key not in known:
+                    raise ValueError(
+                        f"{where}.{key}: unknown for {scheme}; known: {', '.join(sorted(known)) or 'none'}"
+                    )
+        return self
 
 
 class Tenant(_Model):
@@ -97,7 +169,9 @@ class Tenant(_Model):
     @cached_property
     def version(self) -> str:
         """First 12 hex of the SHA-256 of all that the estate's file says and a result may depend on, rules included."""
-        said = self.model_dump(mode="json", exclude={"brevo", "rules", "as_of"})
+        # Where the files come from changes no result: they are their content.
+        where = {"raw_url", "raw_options", "raw_secrets"}
+        said = self.model_dump(mode="json", exclude={"brevo": True, "rules": True, "as_of": True, "source": where})
         canonical = json.dumps([self.business_rules.version, said], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
@@ -128,7 +202,7 @@ def load_tenant(path: Path) -> Tenant:
             f" and not one of {', '.join(sorted(RESERVED_SLUGS))}"
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise TenantError(f"{path.name}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
@@ -146,6 +220,40 @@ def load_tenant(path: Path) -> Tenant:
     return tenant
 
 
+# What the files of a folder said when they were last read: name -> (mark, tenant or error). Sensors ask every few
+# seconds, and a thousand files that have not changed need not be read again.
+_READ: dict[Path, dict[str, tuple[tuple[int, ...], Tenant | TenantError]]] = {}
+# Seconds within which a second change might leave a file's times as they are.
+_TICK = 2.0
+
+
+def _read_folder(folder: Path) -> dict[str, Tenant | TenantError]:
+    """Each tenant file of the folder by its name, in order: what it describes or why it cannot be used."""
+    before = _READ.get(folder, {})
+    kept: dict[str, tuple[tuple[int, ...], Tenant | TenantError]] = {}
+    found: dict[str, Tenant | TenantError] = {}
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name) if folder.is_dir() else []:
+        if not entry.name.endswith((".yaml", ".yml")):
+            continue
+        try:
+            status = entry.stat()
+            mark: tuple[int, ...] = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
+        except OSError:  # a link to nowhere, or gone by now: reading it says which
+            mark = ()
+        known = before.get(entry.name)
+        if known is not None and known[0] == mark:
+            found[entry.name] = known[1]
+        else:
+            try:
+                found[entry.name] = load_tenant(Path(entry.path))
+            except TenantError as error:
+                found[entry.name] = error
+        if mark and time.time() - status.st_ctime > _TICK:
+            kept[entry.name] = (mark, found[entry.name])
+    _READ[folder] = kept
+    return found
+
+
 class Registry:
     """The tenants of a folder: those that can be used, and for each other file why not."""
 
@@ -153,17 +261,15 @@ class Registry:
         self.folder = folder
         self.tenants: dict[str, Tenant] = {}
         self.errors: dict[str, str] = {}
-        for path in sorted(folder.glob("*.y*ml")) if folder.is_dir() else []:
-            if path.suffix not in {".yaml", ".yml"}:
-                continue
-            if path.stem in self.tenants or path.stem in self.errors:
-                self.tenants.pop(path.stem, None)
-                self.errors[path.stem] = f"{path.name}: there is a {path.stem}.yaml too; keep one of the two"
-                continue
-            try:
-                self.tenants[path.stem] = load_tenant(path)
-            except TenantError as error:
-                self.errors[path.stem] = str(error)
+        for name, said in _read_folder(folder).items():
+            slug = name.rpartition(".")[0]
+            if slug in self.tenants or slug in self.errors:
+                self.tenants.pop(slug, None)
+                self.errors[slug] = f"{name}: there is a {slug}.yaml too; keep one of the two"
+            elif isinstance(said, Tenant):
+                self.tenants[slug] = said
+            else:
+                self.errors[slug] = str(said)
 
     def __iter__(self) -> Iterator[Tenant]:
         return iter(self.tenants.values())

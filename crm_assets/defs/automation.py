@@ -5,7 +5,8 @@ by a person, and is a dry run unless the tenant's file, the environment and the 
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,6 +20,8 @@ from crm_assets.tenants import Registry, Tenant
 REFRESH_STAGES = STAGES[: STAGES.index("gate") + 1]
 # A tick has 60 s: many tenants at once are asked for over several ticks.
 MAX_REQUESTS_PER_TICK = 50
+# Drop folders on other machines: a tick waits this long for all of them, this many at once.
+MAX_LOOK_SECONDS, MAX_LOOKS_AT_ONCE = 40.0, 16
 
 
 def _tables(*names: str) -> dg.AssetSelection:
@@ -76,16 +79,16 @@ def _troubled(control: Any, cause: str) -> set[str]:
     description="Keeps the `tenant` partitions equal to the tenant files, and reports a file that is wrong.",
 )
 def tenant_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    registry = Registry(settings().tenants)
-    control, now = _control(), datetime.now(UTC)
+    registry, now = Registry(settings().tenants), datetime.now(UTC)
     known = set(context.instance.get_dynamic_partitions("tenant"))
     new = [slug for slug in registry.tenants if slug not in known]
     # An estate whose file is wrong for the moment keeps its partition and its history.
     gone = [slug for slug in known if slug not in registry.tenants and slug not in registry.errors]
-    for slug, problem in registry.errors.items():
-        control.raise_alert(slug, "tenant-file", problem, now)
-    for slug in _troubled(control, "tenant-file") & set(registry.tenants):
-        control.recover(slug, "tenant-file", now)
+    with _control().session() as control:
+        for slug, problem in registry.errors.items():
+            control.raise_alert(slug, "tenant-file", problem, now)
+        for slug in _troubled(control, "tenant-file") & set(registry.tenants):
+            control.recover(slug, "tenant-file", now)
     requests: list[Any] = []
     if new:
         requests.append(tenants_partitions.build_add_request(new))
@@ -105,52 +108,116 @@ def tenant_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.Sk
     description="Asks for one refresh per settled drop: when a folder looks the same twice and has not landed so.",
 )
 def dropped_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    from crm_assets.resources.control import Drop, fingerprint, is_due
-    from crm_assets.resources.drop_zone import DropZone
+    tenants = [tenant for tenant in _estates(context) if not run_context.is_elsewhere(tenant)]
+    return _ask_for_drops(tenants, ((tenant, _look(tenant)) for tenant in tenants))
 
-    control, now, config = _control(), datetime.now(UTC), settings()
-    drops, out_of_reach = control.drops(), _troubled(control, "drop-folder")
+
+@dg.sensor(
+    name="dropped_files_elsewhere",
+    job=refresh_job,
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="The same for drop folders on other machines: less often, side by side, so that none delays another.",
+)
+def dropped_files_elsewhere(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    tenants = [tenant for tenant in _estates(context) if run_context.is_elsewhere(tenant)]
+    # Who was not reached in the last tick's time comes first in this one.
+    start = next((n for n, tenant in enumerate(tenants) if tenant.slug == context.cursor), 0)
+    tenants = tenants[start:] + tenants[:start]
+    looks, late = _look_side_by_side(tenants)
+    context.update_cursor(late[0].slug if late else "")
+    return _ask_for_drops(tenants, looks, late)
+
+
+def _estates(context: dg.SensorEvaluationContext) -> list[Tenant]:
     partitions = set(context.instance.get_dynamic_partitions("tenant"))
+    return [tenant for tenant in Registry(settings().tenants) if tenant.slug in partitions]
+
+
+def _look(tenant: Tenant) -> dict[str, str] | Exception | None:
+    """Path -> signature of the files in a tenant's folder; None without a folder, the reason when it cannot be read."""
+    try:
+        with run_context.drop_zone(tenant, settings()) as zone:
+            files = {file.path: file.signature for file in zone.list()}
+            return files if files or zone.exists() else None
+    except (OSError, run_context.DropZoneError) as error:  # one folder out of reach must not stop the others
+        return error
+
+
+# Looks that a tick did not wait for, by tenant: a later tick takes what they saw.
+_under_way: dict[str, Future[dict[str, str] | Exception | None]] = {}
+
+
+def _look_side_by_side(
+    tenants: list[Tenant],
+) -> tuple[list[tuple[Tenant, dict[str, str] | Exception | None]], list[Tenant]]:
+    """The folders as they are, and the tenants whose servers did not answer within the tick's time."""
+    pool = ThreadPoolExecutor(MAX_LOOKS_AT_ONCE, "drop-folders")
+    looks = {
+        tenant.slug: _under_way.pop(tenant.slug) if tenant.slug in _under_way else pool.submit(_look, tenant)
+        for tenant in tenants
+    }
+    _, unfinished = wait(looks.values(), timeout=MAX_LOOK_SECONDS)
+    pool.shutdown(wait=False, cancel_futures=True)
+    _under_way.update({slug: looks[slug] for slug in looks if looks[slug] in unfinished and looks[slug].running()})
+    done = [(tenant, looks[tenant.slug].result()) for tenant in tenants if looks[tenant.slug] not in unfinished]
+    return done, [tenant for tenant in tenants if looks[tenant.slug] in unfinished]
+
+
+def _ask_for_drops(
+    tenants: list[Tenant],
+    looks: Iterable[tuple[Tenant, dict[str, str] | Exception | None]],
+    late: Sequence[Tenant] = (),
+) -> dg.SensorResult | dg.SkipReason:
+    """Note what was seen, alert what cannot be, and ask for a run of each tenant whose folder has settled anew."""
+    if not tenants:
+        return dg.SkipReason("no drop folder to look at")
+    from crm_assets.resources.control import Drop, fingerprint, is_due
+
+    now = datetime.now(UTC)
     requests: list[dg.RunRequest] = []
-    looks: dict[str, str] = {}
-    unreachable: list[str] = []
-    for tenant in Registry(config.tenants):
-        if tenant.slug not in partitions:
-            continue
-        drop = drops.get(tenant.slug, Drop(tenant.slug))
-        zone = DropZone(run_context.raw_folder(tenant, config))
-        try:
-            if drop.landed_fingerprint and not zone.exists():
-                raise FileNotFoundError("it is not there any more; is a share not mounted?")
-            files = zone.list()
-        except OSError as error:  # one estate's folder out of reach must not stop the others
-            control.raise_alert(tenant.slug, "drop-folder", f"the drop folder cannot be read: {error}", now)
-            unreachable.append(tenant.slug)
-            continue
-        if tenant.slug in out_of_reach:
-            control.recover(tenant.slug, "drop-folder", now)
-        state = fingerprint({file.path: file.signature for file in files})
-        looks[tenant.slug] = state
-        rules = tenant.business_rules.automation
-        settled = drop.looked_fingerprint == state
-        waits = drop.landed_fingerprint is None and not files
-        if not settled or waits or len(requests) >= MAX_REQUESTS_PER_TICK:
-            continue
-        if is_due(drop, state, now, timedelta(minutes=rules.retry_after_minutes), rules.max_tries):
-            number = control.requested(tenant.slug, state, now)
-            requests.append(
-                dg.RunRequest(
-                    # The number grows: content that comes back to an earlier state must not look already done.
-                    run_key=f"files:{tenant.slug}:{number}",
-                    partition_key=tenant.slug,
-                    tags={TRIGGER_TAG: "files"},
+    states: dict[str, str] = {}
+    unreachable = [tenant.slug for tenant in late]
+    with _control().session() as control:
+        drops, out_of_reach = control.drops(), _troubled(control, "drop-folder")
+        for tenant, files in looks:
+            drop = drops.get(tenant.slug, Drop(tenant.slug))
+            if files is None and drop.landed_fingerprint:
+                files = FileNotFoundError("it is not there any more; is a share not mounted?")
+            if isinstance(files, Exception):
+                control.raise_alert(tenant.slug, "drop-folder", f"the drop folder cannot be read: {files}", now)
+                unreachable.append(tenant.slug)
+                continue
+            if tenant.slug in out_of_reach:
+                control.recover(tenant.slug, "drop-folder", now)
+            state = fingerprint(files or {})
+            states[tenant.slug] = state
+            rules = tenant.business_rules.automation
+            settled = drop.looked_fingerprint == state
+            waits = drop.landed_fingerprint is None and not files
+            if not settled or waits or len(requests) >= MAX_REQUESTS_PER_TICK:
+                continue
+            if is_due(drop, state, now, timedelta(minutes=rules.retry_after_minutes), rules.max_tries):
+                number = control.requested(tenant.slug, state, now)
+                requests.append(
+                    dg.RunRequest(
+                        # The number grows: content that comes back to an earlier state must not look already done.
+                        run_key=f"files:{tenant.slug}:{number}",
+                        partition_key=tenant.slug,
+                        tags={TRIGGER_TAG: "files"},
+                    )
                 )
-            )
-    control.looked(looks)
+        control.looked(
+            {
+                slug: state
+                for slug, state in states.items()
+                if slug not in drops or drops[slug].looked_fingerprint != state
+            }
+        )
     if requests:
         return dg.SensorResult(run_requests=requests)
     return dg.SkipReason(
-        f"{len(looks)} folders looked at, nothing new has settled"
+        f"{len(states)} folders looked at, nothing new has settled"
         + (f"; out of reach: {', '.join(unreachable)}" if unreachable else "")
     )
 
@@ -318,5 +385,14 @@ def lost_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     return dg.SkipReason(f"{len(started)} runs under way, {len(lost)} without a process")
 
 
-SENSORS = [lost_runs, tenant_files, dropped_files, plan_after_refresh, report_after_plan, run_failures, run_recoveries]
+SENSORS = [
+    lost_runs,
+    tenant_files,
+    dropped_files,
+    dropped_files_elsewhere,
+    plan_after_refresh,
+    report_after_plan,
+    run_failures,
+    run_recoveries,
+]
 SCHEDULES = [weekly_refresh]

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -59,9 +60,26 @@ class Control:
     def __init__(self, config: Settings | None = None) -> None:
         self.config = config or settings()
         self.url = databases.ensure_control(databases.cluster(self.config))
+        self._held: psycopg.Connection | None = None
 
-    def _connect(self) -> psycopg.Connection:
-        return psycopg.connect(self.url, application_name="crm-control")
+    @contextmanager
+    def session(self) -> Iterator[Control]:
+        """One connection for all statements of the block; each is committed by itself."""
+        with psycopg.connect(self.url, application_name="crm-control", autocommit=True) as self._held:
+            try:
+                yield self
+            finally:
+                self._held = None
+
+    @contextmanager
+    def _connect(self) -> Iterator[psycopg.Connection]:
+        """A connection and a transaction, in the session's connection where there is one."""
+        if self._held is not None:
+            with self._held.transaction():
+                yield self._held
+            return
+        with psycopg.connect(self.url, application_name="crm-control") as connection:
+            yield connection
 
     def drops(self) -> dict[str, Drop]:
         """The drop folders' states by tenant."""
@@ -70,6 +88,8 @@ class Control:
 
     def looked(self, looks: Mapping[str, str]) -> None:
         """Remember the state (fingerprint) in which each tenant's folder was just seen."""
+        if not looks:
+            return
         with self._connect() as connection:
             connection.cursor().executemany(
                 "insert into watch.drops (tenant, looked_fingerprint) values (%s, %s)"

@@ -1,27 +1,35 @@
 """A tenant's drop folder: what lies in it, and whether it is still being written.
 
-A local path or any fsspec URL. Files are evidence: nothing here moves, edits or deletes one. What a file
-means is `logic/landing.py`'s business, and what became of it stands in the ledger (`raw_store.py`).
+A local path, or a URL of another machine (`remote_folders.py`). Files are evidence: nothing here moves, edits or
+deletes one. What a file means is `logic/landing.py`'s business, and what became of it stands in the ledger
+(`raw_store.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+import time
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
-CHUNK_BYTES = 1 << 20
+from crm_assets import settings
+from crm_assets.resources.remote_folders import DropZoneError, RemoteFile, RemoteFolder, open_folder
+
 # Seconds within which two changes may bear the same time: where times are whole seconds (FAT, some shares),
 # and elsewhere, within a kernel's tick.
 COARSE_TICK, FINE_TICK = 2.0, 0.1
-_MODIFIED_KEYS = ("LastModified", "last_modified", "mtime", "modified", "created")
-_TAG_KEYS = ("ETag", "etag", "md5Hash", "content_md5")
+CHUNK_BYTES = 1 << 20
+# Copies of remote files: folders of this name, marked with the process that they belong to.
+_COPIES = "crm-drop"
+_KEEP_FREE_BYTES = 64 << 20
 
 _TEMPORARY_ENDS = (".part", ".tmp", ".filepart", ".crdownload")
 _TEMPORARY_STARTS = ("~$", ".")
@@ -42,12 +50,21 @@ class DroppedFile:
 
 def is_ignored(path: str) -> bool:
     """Whether a name marks a file that is not (yet) an export: temporary, hidden, or a sign of ours."""
-    parts = PurePosixPath(path).parts
+    parts = path.split("/")  # of a key of an object store any may be empty, or two dots
     return (
         any(part.startswith(_TEMPORARY_STARTS) for part in parts)
         or parts[-1].lower().endswith(_TEMPORARY_ENDS)
         or parts[-1].lower() in _NOT_EXPORTS
     )
+
+
+def shown_name(name: str) -> str:
+    """A file's name as text that a person can read and a database keep: what is no character of it is escaped."""
+    if name.isprintable():
+        return name
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    is_odd = {character for character in text if unicodedata.category(character) in {"Cc", "Cf", "Cn", "Zl", "Zp"}}
+    return "".join(c.encode("unicode_escape").decode() if c in is_odd else c for c in text)
 
 
 def settled(before: Iterable[DroppedFile], after: Iterable[DroppedFile]) -> set[str]:
@@ -57,24 +74,52 @@ def settled(before: Iterable[DroppedFile], after: Iterable[DroppedFile]) -> set[
 
 
 class DropZone:
-    """The drop folder of one tenant, local or remote."""
+    """The drop folder of one tenant, local or remote. A remote one wants to be closed."""
 
-    def __init__(self, url: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        options: Mapping[str, Any] | None = None,
+        secrets: Mapping[str, str] | None = None,
+        owner: str = "",
+    ) -> None:
+        """`options` and `secrets` (name -> variable) as in the file `owner` of the tenant (docs/tenants.md)."""
         self.url = os.fspath(url)
         is_local = "://" not in self.url or self.url.startswith("file://")
         self._root = Path(self.url.removeprefix("file://")).resolve() if is_local else None
-        self._renamed: dict[str, Path] = {}  # names in an old encoding, under the text that stands for them
+        self._options, self._secrets, self._owner = options or {}, secrets or {}, owner
+        self._folder: RemoteFolder | None = None
+        self._renamed: dict[str, str] = {}  # shown name -> the name as it is, where the two differ
+        self._copy: tuple[str, tempfile.TemporaryDirectory[str]] | None = None
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies on another machine, whose clock may differ from this one's."""
+        return self._root is None
+
+    def __enter__(self) -> DropZone:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the copy and end the connection; a later question opens a new one."""
+        self._drop_copy()
+        if self._folder is not None:
+            self._folder.close()
+            self._folder = None
 
     def exists(self) -> bool:
-        """Whether the folder is there: an unmounted share is not an empty folder."""
+        """Whether the folder is there: an unmounted share is not an empty folder. DropZoneError: nobody knows."""
         if self._root is not None:
             return self._root.is_dir()
-        filesystem, root = self._remote()
-        return bool(filesystem.exists(root))
+        with self._named():
+            return self._remote().is_there()
 
     def list(self) -> Sequence[DroppedFile]:
         """All files that are exports by their name, ordered by path; none when the folder is not there."""
-        files = self._list_local() if self._root is not None else self._list_remote()
+        files = self._list_local(self._root) if self._root is not None else self._list_remote()
         return sorted(files, key=lambda file: file.path)
 
     def look(self, path: str) -> DroppedFile | None:
@@ -84,24 +129,17 @@ class DropZone:
                 return _local_file(path, self._real(path).stat())
             except FileNotFoundError:
                 return None
-        filesystem, root = self._remote()
-        full = f"{root}/{path}"
-        filesystem.invalidate_cache(full)
-        try:
-            return _remote_file(filesystem, path, filesystem.info(full))
-        except FileNotFoundError:
-            return None
+        with self._named():
+            file = self._remote().look(self._renamed.get(path, path))
+        return None if file is None else _remote_file(path, file)
 
-    def open(self, path: str) -> IO[bytes]:
-        """The file's bytes as a stream."""
-        if self._root is not None:
-            return self._real(path).open("rb")
-        filesystem, root = self._remote()
-        stream: IO[bytes] = filesystem.open(f"{root}/{path}", "rb")
-        return stream
+    def open(self, path: str) -> BinaryIO:
+        """The file's bytes as a stream; a remote file's as they were when it was last hashed."""
+        return (self._real(path) if self._root is not None else self._copy_of(path)).open("rb")
 
     def sha256(self, path: str) -> str:
-        """SHA-256 of the content, read in chunks."""
+        """SHA-256 of the content as it is now."""
+        self._drop_copy()
         digest = hashlib.sha256()
         with self.open(path) as stream:
             while chunk := stream.read(CHUNK_BYTES):
@@ -110,100 +148,163 @@ class DropZone:
 
     @contextmanager
     def local(self, path: str) -> Iterator[Path]:
-        """A local path to the file's content: the file itself, or a copy that lives as long as the block."""
-        if self._root is not None:
-            yield self._real(path)
-            return
-        with tempfile.TemporaryDirectory(prefix="crm-drop-") as folder:
-            copy = Path(folder) / "content"
-            with self.open(path) as stream, copy.open("wb") as sink:
-                while chunk := stream.read(CHUNK_BYTES):
-                    sink.write(chunk)
-            yield copy
+        """A local path to the file's content: the file itself, or a copy.
+
+        The copy is the one that was hashed, so that a file is fetched once; whether it has changed since, `look`
+        says. There is one copy at a time, until the next file's or `close`.
+        """
+        yield self._real(path) if self._root is not None else self._copy_of(path)
 
     # --- local folders
 
     def _real(self, path: str) -> Path:
         """Where a path of ours lies; ValueError for one that leads out of the folder."""
         assert self._root is not None
-        real = self._renamed.get(path, self._root / path)
+        real = self._root / self._renamed.get(path, path)
         if not real.resolve().is_relative_to(self._root):
             raise ValueError(f"{path}: leads out of the drop folder")
         return real
 
-    def _list_local(self) -> Iterator[DroppedFile]:
-        assert self._root is not None
-        if not self._root.is_dir():
+    def _list_local(self, root: Path) -> Iterator[DroppedFile]:
+        if not root.is_dir():
             return
-        # os.walk does not enter linked folders: what they hold inside this one is found at its own place.
-        for folder, names, files in os.walk(self._root, onerror=_raise):
-            names[:] = [name for name in names if not name.startswith(_TEMPORARY_STARTS)]
-            for name in files:
-                real = Path(folder, name)
-                path = real.relative_to(self._root).as_posix()
-                if not path.isprintable():
-                    path = os.fsencode(path).decode("utf-8", "backslashreplace")
-                    self._renamed[path] = real
-                if is_ignored(path) or not real.resolve().is_relative_to(self._root):
+        folders = [""]
+        while folders:
+            below = folders.pop()
+            try:
+                with os.scandir(f"{root}/{below}") as found:
+                    entries = list(found)
+            except FileNotFoundError:  # gone since its own folder was read, as below
+                continue
+            for entry in entries:
+                name = f"{below}/{entry.name}" if below else entry.name
+                if entry.name.startswith(_TEMPORARY_STARTS):
                     continue
-                try:
-                    status = real.stat()
-                except FileNotFoundError:  # gone between listing and looking: it is not there
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(name)  # not of links: what they hold inside this folder has its own place
+                elif is_ignored(name):
                     continue
-                if real.is_file():
-                    yield _local_file(path, status)
+                elif entry.is_file() and (not entry.is_symlink() or self._is_inside(entry.path)):
+                    try:
+                        status = entry.stat()
+                    except FileNotFoundError:  # gone between listing and looking: it is not there
+                        continue
+                    yield _local_file(self._show(name), status)
 
-    # --- fsspec
+    def _is_inside(self, link: str) -> bool:
+        assert self._root is not None
+        return Path(link).resolve().is_relative_to(self._root)
 
-    def _remote(self) -> tuple[Any, str]:
-        from fsspec.core import url_to_fs
+    def _show(self, name: str) -> str:
+        path = shown_name(name)
+        if path != name:
+            self._renamed[path] = name
+        return path
 
-        filesystem, root = url_to_fs(self.url)
-        return filesystem, str(root).rstrip("/")
+    # --- other machines
+
+    def _remote(self) -> RemoteFolder:
+        if self._folder is None:
+            values = {}
+            for name, variable in self._secrets.items():
+                value = settings.secret(variable)
+                if value is None:
+                    raise DropZoneError(f"key 'source.raw_secrets.{name}': the variable {variable} is not set")
+                values[name] = value.get_secret_value()
+            try:
+                self._folder = open_folder(self.url, self._options, values)
+            except ImportError as error:
+                raise DropZoneError(f"key 'source.raw_url': {self.url} needs a package: {error}") from None
+        return self._folder
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors say whose folder it is."""
+        try:
+            yield
+        except DropZoneError as error:
+            raise DropZoneError(f"{self._owner}: {error}" if self._owner else str(error)) from None
 
     def _list_remote(self) -> Iterator[DroppedFile]:
-        filesystem, root = self._remote()
-        filesystem.invalidate_cache(root)
-        if not filesystem.exists(root):
-            return
-        for full, info in filesystem.find(root, detail=True).items():
-            path = full[len(root) :].lstrip("/")
-            if path and not is_ignored(path):
-                yield _remote_file(filesystem, path, info)
+        with self._named():
+            try:
+                files = self._remote().files()
+            except FileNotFoundError:
+                return
+        for file in files:
+            path = self._show(file.name)
+            if not is_ignored(path):
+                yield _remote_file(path, file)
+
+    def _copy_of(self, path: str) -> Path:
+        """The local copy of a remote file, fetched unless it is there."""
+        if self._copy is None or self._copy[0] != path:
+            self._drop_copy()
+            _remove_left_copies()
+            with self._named():
+                name = self._renamed.get(path, path)
+                file = self._remote().look(name)
+                if file is None:
+                    raise FileNotFoundError(path)
+                free = shutil.disk_usage(tempfile.gettempdir()).free - _KEEP_FREE_BYTES
+                if file.size_bytes > free:
+                    raise DropZoneError(
+                        f"{path}: its {file.size_bytes >> 20} MiB do not fit into the {max(0, free) >> 20} MiB left in"
+                        f" {tempfile.gettempdir()}: make room there, or name another folder in TMPDIR"
+                    )
+                folder = tempfile.TemporaryDirectory(prefix=f"{_COPIES}-{os.getpid()}-")
+                try:
+                    self._remote().fetch(name, Path(folder.name, "content"), file.size_bytes)
+                except BaseException:
+                    folder.cleanup()
+                    raise
+                self._copy = (path, folder)
+        assert self._copy is not None
+        return Path(self._copy[1].name, "content")
+
+    def _drop_copy(self) -> None:
+        if self._copy is not None:
+            self._copy[1].cleanup()
+            self._copy = None
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _remove_left_copies() -> None:
+    """Remove the copies that killed processes left behind."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_COPIES}-*-*"):
+        owner = folder.name.split("-")[2]
+        if owner.isdecimal() and not _is_alive(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True
 
 
 def _local_file(path: str, status: os.stat_result) -> DroppedFile:
     # A change cannot keep ctime; but two writes within one tick of the file system's clock share it.
     tick = COARSE_TICK if status.st_ctime_ns % 1_000_000_000 == 0 else FINE_TICK
-    age = datetime.now(UTC).timestamp() - status.st_ctime_ns / 1e9
     return DroppedFile(
         path=path,
         size_bytes=status.st_size,
         modified_at=datetime.fromtimestamp(status.st_mtime, UTC),
         signature=f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}",
-        is_fresh=age < tick,
+        is_fresh=time.time() - status.st_ctime_ns / 1e9 < tick,
     )
 
 
-def _remote_file(filesystem: Any, path: str, info: dict[str, Any]) -> DroppedFile:
-    modified = next((info[key] for key in _MODIFIED_KEYS if key in info), None)
-    if modified is None:
-        modified = filesystem.modified(info["name"])
-    if isinstance(modified, int | float):
-        modified = datetime.fromtimestamp(modified, UTC)
-    elif isinstance(modified, str):
-        modified = datetime.fromisoformat(modified)
-    if modified.tzinfo is None:
-        modified = modified.replace(tzinfo=UTC)
-    tag = next((info[key] for key in _TAG_KEYS if info.get(key)), "")
+def _remote_file(path: str, file: RemoteFile) -> DroppedFile:
+    age = None if file.modified_at is None else time.time() - file.modified_at.timestamp()
     return DroppedFile(
         path=path,
-        size_bytes=int(info["size"] or 0),
-        modified_at=modified,
-        signature=f"{info['size']}:{modified.isoformat()}:{tag}",
-        is_fresh=not tag and (datetime.now(UTC) - modified).total_seconds() < COARSE_TICK,
+        size_bytes=file.size_bytes,
+        modified_at=file.modified_at or datetime.fromtimestamp(0, UTC),
+        signature=f"{file.size_bytes}:{file.modified_at.isoformat() if file.modified_at else ''}:{file.tag}",
+        # Without a hash or a version of the server's, a second write within the tick would not show.
+        is_fresh=not file.tag and (age is None or age < COARSE_TICK),
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
-from crm_assets.resources.drop_zone import DroppedFile, DropZone, settled
+from crm_assets.resources.drop_zone import DroppedFile, DropZone, DropZoneError, settled
 
 if TYPE_CHECKING:
     import psycopg
@@ -50,7 +50,8 @@ class LandingReport:
     outcomes: list[FileOutcome] = field(default_factory=list)
     loaded_rows: Counter[str] = field(default_factory=Counter)  # raw table -> rows that came in
     deleted: list[str] = field(default_factory=list)  # paths whose content is gone from the folder
-    folder_missing: bool = False
+    folder_missing: bool = False  # or out of reach: nothing was looked at, nothing changed
+    out_of_reach: str | None = None  # why nobody knows whether it is there
 
     @property
     def status_counts(self) -> dict[str, int]:
@@ -182,8 +183,11 @@ class _Landing:
         return {(path, sha256): _Known(*rest) for path, sha256, *rest in rows}
 
     def run(self) -> LandingReport:
-        if not self.zone.exists():
-            self.report.folder_missing = True
+        try:
+            self.report.folder_missing = not self.zone.exists()
+        except DropZoneError as error:  # a server that is down must not stop what needs no new file
+            self.report.folder_missing, self.report.out_of_reach = True, str(error)
+        if self.report.folder_missing:
             return self.report
         previous = {
             path: (signature, sha256)
@@ -218,7 +222,8 @@ class _Landing:
         rules = self.rules.landing
         is_recent = any(
             file.signature != signatures.get(file.path)
-            and (self.now - file.modified_at).total_seconds() < rules.settled_after_seconds
+            # Another machine's clock says nothing about how long ago that was.
+            and (self.zone.is_remote or (self.now - file.modified_at).total_seconds() < rules.settled_after_seconds)
             for file in before
         )
         if is_recent:

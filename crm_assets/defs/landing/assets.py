@@ -28,15 +28,15 @@ MAX_FILES_SHOWN = 200
 def land_drop(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> Iterator[dg.MaterializeResult[Any]]:
     """Loads each content that is new in the drop folder into its raw table; notes what became of files."""
     from crm_assets.logic.landing import load_source
-    from crm_assets.resources.drop_zone import DropZone
     from crm_assets.resources.raw_store import land
 
     warehouse = tenant_run.warehouse
-    zone = DropZone(tenant_run.raw_folder)
-    report = land(warehouse, zone, tenant_run.tenant, load_source(), tenant_run.now)
-    alert_failures(tenant_run)
+    with tenant_run.drop_zone() as zone:
+        report = land(warehouse, zone, tenant_run.tenant, load_source(), tenant_run.now)
+    alert_failures(tenant_run, report)
     if report.folder_missing:
-        context.log.warning("the drop folder is not there; what was loaded before stays")
+        reason = report.out_of_reach or "it is not there"
+        context.log.warning(f"the drop folder cannot be read: {reason}; what was loaded before stays")
     counts: dict[str, Any] = {f"n_{status}": count for status, count in report.status_counts.items()}
     shown = {**counts, "files": files_table(report)}
     yield materialized(len(report.outcomes), tables.landing_files, tenant_run, **shown)
@@ -55,8 +55,8 @@ def land_drop(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> Itera
         )
 
 
-def alert_failures(run: run_context.TenantRun) -> None:
-    """One alert per file that could not be taken, closed when a good one has replaced it."""
+def alert_failures(run: run_context.TenantRun, report: LandingReport) -> None:
+    """One alert per file that could not be taken, closed when a good one has replaced it; one for the folder."""
     from crm_assets.resources.control import Control
     from crm_assets.resources.raw_store import failures
 
@@ -65,6 +65,10 @@ def alert_failures(run: run_context.TenantRun) -> None:
     for cause, message in failing.items():
         control.raise_alert(slug, cause, message, run.now)
     control.recover(slug, "file:", run.now, still_open=failing)
+    if report.out_of_reach:
+        control.raise_alert(slug, "drop-folder", f"the drop folder cannot be read: {report.out_of_reach}", run.now)
+    elif not report.folder_missing:
+        control.recover(slug, "drop-folder", run.now)
 
 
 def _worst_quality(outcomes: list[FileOutcome]) -> int | None:

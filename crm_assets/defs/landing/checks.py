@@ -3,6 +3,7 @@
 import dagster as dg
 
 from crm_assets.defs.common import TenantRun, tenant_check
+from crm_assets.resources.drop_zone import DropZoneError
 
 
 @tenant_check(["landing", "files"])
@@ -10,9 +11,12 @@ def drop_folder_is_there_and_quiet(
     context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
 ) -> dg.AssetCheckResult:
     """The drop folder can be seen, and no file in it was still being written when it was looked at."""
-    from crm_assets.resources.drop_zone import DropZone
-
-    exists = DropZone(tenant_run.raw_folder).exists()
+    try:
+        with tenant_run.drop_zone() as zone:
+            exists = zone.exists()
+    except DropZoneError as error:
+        context.log.warning(f"the drop folder cannot be read: {error}")
+        exists = False
     waiting = [path for (path,) in tenant_run.warehouse.rows("select path from raw.files where status = 'waiting'")]
     return dg.AssetCheckResult(
         passed=exists and not waiting,
