@@ -28,7 +28,7 @@ def decision_of(warehouse: Warehouse, run_id: str) -> dict[str, Any]:
     return {str(name): value for name, value in found.to_dict("records")[0].items()}
 
 
-def _write(path: Path, content: bytes) -> Path:
+def write_whole(path: Path, content: bytes) -> Path:
     """Write a file so that nobody ever sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
@@ -55,7 +55,7 @@ def export_run(warehouse: Warehouse, run_id: str, directory: Path) -> list[Path]
         decision=decision_of(warehouse, run_id),
     )
     # fmt: on
-    return [_write(directory / name, content) for name, content in exports.files(frames).items()]
+    return [write_whole(directory / name, content) for name, content in exports.files(frames).items()]
 
 
 def write_report(warehouse: Warehouse, tenant: Tenant, rules: BusinessRules, run_id: str, directory: Path) -> Path:
@@ -90,4 +90,4 @@ def write_report(warehouse: Warehouse, tenant: Tenant, rules: BusinessRules, run
             ["check_code", "severity", "bad", "total", "tolerance", "score"],
         ),
     )
-    return _write(directory / REPORT_NAME, html.encode())
+    return write_whole(directory / REPORT_NAME, html.encode())

@@ -76,7 +76,7 @@ def as_export(table: TableFile, dataset: DatasetSpec) -> TableFile:
     return replace(table, header=header, _body=_OwnBody(table, kept, surplus, key))
 
 
-@dataclass(frozen=True)
+@dataclass
 class _OwnBody:
     """The records of a workbook of ours, without our columns."""
 
@@ -84,16 +84,14 @@ class _OwnBody:
     kept: list[int]  # places of the columns that stay
     surplus: list[int]
     answer: int | None  # place, among those kept, of the column that makes an alias row a record
-
-    @property
-    def has_decimal_points(self) -> bool:
-        return self.table.has_decimal_points
+    has_decimal_points: bool = False
 
     def sha256(self) -> str:
         return self.table.sha256
 
     def batches(self, width: int, *, vectorised: bool) -> Iterator[Batch]:
         for batch in self.table.batches(vectorised=vectorised):
+            self.has_decimal_points = self.table.has_decimal_points
             plain = self._answered(self._plain(batch))
             if plain.n_rows:
                 yield plain

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from crm_assets import rendering
 from crm_assets.logic.landing import DatasetSpec, FieldSpec, map_header, normalise_header
 from crm_assets.logic.mended import KEY_AND_LABEL, OWN_HEADER, SURPLUS_HEADER, guard, reference_header
@@ -148,7 +150,7 @@ def refused_workbook(
         book.width(first_surplus + n_surplus, 28, "own")
         book.width(first_surplus + n_surplus + 1, 8, "own")
         book.width(len(header) - 1, 3, "own")
-        book.head(to_mend={place for n in kept for key in laid_out[n].faulty if (place := places.get(key))})
+        book.head(to_mend={places[key] for n in kept for key in laid_out[n].faulty if key in places})
         for line, number in enumerate(kept, start=1):
             row, cells = ordered[number], laid_out[number]
             book.text(line, 0, _why(row, cells, files, shown, words), "why")
@@ -219,7 +221,7 @@ def _faulty(code: str, dataset: DatasetSpec, values: Mapping[str, str], file: Ex
     fields = [name for name in pointed if name in dataset.fields]
     if code == "INVALID_KEY":
         return {name for name in fields if values[name].strip()}
-    if code == "MISSING_CLIENT" and dataset.fields["client_code"].required:
+    if code == "MISSING_CLIENT" and "client_code" in fields and dataset.fields["client_code"].required:
         fields = ["client_code"]
     return {name for name in fields if not values[name].strip()} or set(fields)
 
@@ -329,6 +331,42 @@ class UnmatchedLabel:
     suggestion: str | None  # product key
     score: float | None  # likeness to the suggestion, 0..100
     answered: str | None = None  # an alias file names this key, which the catalogue does not have
+
+
+def unmatched_labels(unmatched: pd.DataFrame, aliases: pd.DataFrame) -> list[UnmatchedLabel]:
+    """One row per label as an alias file would name it, whatever vintages, years and codes it was sold under.
+
+    `unmatched`: curated.unmatched_products; `aliases`: label (normalised), product_key of all alias files, newest
+    last. A label that stands here though an alias names it was given a key that the catalogue does not have. Sales
+    without a label go by their code, as they do for aliases.
+    """
+    from crm_assets.logic.curated import normalize_label
+
+    answered = dict(zip(aliases["label"], aliases["product_key"], strict=True))
+    texts = unmatched["raw_product_label"].where(
+        normalize_label(unmatched["raw_product_label"]).ne(""), unmatched["raw_product_key"]
+    )
+    found = []
+    for label, rows in unmatched.assign(text=texts).groupby(normalize_label(texts), sort=True):
+        # The likeliest product of the label speaks for it; its best-selling spelling is the one shown.
+        rows = rows.sort_values(["amount_ht", "text"], ascending=[False, True], kind="stable")
+        best = rows.sort_values("score", ascending=False, kind="stable").iloc[0]
+        is_fuzzy = best["matched_by"] == "fuzzy"
+        suggestion = best["product_key"] if is_fuzzy else best["suggestion"]
+        found.append(
+            UnmatchedLabel(
+                label=rows["text"].iloc[0],
+                codes=", ".join(sorted(set(rows["raw_product_key"]) - {""})),
+                lines=int(rows["lines"].sum()),
+                amount_ht=float(rows["amount_ht"].fillna(0).sum()),
+                last_sale_date=pd.Timestamp(rows["last_sale_date"].max()).date(),
+                matched_by="fuzzy" if is_fuzzy else "inferred",
+                suggestion=None if pd.isna(suggestion) else suggestion,
+                score=None if pd.isna(best["score"]) else float(best["score"]),
+                answered=answered.get(label),
+            )
+        )
+    return found
 
 
 def unmatched_workbook(
