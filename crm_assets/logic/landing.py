@@ -135,7 +135,10 @@ class SourceSpec(_Model):
         given_by_key = {"synonyms": synonyms, "transformations": transformations, "fixed": fixed or {}}
         for key, given in given_by_key.items():
             for folder_or_name, by_field in given.items():
-                name = self._dataset_name(folder_or_name, key)
+                try:
+                    name = self.dataset_name(folder_or_name)
+                except ValueError as error:
+                    raise ValueError(f"source.{key}: {error}") from None
                 dataset = self.datasets[name]
                 for field_name, value in by_field.items():
                     if field_name not in dataset.fields:
@@ -189,12 +192,13 @@ class SourceSpec(_Model):
             raise ValueError(f"{text!r} is none of {', '.join(spec.values)}")
         return text
 
-    def _dataset_name(self, given: str, key: str) -> str:
+    def dataset_name(self, given: str) -> str:
+        """The dataset of that name or folder; ValueError names those there are."""
         for name, dataset in self.datasets.items():
             if given in (name, dataset.folder):
                 return name
         known = ", ".join(f"{name} or {d.folder}" if name != d.folder else name for name, d in self.datasets.items())
-        raise ValueError(f"source.{key}: no dataset {given!r} (known: {known})")
+        raise ValueError(f"no dataset {given!r} (known: {known})")
 
 
 def _synonym(text: str) -> str:
@@ -866,16 +870,18 @@ class Profiler:
 
     def _days(self, column: pa.Array) -> _Days:
         """The distinct texts of a date column; a time of day would make every text distinct, and is cut off."""
-        if pc.any(pc.match_substring(column, ":")).as_py():
-            column = pc.replace_substring_regex(column, DAY_AND_TIME, r"\1")
         encoded = column.dictionary_encode()
-        texts = encoded.dictionary.to_pylist()
+        distinct, indices = encoded.dictionary, encoded.indices
+        if pc.any(pc.match_substring(distinct, ":")).as_py():
+            without_time = pc.replace_substring_regex(distinct, DAY_AND_TIME, r"\1").dictionary_encode()
+            distinct, indices = without_time.dictionary, without_time.indices.take(indices)
+        texts = distinct.to_pylist()
         is_blank = np.array([*[not text.strip() or text.strip() in NO_DATES for text in texts], True], dtype=bool)
         days = [
             None if blank else read_date(text, self._pivot, self._is_spreadsheet)
             for text, blank in zip(texts, is_blank, strict=False)
         ]
-        return _Days(texts, days, is_blank, np.asarray(pc.fill_null(encoded.indices, len(texts))))
+        return _Days(texts, days, is_blank, np.asarray(pc.fill_null(indices, len(texts))))
 
     def _note_days(self, name: str, column: _Days, lines: np.ndarray) -> np.ndarray | None:
         """Take in a batch's days; the rows whose text is no date in any order."""
