@@ -65,9 +65,18 @@ class MaxShortfall(Section):
     contacts: float
 
 
+class WorkbookLimits(Section):
+    inflated_bytes: int
+    ratio: float
+    ratio_from_bytes: int
+    cells: int
+
+
 class Landing(Section):
     settle_seconds: float
     settled_after_seconds: float
+    workbook_rows: int
+    workbook: WorkbookLimits
     batch_sample: int
     batch_shares: BatchShares
     needed_datasets: list[str]

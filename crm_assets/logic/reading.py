@@ -17,19 +17,28 @@ import hashlib
 import io
 import re
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
-from xml.etree import ElementTree
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
+from xml.parsers import expat
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
+
+from crm_assets import rules
+from crm_assets.logic import workbook_guard
+
+if TYPE_CHECKING:
+    from python_calamine import CalamineSheet
+
+    from crm_assets.rules import WorkbookLimits
 
 Format = Literal["csv", "xlsx", "xls"]
 
@@ -139,14 +148,17 @@ class _Body(Protocol):
     def sha256(self) -> str: ...
 
 
-def open_table(path: Path) -> TableFile:
-    """Open a local file as a table; UnreadableError says why it is none."""
+def open_table(path: Path, limits: WorkbookLimits | None = None) -> TableFile:
+    """Open a local file as a table; UnreadableError says why it is none.
+
+    `limits`: what a workbook may become when it is opened; the product's own unless a tenant has others.
+    """
     with path.open("rb") as stream:
         head = stream.read(_SAMPLE_BYTES)
     if not head.strip(b"\x00 \t\r\n"):
         raise UnreadableError(f"is empty: {_SAVE_AGAIN}")
     if head.startswith((_ZIP_MAGIC, _OLE_MAGIC)):
-        return _open_spreadsheet(path, head)
+        return _open_spreadsheet(path, head, limits or rules.load().landing.workbook)
     for magic, what in _FOREIGN_MAGIC.items():
         if head.startswith(magic):
             raise UnreadableError(f"is {what}, not a table: {_SAVE_AGAIN}")
@@ -565,34 +577,57 @@ def _batch(columns: list[pa.Array], lines: np.ndarray, ragged: list[tuple[int, l
 # --- spreadsheets
 
 
-def _open_spreadsheet(path: Path, head: bytes) -> TableFile:
-    from python_calamine import CalamineError, CalamineWorkbook, PasswordError
+def _open_spreadsheet(path: Path, head: bytes, limits: WorkbookLimits) -> TableFile:
+    from python_calamine import CalamineWorkbook
 
-    content = path.read_bytes()
-    if head.startswith(_ZIP_MAGIC) and not _is_xlsx(content):
+    is_zip = head.startswith(_ZIP_MAGIC)
+    if is_zip and not _is_xlsx(path):
         raise UnreadableError(f"is a compressed archive or another office document, not an XLSX: {_SAVE_AGAIN}")
-    try:
+    with _reader_faults():
+        if is_zip:
+            workbook_guard.check_zip(path, limits)
+        content = path.read_bytes()
+        if not is_zip:
+            workbook_guard.check_compound(content)
         workbook = CalamineWorkbook.from_filelike(io.BytesIO(content))
         if not workbook.sheet_names:
             raise UnreadableError(f"has no sheet: {_SAVE_AGAIN}")
         sheet = workbook.get_sheet_by_index(0)
         first_column = (sheet.start or (0, 0))[1]
+        padded = _zero_padded_cells(path) if is_zip else {}
+    body = _SheetBody(_rows_of(sheet), first_column, padded, hashlib.sha256(content).hexdigest())
+    header_line, header = body.take_header()
+    return TableFile("xlsx" if is_zip else "xls", None, None, header, header_line, body)
+
+
+def _rows_of(sheet: CalamineSheet) -> Iterator[list[Any]]:
+    with _reader_faults():
+        yield from sheet.iter_rows()
+
+
+def _is_xlsx(path: Path) -> bool:
+    with _reader_faults(), zipfile.ZipFile(path) as archive:
+        return "xl/workbook.xml" in archive.namelist()
+
+
+@contextmanager
+def _reader_faults() -> Iterator[None]:
+    """Whatever a workbook's readers stumble over, as UnreadableError. Their messages may quote cells: not repeated."""
+    from python_calamine import CalamineError, PasswordError
+
+    try:
+        yield
+    except workbook_guard.GuardError as error:
+        raise UnreadableError(f"{error}: {_SAVE_AGAIN}") from error
     except PasswordError as error:
         raise UnreadableError("is protected by a password: save it without one") from error
-    except CalamineError as error:
-        raise UnreadableError(f"is a damaged spreadsheet ({' '.join(str(error).split())}): {_SAVE_AGAIN}") from error
-    padded = _zero_padded_cells(content) if head.startswith(_ZIP_MAGIC) else {}
-    body = _SheetBody(sheet.iter_rows(), first_column, padded, hashlib.sha256(content).hexdigest())
-    header_line, header = body.take_header()
-    return TableFile("xlsx" if head.startswith(_ZIP_MAGIC) else "xls", None, None, header, header_line, body)
-
-
-def _is_xlsx(content: bytes) -> bool:
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return "xl/workbook.xml" in archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise UnreadableError(f"is a damaged spreadsheet ({error}): {_SAVE_AGAIN}") from error
+    except (CalamineError, *workbook_guard.DAMAGES) as error:
+        raise UnreadableError(f"is a damaged spreadsheet: {_SAVE_AGAIN}") from error
+    except BaseException as error:
+        # A panic of the reader's Rust code: PyO3 puts it beside Exception, and it cannot be imported.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise UnreadableError(f"is a damaged spreadsheet: {_SAVE_AGAIN}") from error
 
 
 class _SheetBody:
@@ -663,56 +698,59 @@ def cell_text(value: Any) -> str:
     return str(value)
 
 
-_SHEET_NS = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
-_OFFICE_REL = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
-_ALL_ZEROS = re.compile(r"^(0{2,})$")
+_ALL_ZEROS = re.compile(r"^(0{2,15})$")
 
 
-def _zero_padded_cells(content: bytes) -> dict[tuple[int, int], int]:
+def _zero_padded_cells(path: Path) -> dict[tuple[int, int], int]:
     """Cells shown with leading zeros by a number format like `00000`: (row, column) from 0 -> digits shown.
 
     The reader gives such a cell as a bare number; a postal code typed as 01000 would become 1000.
     """
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        names = set(archive.namelist())
-        if "xl/styles.xml" not in names:
+    cells: dict[tuple[int, int], int] = {}
+    with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
+        first = workbook_guard.first_sheet(archive)
+        if first is None or "xl/styles.xml" not in archive.namelist():
             return {}
-        styles = ElementTree.fromstring(archive.read("xl/styles.xml"))
-        widths = {
-            item.get("numFmtId"): len(item.get("formatCode", ""))
-            for item in styles.iter(f"{_SHEET_NS}numFmt")
-            if _ALL_ZEROS.match(item.get("formatCode", ""))
-        }
-        formats = styles.find(f"{_SHEET_NS}cellXfs")
-        by_style = {
-            str(number): widths[item.get("numFmtId")]
-            for number, item in enumerate(formats if formats is not None else [])
-            if item.get("numFmtId") in widths
-        }
-        first = _first_sheet(archive) if by_style else None
-        if first is None or first not in names:
-            return {}
-        cells: dict[tuple[int, int], int] = {}
-        with archive.open(first) as stream:
-            for _, element in ElementTree.iterparse(stream):
-                if element.tag == f"{_SHEET_NS}c" and element.get("s") in by_style and element.get("r"):
-                    cells[_position(element.get("r", ""))] = by_style[element.get("s", "")]
-                elif element.tag == f"{_SHEET_NS}row":
-                    element.clear()
-        return cells
+        widths = _padding_styles(workbook_guard.inflated_chunks(stream, archive.getinfo("xl/styles.xml")))
+
+        def start(name: str, attributes: dict[str, str]) -> None:
+            if name == "c" and (width := widths.get(attributes.get("s", ""))) and (place := attributes.get("r")):
+                cells[_position(place)] = width
+
+        if widths:
+            _parse(workbook_guard.inflated_chunks(stream, archive.getinfo(first)), start)
+    return cells
 
 
-def _first_sheet(archive: zipfile.ZipFile) -> str | None:
-    """The part of the archive that holds the first sheet."""
-    book = ElementTree.fromstring(archive.read("xl/workbook.xml"))
-    sheet = book.find(f"{_SHEET_NS}sheets/{_SHEET_NS}sheet")
-    if sheet is None or "xl/_rels/workbook.xml.rels" not in archive.namelist():
-        return None
-    for relation in ElementTree.fromstring(archive.read("xl/_rels/workbook.xml.rels")):
-        if relation.get("Id") == sheet.get(_OFFICE_REL):
-            target = relation.get("Target", "")
-            return target.lstrip("/") if target.startswith("/") else f"xl/{target}"
-    return None
+def _padding_styles(chunks: Iterable[bytes]) -> dict[str, int]:
+    """Style number of a cell -> digits that its number format shows, of formats that are nothing but zeros."""
+    formats: dict[str, int] = {}
+    widths: dict[str, int] = {}
+    number = -1  # of the style gone by; below 0 outside the list of cell styles
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        nonlocal number
+        if name == "numFmt" and _ALL_ZEROS.match(code := attributes.get("formatCode", "")):
+            formats[attributes.get("numFmtId", "")] = len(code)
+        elif name == "cellXfs":
+            number = 0
+        elif name == "cellStyles":
+            number = -1
+        elif name == "xf" and number >= 0:
+            if width := formats.get(attributes.get("numFmtId", "")):
+                widths[str(number)] = width
+            number += 1
+
+    _parse(chunks, start)
+    return widths
+
+
+def _parse(chunks: Iterable[bytes], start: Callable[[str, dict[str, str]], None]) -> None:
+    """Go through XML and call `start` with each element's name, without its prefix, and its attributes."""
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = lambda name, attributes: start(name.rpartition(":")[2], attributes)
+    for chunk in chunks:
+        parser.Parse(chunk)
 
 
 def _position(reference: str) -> tuple[int, int]:

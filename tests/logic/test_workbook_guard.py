@@ -1,0 +1,92 @@
+"""A workbook is looked at before it is unpacked: bombs are refused, what people really save is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xlsxwriter
+
+from benchmarks import hostile_files
+from crm_assets import rules
+from crm_assets.logic import workbook_guard
+from crm_assets.logic.reading import UnreadableError, open_table
+from crm_assets.logic.workbook_guard import _places, _Reach
+
+LIMITS = rules.load().landing.workbook
+
+
+def cases(kind: str, some: int) -> list[bytes]:
+    """Contents of the first cases of a kind."""
+    found: list[bytes] = []
+    number = 0
+    while len(found) < some:
+        found += [drop.content for drop in hostile_files.drops(number) if drop.kind == kind]
+        number += 1
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("bomb_sheet", "unpack to more than"),
+        ("bomb_strings", "unpack to more than"),
+        ("bomb_that_lies", "unpack to more than"),
+        ("far_cell", "spans more than 25000000 cells"),
+        ("entities", "entities of its own|describes its sheets|damaged"),
+    ],
+)
+def test_a_bomb_is_refused_before_a_reader_sees_it(
+    tmp_path: Path, kind: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("python_calamine.CalamineWorkbook", None)
+    for content in cases(kind, 2):
+        path = tmp_path / "bomb"
+        path.write_bytes(content)
+        with pytest.raises(UnreadableError, match=reason):
+            open_table(path)
+
+
+def test_an_old_document_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    for content in cases("compound_file", 12):
+        path = tmp_path / "compound"
+        path.write_bytes(content)
+        with pytest.raises(UnreadableError, match="damaged spreadsheet"):
+            open_table(path)
+
+
+def test_cells_that_hold_nothing_do_not_count(tmp_path: Path) -> None:
+    """People format whole columns; a stray format at the far end is no reason to refuse a table."""
+    path = tmp_path / "formatted.xlsx"
+    with xlsxwriter.Workbook(str(path)) as book:
+        sheet = book.add_worksheet()
+        sheet.write_row(0, 0, ["Code client", "Nom"])
+        sheet.write_row(1, 0, ["C1", "x"])
+        sheet.write_blank(1_048_575, 16_383, None, book.add_format({"bold": True}))
+    assert [values for _, values in open_table(path).records()] == [["C1", "x"]]
+
+
+def test_places_are_read_from_the_references_alone() -> None:
+    rows, columns = _places(b'<c r="A1" s="12" t="s"><v>3</v></c><c r="XFD1048576"/><c r="AB10"><v>99</v></c><c r="B2')
+    assert rows.tolist() == [1, 1_048_576, 10, 2]
+    assert columns.tolist() == [1, 16_384, 28, 2]
+
+
+def test_a_glance_and_a_parser_agree_wherever_the_xml_is_cut() -> None:
+    cells = "".join(f'<row r="{r}"><c r="A{r}"><v>1</v></c><c r="ZZ{r}" s="1"/></row>' for r in range(1, 40))
+    xml = f"<worksheet><sheetData>{cells}</sheetData></worksheet>".encode()
+    for size in (1, 7, 64, 1000):
+        reach = _Reach(LIMITS)
+        for start in range(0, len(xml), size):
+            reach.add(xml[start : start + size])
+        assert not reach.is_uncertain
+        assert reach._rectangle == (1, 39, 1, 702)
+
+
+def test_chains_of_sectors_end_or_the_file_is_refused() -> None:
+    workbook_guard._check_chains(np.array([1, 2, 0xFFFFFFFE, 0xFFFFFFFF]))
+    workbook_guard._check_chains(np.array([], dtype=np.int64))
+    for circle in ([1, 0], [0], [1, 2, 3, 1]):
+        with pytest.raises(workbook_guard.GuardError, match="circles"):
+            workbook_guard._check_chains(np.array(circle))
