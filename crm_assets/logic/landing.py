@@ -804,47 +804,54 @@ class Profiler:
 
     def _numbers(self, name: str, column: pa.Array, spec: FieldSpec, lines: np.ndarray) -> np.ndarray | None:
         """Note what numbers prove and which are out of range; the rows whose text is no number."""
+        encoded = column.dictionary_encode()
+        distinct = encoded.dictionary
         try:
-            values = pc.cast(pc.replace_substring(column, ",", "."), pa.float64())
+            values = pc.cast(pc.replace_substring(distinct, ",", "."), pa.float64())
             # Arrow also takes `nan`, `inf`, `1e5` and `5.` for numbers.
-            is_plain = pc.all(pc.is_finite(values), min_count=0).as_py() and not _has_exponent_or_open_end(column)
+            is_plain = pc.all(pc.is_finite(values), min_count=0).as_py() and not _has_exponent_or_open_end(distinct)
         except pa.ArrowInvalid:
             is_plain = False
         if not is_plain:
-            return self._numbers_one_by_one(name, column, spec, lines)
+            return self._numbers_one_by_one(name, encoded, spec, column, lines)
         # Every value has at most one separator: no need to look at each to know how it is written.
         for mark in ",.":
             if mark not in self._proofs:
-                texts = column.filter(pc.match_substring(column, mark))
+                texts = distinct.filter(pc.match_substring(distinct, mark))
                 could_group = pc.match_substring_regex(texts, rf"^[-+]?[1-9]\d{{0,2}}\{mark}\d{{3}}$")
                 if not pc.all(could_group, min_count=0).as_py():
                     self._proofs.add(mark)
-        self._range(name, np.asarray(pc.fill_null(values, float("nan"))), spec, column, lines)
+        self._range(name, np.asarray(values), encoded, spec, column, lines)
         return None
 
-    def _range(self, name: str, values: np.ndarray, spec: FieldSpec, column: pa.Array, lines: np.ndarray) -> None:
+    def _range(
+        self, name: str, values: np.ndarray, encoded: pa.DictionaryArray, spec: FieldSpec, column: pa.Array,
+        lines: np.ndarray,
+    ) -> None:  # fmt: skip
+        """Note the rows whose number is out of range; `values` are those of the distinct texts."""
         outside = None
         if spec.range is not None:
             low, high = spec.range
             outside = (values < (-np.inf if low is None else low)) | (values > (np.inf if high is None else high))
         elif spec.values:
             outside = ~np.isnan(values) & ~np.isin(values, [float(value) for value in spec.values])
-        if outside is not None:
-            self._note_mask("Medium", name, "is outside its range", outside, lines, column)
+        if outside is not None and outside.any():
+            self._note_mask("Medium", name, "is outside its range", _by_row(outside, encoded), lines, column)
 
-    def _numbers_one_by_one(self, name: str, column: pa.Array, spec: FieldSpec, lines: np.ndarray) -> np.ndarray | None:
+    def _numbers_one_by_one(
+        self, name: str, encoded: pa.DictionaryArray, spec: FieldSpec, column: pa.Array, lines: np.ndarray
+    ) -> np.ndarray | None:
         """Numbers in richer spellings, or texts that are none: each distinct text is looked at."""
-        encoded = column.dictionary_encode()
         read = [read_number(text) if text.strip() else NumberText("", None) for text in encoded.dictionary.to_pylist()]
         self._proofs.update(number.proves for number in read if number and number.proves)
-        indices = np.asarray(pc.fill_null(encoded.indices, len(read)))
-        values = np.array([*[number.value if number else np.nan for number in read], np.nan])
-        self._range(name, values[indices], spec, column, lines)
-        bad = np.array([*[number is None for number in read], False], dtype=bool)
+        values = np.array([number.value if number else np.nan for number in read], dtype=float)
+        self._range(name, values, encoded, spec, column, lines)
+        bad = np.array([number is None for number in read], dtype=bool)
         if not bad.any():
             return None
-        self._note_mask("High", name, "is no number", bad[indices], lines, column)
-        return bad[indices]
+        mask = _by_row(bad, encoded)
+        self._note_mask("High", name, "is no number", mask, lines, column)
+        return mask
 
     def _is_boolean(self, text: str) -> bool:
         return normalise_header(text) in self._boolean_words
@@ -861,10 +868,10 @@ class Profiler:
         """Note and return the rows whose text says something that is not right."""
         encoded = column.dictionary_encode()
         texts = encoded.dictionary.to_pylist()
-        bad = np.array([*[bool(text.strip()) and not is_right(text) for text in texts], False], dtype=bool)
+        bad = np.array([bool(text.strip()) and not is_right(text) for text in texts], dtype=bool)
         if not bad.any():
             return None
-        mask = bad[np.asarray(pc.fill_null(encoded.indices, len(texts)))]
+        mask = _by_row(bad, encoded)
         self._note_mask(severity, name, problem, mask, lines, column)
         return mask
 
@@ -931,6 +938,12 @@ def _names_only(known: Sequence[str], text: str) -> bool:
 def _instead_of(name: str, dataset: DatasetSpec) -> list[str]:
     """The fields that may stand for a code: a product without a key is known by its label."""
     return [other for group in dataset.one_of if name in group for other in group if other != name]
+
+
+def _by_row(of_distinct: np.ndarray, encoded: pa.DictionaryArray) -> np.ndarray:
+    """What was found out about each distinct text, for each row; false where there is none."""
+    by_row: np.ndarray = np.append(of_distinct, False)[np.asarray(pc.fill_null(encoded.indices, len(of_distinct)))]
+    return by_row
 
 
 def _blank(column: pa.Array) -> np.ndarray:
