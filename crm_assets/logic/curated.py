@@ -23,29 +23,33 @@ if TYPE_CHECKING:
 
 _SPACES = {0x00A0: " ", 0x202F: " "}  # NBSP, NNBSP
 _LIGATURES = str.maketrans({"œ": "oe", "Œ": "OE", "æ": "ae", "Æ": "AE"})
+_ACCENTS = re.compile("[\u0300-\u036f]")
 _NOT_LABEL = re.compile(r"[^A-Z0-9]+")
-_ALPHANUMERIC = re.compile(r"[^\W_]")
-# What Excel writes into a cell it cannot compute, in the languages our estates' offices use.
-_EXCEL_ERROR = re.compile(
-    r"#(N/A|NV|REF!|BEZUG!|VALUE!|VALEUR!|WERT!|NAME\?|NOM\?|DIV/0!|NULL!|NUL!|NUM!|NOMBRE!|ZAHL!|SPILL!|CALC!)"
+# What surrounds a code without being part of it: the spaces PostgreSQL's \s knows, and what nobody sees (soft hyphen,
+# zero-width characters, direction marks, byte order mark).
+_AROUND_CODES = (
+    "\t\n\x0b\x0c\r \x85\u1680\u2028\u2029\u205f\u3000"
+    + "".join(map(chr, range(0x2000, 0x2010)))
+    + "\u00ad\u2060\ufeff"
 )
+_LETTER_OR_DIGIT = re.compile("[0-9A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u1fff\u3040-\ufaff]")
+# What Excel writes into a cell it cannot compute, in whatever language, and what it leaves of a long number.
+_EXCEL_DAMAGE = re.compile(r"#(?:N/A|NV|[^ ]+[!?])|[0-9](?:[.,][0-9]+)?E\+[0-9]{2,3}")
 
 
 def _label(text: str) -> str:
     if not text.isascii():
-        decomposed = unicodedata.normalize("NFKD", text.translate(_LIGATURES))
-        text = "".join(character for character in decomposed if not unicodedata.combining(character))
+        text = _ACCENTS.sub("", unicodedata.normalize("NFKD", text.translate(_LIGATURES)))
     return _NOT_LABEL.sub(" ", text.upper()).strip()
 
 
 def _upper(character: str) -> str:
     """Upper case of one character where that is one character too, as PostgreSQL's upper() has it."""
-    upper = character.upper()
-    return upper if len(upper) == 1 else character
+    return next((upper for upper in (character.upper(), character.title()) if len(upper) == 1), character)
 
 
 def _code(text: str) -> str:
-    text = text.translate(_SPACES).strip()
+    text = text.translate(_SPACES).strip(_AROUND_CODES)
     return text.upper() if text.isascii() else "".join(map(_upper, text))
 
 
@@ -75,8 +79,11 @@ def normalize_code(text: str | pd.Series | None) -> str | pd.Series:
 
 
 def is_valid_code(codes: pd.Series) -> pd.Series:
-    """Whether a normalised code can be a key: it has a letter or digit and is not an Excel error (`#N/A`)."""
-    return _mapped(codes, lambda c: bool(_ALPHANUMERIC.search(c)) and not _EXCEL_ERROR.fullmatch(c), "bool")
+    """Whether a normalised code can be a key: it has a letter or digit, and Excel has not destroyed it.
+
+    `#N/A` is no code, nor is `1,23E+11`: the digits of that long number are gone. As macro is_invalid_code.
+    """
+    return _mapped(codes, lambda c: bool(_LETTER_OR_DIGIT.search(c)) and not _EXCEL_DAMAGE.fullmatch(c), "bool")
 
 
 def _hex(text: str, length: int) -> str:

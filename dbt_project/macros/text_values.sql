@@ -2,33 +2,44 @@
     expression over its argument. Those that name the argument often are meant for distinct values, not for whole
     tables: a staging model parses each distinct text once and joins it back. -#}
 
-{#- NBSP, NNBSP and their kin are spaces; trimmed, runs of spaces collapsed, blank is null. The regular expression
-    decides first, because nearly every value is clean already. -#}
+{#- Characters nobody sees, which copies from web pages and right-to-left texts leave behind: soft hyphen, zero-width
+    space and joiners, direction marks, word joiner, byte order mark. In U&'' notation, for translate(). -#}
+{% macro invisible() -%}
+    \00ad\200b\200c\200d\200e\200f\2060\feff
+{%- endmacro %}
+
+{#- NBSP, NNBSP and their kin are spaces, what nobody sees is gone; trimmed, runs of spaces collapsed, blank is null.
+    The regular expression decides first, because nearly every value is clean already. -#}
 {% macro clean_text(text) -%}
     case
-        when {{ text }} ~ '^\s|\s$|\s\s|[\t\r\n\u00a0\u2007\u2009\u202f\u200b\ufeff]'
+        when {{ text }} ~ '^\s|\s$|\s\s|[\t\r\n\u00a0\u00ad\u2007\u2009\u200b-\u200f\u202f\u2060\ufeff]'
             then nullif(btrim(regexp_replace(
-                translate({{ text }}, U&'\00a0\2007\2009\202f\200b\feff', '      '), '\s+', ' ', 'g'
+                translate({{ text }}, U&'\00a0\2007\2009\202f{{ invisible() }}', '    '), '\s+', ' ', 'g'
             )), '')
         else nullif({{ text }}, '')
     end
 {%- endmacro %}
 
-{#- A client or product code: NBSP and NNBSP are spaces, trimmed, upper; inner characters are kept: C-001 and C001 are
-    two codes. The same as logic/curated.py normalize_code, whose codes it meets. -#}
+{#- A client or product code: NBSP and NNBSP are spaces, trimmed (of what nobody sees too), upper; inner characters are
+    kept: C-001 and C001 are two codes. The same as logic/curated.py normalize_code, whose codes it meets. -#}
 {% macro client_code(text) -%}
+    {%- set outer = '[\s\u00ad\u200b-\u200f\u2060\ufeff]' -%}
     nullif(upper(case
-        when {{ text }} ~ '^\s|\s$|[\u00a0\u202f]'
-            then regexp_replace(translate({{ text }}, U&'\00a0\202f', '  '), '^\s+|\s+$', '', 'g')
+        when {{ text }} ~ '^{{ outer }}|{{ outer }}$|[\u00a0\u202f]'
+            then regexp_replace(
+                translate({{ text }}, U&'\00a0\202f', '  '), '^{{ outer }}+|{{ outer }}+$', '', 'g'
+            )
         else {{ text }}
     end), '')
 {%- endmacro %}
 
-{#- Whether a code can be no key: it has neither letter nor digit, or is what Excel writes for an error. -#}
+{#- Whether a code can be no key: it has neither letter nor digit, is what Excel writes for an error (#N/A, #REF!,
+    #VALEUR!), or is what Excel has left of a long number (1,23E+11), whose digits are gone. The same as
+    logic/curated.py is_valid_code. -#}
 {% macro is_invalid_code(code) -%}
     (
-        {{ code }} !~ '[[:alnum:]]'
-        or {{ code }} ~ '^#(N/A|NV|REF!|BEZUG!|VALUE!|VALEUR!|WERT!|NAME\?|NOM\?|DIV/0!|NULL!|NUL!|NUM!|NOMBRE!|ZAHL!|SPILL!|CALC!)$'
+        {{ code }} !~ '[0-9A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u1fff\u3040-\ufaff]'
+        or {{ code }} ~ '^(#(N/A|NV|[^ ]+[!?])|[0-9]([.,][0-9]+)?E\+[0-9]{2,3})$'
     )
 {%- endmacro %}
 
@@ -48,13 +59,15 @@
     btrim(regexp_replace(upper({{ strip_accents(text) }}), '[^A-Z0-9]+', ' ', 'g'))
 {%- endmacro %}
 
-{#- oui, non, 1, 0, vrai, ja … -> boolean; null when blank or neither. -#}
+{#- oui, non, 1, 0, vrai, ja, inactif … -> boolean; null when blank or neither. -#}
 {% macro parse_bool(text) -%}
     case lower(btrim({{ text }}))
-        {% for word in ['1', '1.0', '1,0', 'o', 'oui', 'y', 'yes', 't', 'true', 'v', 'vrai', 'x', 'j', 'ja', 'ok'] -%}
+        {% for word in ['1', '1.0', '1,0', 'o', 'oui', 'y', 'yes', 't', 'true', 'v', 'vrai', 'x', 'j', 'ja', 'ok',
+                        'actif', 'active', 'aktiv'] -%}
         when '{{ word }}' then true
         {% endfor -%}
-        {% for word in ['0', '0.0', '0,0', 'n', 'non', 'no', 'f', 'false', 'faux', 'nein', '-'] -%}
+        {% for word in ['0', '0.0', '0,0', 'n', 'non', 'no', 'f', 'false', 'faux', 'falsch', 'nein', '-', 'inactif',
+                        'inactive', 'inaktiv'] -%}
         when '{{ word }}' then false
         {% endfor -%}
     end
