@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from crm_assets import tables
 from crm_assets.documents import write_whole
 from crm_assets.logic.landing import load_source
 from crm_assets.logic.workbooks import (
@@ -28,8 +29,19 @@ _MAX_NAMED = 20
 # An open row: neither it nor any attempt at mending it was accepted. Only the newest attempt stands for it: one that
 # came back is newer than the export it began with, among them the file order decides. A reference that leads to no
 # refused row of the dataset is none.
-_OPEN_ROWS = """
-with refused as (
+_OPEN_ROWS = f"""
+with references_back as (
+
+    {
+    " union all ".join(
+        f"select '{name}' as dataset, file_id, source_line, mends from {table} where mends is not null"
+        for name, table in tables.RAW_TABLES.items()
+    )
+}
+
+),
+
+refused as (
 
     select
         rows.*,
@@ -37,8 +49,10 @@ with refused as (
         coalesce(origins.source_line, rows.source_line) as origin_line,
         origins.file_id is not null as is_attempt
     from curated.quarantined_rows as rows
+    left join references_back as back
+        on rows.dataset = back.dataset and rows.file_id = back.file_id and rows.source_line = back.source_line
     left join curated.quarantined_rows as origins
-        on rows.dataset = origins.dataset and rows.row ->> 'mends' = origins.file_id || ':' || origins.source_line
+        on rows.dataset = origins.dataset and back.mends = origins.file_id || ':' || origins.source_line
 
 ),
 

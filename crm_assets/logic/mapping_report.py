@@ -36,13 +36,14 @@ def file_report(
 ) -> Report:
     """The report of a file whose header is mapped; without a profile, of its header alone.
 
-    Keys: dataset, folder; format {format, encoding, delimiter, header_line, decimal_separator, date_order};
+    Keys: dataset, folder, header (in file order); format {format, encoding, delimiter, header_line, decimal_separator, date_order};
     mapping {quality, version, columns, fixed, unmapped, missing}; rows {count, ragged, refused, first_date, last_date};
     first_rows; anomalies {counts, findings}; refusals. Dates are ISO texts, numbers texts with a decimal point.
     """
     report: Report = {
         "dataset": dataset,
         "folder": mapping.dataset.folder,
+        "header": list(mapping.header),
         "format": {
             "format": table.format,
             "encoding": table.encoding,

@@ -206,17 +206,17 @@ def _lay_out_ragged(values: list[str], file: ExportFile, dataset: DatasetSpec, i
 def _faulty(code: str, dataset: DatasetSpec, values: Mapping[str, str], file: ExportFile, year_pivot: int) -> set[str]:
     """The fields that a code points at in one row."""
     if code in ("INVALID_NUMBER", "INVALID_DATE"):
-        kind = "number" if code == "INVALID_NUMBER" else "date"
-        filled = {name for name, spec in dataset.fields.items() if spec.type == kind and values[name].strip()}
+        types = ("number", "choice") if code == "INVALID_NUMBER" else ("date",)
+        filled = {name for name, spec in dataset.fields.items() if spec.type in types and values[name].strip()}
 
-        def parses(text: str) -> bool:
-            if kind == "number":
-                return read_number(text) is not None
-            day = read_date(text, year_pivot, file.is_spreadsheet)
-            return day is not None and day.as_date(file.date_order) is not None
+        def parses(text: str, spec: FieldSpec) -> bool:
+            if spec.type == "date":
+                day = read_date(text, year_pivot, file.is_spreadsheet)
+                return day is not None and day.as_date(file.date_order) is not None
+            return read_number(text) is not None if spec.type == "number" else normalise_header(text) in spec.values
 
         # Where SQL is stricter (a number too long for its column), any of them may be meant.
-        return {name for name in filled if not parses(values[name])} or filled
+        return {name for name in filled if not parses(values[name], dataset.fields[name])} or filled
     pointed = dataset.period if code == "MISSING_DATE" else _POINTS_AT.get(code, ())
     fields = [name for name in pointed if name in dataset.fields]
     if code == "INVALID_KEY":
