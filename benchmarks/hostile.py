@@ -64,7 +64,7 @@ class Outcome:
     rows_accounted: int = 0
 
     def fault(self, drop: Drop | None, text: str) -> None:
-        where = f"{drop.kind} {drop.path!r}: " if drop else ""
+        where = f"{drop.kind} {drop.path[:80]!r}: " if drop else ""
         self.faults.append(where + text)
 
 
@@ -243,7 +243,9 @@ class Arena:
 
 def _shown(path: bytes) -> str:
     """A path as the ledger writes it."""
-    return path.decode("utf-8", "backslashreplace")
+    from crm_assets.resources.drop_zone import ledger_path
+
+    return ledger_path(os.fsdecode(path))
 
 
 # --- the pipeline's own steps
@@ -332,7 +334,11 @@ def run(count: int, seed: int, start: int, out: Path | None) -> Outcome:
     from crm_assets.settings import settings
 
     cluster = databases.cluster(settings())
-    target, bystander = (Warehouse(databases.ensure_tenant(cluster, slug)) for slug in ("hostile", "bystander"))
+    estates = ("hostile", "bystander")
+    for slug in estates:
+        cluster.drop(cluster.role(slug))
+    target, bystander = (Warehouse(databases.ensure_tenant(cluster, slug)) for slug in estates)
+    shutil.rmtree(settings().home / "dbt", ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="crm-hostile-") as scratch:
         arena = Arena(target, bystander, Path(scratch) / "raw")
         batch: list[Drop] = []

@@ -165,7 +165,7 @@ class _Reach:
             self.is_uncertain = True
         elif cells:
             self._rectangle = _around(self._rectangle, *_places(text))
-            self.is_uncertain = _span(self._rectangle) > self._limits.cells
+            self.is_uncertain = _span(self._rectangle) > self._limits.cells or _is_outside(self._rectangle)
 
 
 _Rectangle = tuple[int, int, int, int]  # lowest and highest row, lowest and highest column
@@ -183,6 +183,11 @@ def _around(rectangle: _Rectangle, rows: np.ndarray, columns: np.ndarray) -> _Re
 def _span(rectangle: _Rectangle) -> int:
     top, bottom, left, right = rectangle
     return max(bottom - top + 1, 0) * max(right - left + 1, 0)
+
+
+def _is_outside(rectangle: _Rectangle) -> bool:
+    """Whether it leaves the sheet of 1,048,576 rows and 16,384 columns: readers count on and begin anew at 2³²."""
+    return rectangle[1] > 1 << 20 or rectangle[3] > 1 << 14
 
 
 def _too_many(limits: WorkbookLimits) -> GuardError:
@@ -237,6 +242,8 @@ def _check_cells_one_by_one(chunks: Iterator[bytes], limits: WorkbookLimits) -> 
             filled += 1
             if max(filled, _span(rectangle)) > limits.cells:
                 raise _too_many(limits)
+            if _is_outside(rectangle):
+                raise GuardError("has cells beyond the edge of a sheet")
 
     parser = expat.ParserCreate()
     parser.StartElementHandler, parser.EndElementHandler = start, end

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -28,7 +29,9 @@ from crm_assets.resources.remote_folders import DropZoneError, RemoteFile, Remot
 COARSE_TICK, FINE_TICK = 2.0, 0.1
 CHUNK_BYTES = 1 << 20
 # Copies of remote files: folders of this name, marked with the process that they belong to.
+MAX_PATH_BYTES = 2000  # an index of PostgreSQL takes 2,704, and the hash stands beside the path
 _COPIES = "crm-drop"
+_LIKE_AN_ESCAPE = re.compile(r"\\(?=x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}|[nrt])")
 _KEEP_FREE_BYTES = 64 << 20
 
 _TEMPORARY_ENDS = (".part", ".tmp", ".filepart", ".crdownload")
@@ -60,11 +63,21 @@ def is_ignored(path: str) -> bool:
 
 def shown_name(name: str) -> str:
     """A file's name as text that a person can read and a database keep: what is no character of it is escaped."""
+    # A name that really holds a backslash must not be taken for another one's replacement.
+    name = _LIKE_AN_ESCAPE.sub(r"\\x5c", name)
     if name.isprintable():
         return name
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     is_odd = {character for character in text if unicodedata.category(character) in {"Cc", "Cf", "Cn", "Zl", "Zp"}}
     return "".join(c.encode("unicode_escape").decode() if c in is_odd else c for c in text)
+
+
+def ledger_path(name: str) -> str:
+    """The text that stands for a file's name: of an enormous one the ends, and what tells it from others with them."""
+    path = shown_name(name)
+    if len(path.encode()) <= MAX_PATH_BYTES:
+        return path
+    return f"{path[:200]}…{hashlib.sha256(path.encode()).hexdigest()[:16]}…{path[-120:]}"
 
 
 def settled(before: Iterable[DroppedFile], after: Iterable[DroppedFile]) -> set[str]:
@@ -196,7 +209,7 @@ class DropZone:
         return Path(link).resolve().is_relative_to(self._root)
 
     def _show(self, name: str) -> str:
-        path = shown_name(name)
+        path = ledger_path(name)
         if path != name:
             self._renamed[path] = name
         return path
