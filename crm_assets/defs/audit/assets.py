@@ -57,7 +57,8 @@ def audit_scores(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg
     )
 
 
-@tenant_asset(tables.data_quality, deps=[("audit", "quality_measures")])
+# Not of the accounting itself, but only once it adds up: the gate is decided on these scores.
+@tenant_asset(tables.data_quality, deps=[("audit", "quality_measures"), ("curated", "file_accounting")])
 def audit_data_quality(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg.MaterializeResult[Any]:
     """The circuit breaker's checks: 100 where nothing is bad, 0 at the tolerance and beyond."""
     quality = audit.data_quality(tenant_run.warehouse.read("audit", "quality_measures"), tenant_run.rules)

@@ -6,7 +6,7 @@ and only for a batch that this check has not judged before under the same rules.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -59,14 +59,14 @@ SHAPES = {
 def all_files_readable(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
     """Every file was recognised and read, or a good one has replaced it since."""
     failing = failures(tenant_run.warehouse)
-    listed = [f"* `{path}` ({status}) {reason}" for path, status, reason in failing]
+    lines = [f"* `{path}` ({status}) {reason}" for path, status, reason in failing]
     return dg.AssetCheckResult(
         passed=not failing,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
             "n_failing": len(failing),
             "n_allowed": 0,
-            "failing": _listed(listed),
+            "failing": listed(lines),
         },
     )
 
@@ -90,7 +90,7 @@ def raw_rows_match_the_ledger(context: dg.AssetCheckExecutionContext, tenant_run
         order by 1
         """
     )
-    listed = [
+    lines = [
         f"* `{path}`: {expected} in the ledger, {found} in the table"
         + (f", loaded {n_lines} times" if n_lines > 1 else "" if n_lines else ", of no loaded file")
         for path, expected, found, n_lines in differing
@@ -98,7 +98,7 @@ def raw_rows_match_the_ledger(context: dg.AssetCheckExecutionContext, tenant_run
     return dg.AssetCheckResult(
         passed=not differing,
         severity=dg.AssetCheckSeverity.ERROR,
-        metadata={"n_differing": len(differing), "n_allowed": 0, "differing": _listed(listed)},
+        metadata={"n_differing": len(differing), "n_allowed": 0, "differing": listed(lines)},
     )
 
 
@@ -209,7 +209,7 @@ def _text(value: Any) -> Any:
 MAX_LISTED = 100
 
 
-def _listed(lines: list[str]) -> dg.MarkdownMetadataValue:
+def listed(lines: Sequence[str]) -> dg.MarkdownMetadataValue:
     """Lines of Markdown, the first hundred of them; a word where there is none."""
     more = [f"\n… and {len(lines) - MAX_LISTED} more"] if len(lines) > MAX_LISTED else []
     return dg.MetadataValue.md("\n".join([*lines[:MAX_LISTED], *more]) or "none")
@@ -377,7 +377,7 @@ def _volume(newest: Any, run: run_context.TenantRun) -> dg.AssetCheckResult:
     if math.isnan(newest.expected_volume) or newest.expected_volume <= 0:
         verdict = "there is no earlier file to compare it with"
         return dg.AssetCheckResult(passed=True, metadata={"verdict": verdict, **shown})
-    shortfall = max(0.0, 1 - newest.volume / newest.expected_volume)
+    shortfall = round(max(0.0, 1 - newest.volume / newest.expected_volume), 6)
     # From there on VOLUME_DROP scores 0, which closes the gate.
     red_from = run.rules.circuit_breaker.tolerances["VOLUME_DROP"].tolerance
     is_red = newest.dataset == "sales_lines" and shortfall >= red_from
@@ -390,7 +390,7 @@ def _volume(newest: Any, run: run_context.TenantRun) -> dg.AssetCheckResult:
             "measured": float(newest.volume),
             "expected": float(newest.expected_volume),
             "ratio": float(newest.volume / newest.expected_volume),
-            "shortfall": float(shortfall),
+            "shortfall": shortfall,
             "compared_with": newest.compared_with,
             "n_files_compared": int(newest.n_files_compared),
             **({"red_from_shortfall": red_from} if newest.dataset == "sales_lines" else {}),
