@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -125,14 +125,13 @@ def cmd_tenant_check(config: Settings, args: argparse.Namespace) -> Result:
     registry = _registry(config)
     problems = dict(registry.errors)
     from crm_assets import campaigns
-    from crm_assets.logic import landing
 
     for tenant in registry:
         problems.update(campaigns.problems(registry.folder, tenant.slug))
         try:
-            landing.load_source().with_tenant(tenant.source.synonyms, tenant.source.transformations)
-        except ValueError as error:
-            problems[f"{tenant.slug}.source"] = f"{tenant.slug}.yaml: key 'source': {error}"
+            _source(tenant)
+        except RefusedError as error:
+            problems[f"{tenant.slug}.source"] = str(error)
     if problems:
         raise RefusedError("; ".join(problems.values()))
     say(f"{len(registry.tenants)} tenant files are right")
@@ -331,6 +330,131 @@ def cmd_export(config: Settings, args: argparse.Namespace) -> Result:
     return {"tenant": tenant.slug, "run_id": gate["run_id"], "files": [str(path) for path in written]}
 
 
+def _source(tenant: Any) -> Any:
+    """The exports of the estate as its file has them."""
+    from crm_assets.logic.landing import load_source
+
+    try:
+        return load_source().of_tenant(tenant)
+    except ValueError as error:
+        raise RefusedError(f"{tenant.slug}.yaml: key {error}") from error
+
+
+def cmd_mapping_preview(config: Settings, args: argparse.Namespace) -> int:
+    from crm_assets import mapping_preview, run_context
+
+    tenant = _registry(config).get(args.tenant)
+    source, zone = _source(tenant), run_context.drop_zone(tenant, config)
+    root = None if zone.is_remote else Path(zone.url.removeprefix("file://"))
+    pivot = tenant.business_rules.values.two_digit_year_pivot
+    try:
+        report = mapping_preview.preview(args.file, source, pivot, dataset=args.dataset, root=root)
+    except ValueError as error:
+        raise RefusedError(f"--dataset: {error}") from error
+    except OSError as error:
+        raise RefusedError(f"{args.file} cannot be opened: {error.strerror}") from error
+    if args.json:
+        print(json.dumps(report, ensure_ascii=False))
+    else:
+        print(mapping_preview.as_text(report, tenant.locale, tenant=tenant.slug, folder=zone.url))
+    return 0 if report["verdict"]["status"] == "loads" else 1
+
+
+def cmd_mapping_line(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import mapping_preview, run_context
+    from crm_assets.logic.reading import UnreadableError
+
+    tenant = _registry(config).get(args.tenant)
+    name, _, line = args.place.rpartition(":")
+    if not name or not line.isdigit():
+        raise RefusedError(f"{args.place!r}: FILE:LINE is expected, as raw.files.path and source_line have it")
+    with run_context.drop_zone(tenant, config) as zone:
+        try:
+            if zone.look(name) is None and not Path(name).is_file():
+                # Not under that name: perhaps a file_id, which leads to the names the content was seen under.
+                seen = _warehouse(config, tenant.slug).rows("select path from raw.files where file_id = %s", [name])
+                name = next((path for (path,) in seen if zone.look(path) is not None), name)
+            if zone.look(name) is not None:
+                with zone.local(name) as path:
+                    found = mapping_preview.original_record(path, int(line))
+            else:
+                found = mapping_preview.original_record(Path(name), int(line))
+        except OSError as error:
+            raise RefusedError(f"{name} cannot be opened: {error.strerror}") from error
+        except UnreadableError as error:
+            raise RefusedError(f"{name} {error}") from error
+    if found is None:
+        raise RefusedError(f"{name} has no record on line {line}")
+    start, values = found
+    if not args.json:
+        width = max(len(header) for header, _ in values)
+        print("\n".join(f"{header:<{width}}  {text}" for header, text in values))
+    return {"file": name, "line": start, "values": [{"header": header, "text": text} for header, text in values]}
+
+
+def _new_workbook(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() != ".xlsx":
+        raise argparse.ArgumentTypeError(f"{text!r}: a workbook's name ends in .xlsx")
+    return path
+
+
+def _not_overwritten(paths: Iterable[Path]) -> None:
+    """A workbook may hold hours of somebody's work."""
+    if there := [str(path) for path in paths if path.exists()]:
+        raise RefusedError(f"{', '.join(there)} exists already: choose another name, or remove it")
+
+
+def cmd_quarantine(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import workbooks
+
+    tenant = _registry(config).get(args.tenant)
+    try:
+        books = workbooks.refused_workbooks(
+            _warehouse(config, tenant.slug), tenant, datetime.now(UTC), args.to, args.file
+        )
+    except workbooks.WorkbookError as error:
+        raise RefusedError(str(error)) from error
+    _not_overwritten(book.path for book in books)
+    if not books:
+        where = f"{tenant.slug}{' in that file' if args.file else ''}"
+        say(f"no refused row of {where} waits to be mended: nothing written")
+    for book in books:
+        workbooks.save(book)
+        say(f"{book.rows} refused rows of {book.folder} written to {book.path}")
+        if book.left:
+            say(f"{book.left} more rows of {book.folder} are left: so many are better mended by a new export")
+        if book.too_long:
+            say(f"{book.too_long} rows of {book.folder} hold a text longer than a cell can be: mend them in the export")
+    if books:
+        say("hand them to the estate: mended and dropped into its folder under any name, they come in")
+    return {
+        "tenant": tenant.slug,
+        "workbooks": [
+            {"path": str(b.path), "dataset": b.folder, "rows": b.rows, "left": b.left, "too_long": b.too_long}
+            for b in books
+        ],
+    }
+
+
+def cmd_unmatched(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import workbooks
+
+    tenant = _registry(config).get(args.tenant)
+    try:
+        book = workbooks.unmatched_products(_warehouse(config, tenant.slug), tenant, datetime.now(UTC), args.to)
+    except workbooks.WorkbookError as error:
+        raise RefusedError(str(error)) from error
+    if book is None:
+        say(f"the catalogue of {tenant.slug} knows every product sold: nothing written")
+        return {"tenant": tenant.slug, "labels": 0, "path": None}
+    _not_overwritten([book.path])
+    workbooks.save(book)
+    say(f"{book.rows} labels that the catalogue does not know for certain written to {book.path}")
+    say("filled in and dropped into the estate's folder under any name, it counts as an alias file")
+    return {"tenant": tenant.slug, "labels": book.rows, "path": str(book.path)}
+
+
 def _activation(config: Settings, args: argparse.Namespace, what: Callable[..., Result]) -> Result:
     from crm_assets import run_context
     from crm_assets.logic.activation import RefusalError
@@ -452,6 +576,16 @@ def parser() -> argparse.ArgumentParser:
     add("list", cmd_tenant_list, "list the estates", within)
     add("check", cmd_tenant_check, "check the estates' files and campaigns", within)
 
+    mapping = commands.add_parser("mapping", help="exports: what a file would become, where a value comes from")
+    within = mapping.add_subparsers(dest="subcommand", required=True, metavar="preview|line")
+    preview = add("preview", cmd_mapping_preview, "show what a file would become, before anything is loaded", within)
+    preview.add_argument("file", type=Path, metavar="FILE", help="an export, wherever it lies")
+    add_tenant(preview)
+    preview.add_argument("--dataset", metavar="D", help="what it holds, if neither place nor name says so")
+    line = add("line", cmd_mapping_line, "show a record as it stands in its file", within)
+    line.add_argument("place", metavar="FILE:LINE", help="path or file_id of raw.files, and source_line")
+    add_tenant(line)
+
     ingest = add("ingest", cmd_ingest, "land what is new, without computing anything from it")
     add_tenant(ingest)
     add_run_options(ingest)
@@ -466,6 +600,15 @@ def parser() -> argparse.ArgumentParser:
     add_tenant(export)
     export.add_argument("--run", metavar="ID", help="run_id; default: the run of the gate in force")
     export.add_argument("--to", required=True, metavar="DIR")
+    for name, function, text in (
+        ("quarantine", cmd_quarantine, "hand refused rows back to the estate, as workbooks to mend and drop again"),
+        ("unmatched", cmd_unmatched, "hand product labels that the catalogue does not know back, to be recognised"),
+    ):
+        made = add(name, function, text)
+        add_tenant(made)
+        made.add_argument("--to", required=True, type=_new_workbook, metavar="FILE.xlsx")
+        if function is cmd_quarantine:
+            made.add_argument("--file", metavar="F", help="path or file_id of the export; default: all of them")
     for name, function, text in (
         ("plan", cmd_plan, "plan a campaign's messages from the gate in force"),
         ("send", cmd_send, "send a planned campaign: a dry run unless live is switched on everywhere it must be"),

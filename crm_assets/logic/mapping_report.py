@@ -36,7 +36,8 @@ def file_report(
 ) -> Report:
     """The report of a file whose header is mapped; without a profile, of its header alone.
 
-    Keys: dataset, folder, header (in file order); format {format, encoding, delimiter, header_line, decimal_separator, date_order};
+    Keys: dataset, folder, header in file order; format {format, encoding, delimiter, header_line, decimal_separator,
+    date_order};
     mapping {quality, version, columns, fixed, unmapped, missing}; rows {count, ragged, refused, first_date, last_date};
     first_rows; anomalies {counts, findings}; refusals. Dates are ISO texts, numbers texts with a decimal point.
     """
