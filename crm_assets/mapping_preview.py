@@ -11,8 +11,10 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import date
 from decimal import Decimal
+from itertools import zip_longest
 from pathlib import Path
 
+import numpy as np
 from babel.dates import format_date
 from babel.numbers import format_decimal
 
@@ -100,6 +102,25 @@ def _examined(table: TableFile, source: SourceSpec, name: str, pivot: int, path:
     report["file_date"] = day.isoformat() if day else None
     status = "loads" if profile.plain_rows else "ragged" if profile.row_count else "empty"
     return {**report, "verdict": {"status": status, "reason": None}}
+
+
+def original_record(path: Path, line: int) -> tuple[int, list[tuple[str, str]]] | None:
+    """The record of a file that a line belongs to, as it stands there: its first line, and (header, text) per value.
+
+    What a row of a raw table was made of is led back to by its file and `source_line`. Values that no header stands
+    over have an empty one. None: no record there. UnreadableError: no table.
+    """
+    table = open_table(path)
+    found: tuple[int, list[str]] | None = None
+    for batch in table.batches():
+        ragged = [(row.line, row.values) for row in batch.ragged if row.line <= line]
+        at = int(np.searchsorted(batch.lines, line, side="right")) - 1
+        if at >= 0:
+            ragged.append((int(batch.lines[at]), [column[at].as_py() or "" for column in batch.columns]))
+        found = max([*([found] if found else []), *ragged], default=None, key=lambda record: record[0])
+        if (len(batch.lines) and batch.lines[-1] > line) or any(row.line > line for row in batch.ragged):
+            break
+    return (found[0], list(zip_longest(table.header, found[1], fillvalue=""))) if found else None
 
 
 # --- in words

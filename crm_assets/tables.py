@@ -84,6 +84,7 @@ raw_files = _table(
         sa.Column("unmapped_headers", ARRAY(Text)),
         sa.Column("missing_fields", ARRAY(Text)),
         sa.Column("mapping_quality", Int),
+        sa.Column("mapping_version", Text),  # of the dataset's description, `.`, of what applied to this file
         sa.Column("anomalies", JSONB),  # severity -> count
         sa.Column("anomaly_examples", JSONB),  # a few of each: line, field, severity, problem; no values
         sa.Column("first_seen_at", Stamp, nullable=False),
@@ -129,13 +130,23 @@ RAW_TABLES = {
         f"raw.{name}",
         _RAW_COMMENTS[name],
         [
-            sa.Column("file_id", Text, primary_key=True),
-            sa.Column("source_line", BigInt, primary_key=True),  # physical line where the record starts; sheets: row
+            sa.Column("file_id", Text, nullable=False),
+            sa.Column("source_line", BigInt, nullable=False),  # physical line where the record starts; sheets: row
             sa.Column("row_no", BigInt, nullable=False),  # ordinal of the record in the file, from 1
             *_columns(fields),
             sa.Column("extra", JSONB),  # values of unmapped columns; of a ragged row, the whole row as a list
             sa.Column("problems", ARRAY(Text)),  # what only landing can see: RAGGED_ROW
             sa.Column("mends", Text),  # `<file_id>:<source_line>` of the refused row that this one stands for
+            # (file_id, source_line) is unique: a content is loaded once, in one transaction, and its lines are
+            # numbered through. A B-tree to say so would cost a third of a landing; a file's rows lie together,
+            # so that the bounds of each stretch of pages lead to them.
+            sa.Index(
+                f"{name}_place",
+                "file_id",
+                "source_line",
+                postgresql_using="brin",
+                postgresql_with={"pages_per_range": 32},
+            ),
         ],
     )
     for name, fields in RAW_FIELDS.items()
@@ -170,6 +181,25 @@ phones = _table(
         sa.Column("raw_phone", Text, primary_key=True),
         sa.Column("country", Text, primary_key=True),  # ISO 3166 alpha-2, the region it was read in
         sa.Column("phone", Text),
+    ],
+)
+
+client_texts = _table(
+    "staging.client_texts",
+    "One row per distinct client, e-mail and countries on the lines of a sales file, with the first line that has them.",
+    [
+        sa.Column("file_no", BigInt, nullable=False, index=True),
+        *_columns("client_code email country delivery_country"),
+        sa.Column("source_line", BigInt, nullable=False),
+    ],
+)
+
+product_texts_met = _table(
+    "staging.product_texts_met",
+    "One row per distinct way in which a sales file names a product: its four texts, empty when null.",
+    [
+        sa.Column("file_no", BigInt, nullable=False, index=True),
+        *_columns("product_key product_label vintage article"),
     ],
 )
 

@@ -113,6 +113,10 @@ class SourceSpec(_Model):
     booleans: Booleans
     datasets: dict[str, DatasetSpec]
 
+    def version_of(self, dataset: str) -> str:
+        """First 12 hex of the SHA-256 of all that is said of a dataset: while it stays, so does any file's mapping."""
+        return hashlib.sha256(self.datasets[dataset].model_dump_json().encode()).hexdigest()[:12]
+
     def of_tenant(self, tenant: Tenant) -> SourceSpec:
         """The same source as a tenant's file has it; ValueError names the key that is wrong and what is known."""
         return self.with_tenant(
@@ -448,6 +452,18 @@ class RowMaker:
             and {"last_name", "first_name"} <= mapping.dataset.fields.keys()
         ]
 
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the raw table in which a row of this file can have a value."""
+        mapping = self.mapping
+        filled = {*mapping.columns, *mapping.fixed, *(("last_name", "first_name") if self._splits else ())}
+        return [
+            *("file_id", "source_line", "row_no"),
+            *(name for name in mapping.dataset.fields if name in filled),
+            *("extra", "problems"),
+            *(["mends"] if mapping.reference is not None else []),
+        ]
+
     def fields(self, batch: Batch) -> dict[str, pa.Array]:
         """The batch's mapped columns by field, transformed where the tenant asks for it."""
         found: dict[str, pa.Array] = {}
@@ -499,7 +515,7 @@ class RowMaker:
     def _extra(self, batch: Batch) -> pa.Array:
         """The values of columns that are no field, one JSON object per row; null where the batch has none."""
         members = [
-            pc.binary_join_element_wise(f"{json.dumps(name, ensure_ascii=False)}: ", _as_json(batch.columns[place]), "")
+            _json_member(name, batch.columns[place])
             for place, name in self.mapping.extra.items()
             if batch.columns[place].null_count < len(batch.columns[place])
         ]
@@ -529,12 +545,18 @@ def _serials_as_dates(column: pa.Array) -> pa.Array:
     return _each_text(column, as_date)
 
 
-def _as_json(column: pa.Array) -> pa.Array:
-    """Texts as JSON strings, null as null."""
-    if pc.any(pc.match_substring_regex(column, "[\x01-\x1f]")).as_py():
-        return _each_text(column, lambda text: json.dumps(text, ensure_ascii=False))
-    escaped = pc.replace_substring(pc.replace_substring(column, "\\", "\\\\"), '"', '\\"')
-    return pc.fill_null(pc.binary_join_element_wise('"', escaped, '"', ""), "null")
+def _json_member(name: str, column: pa.Array) -> pa.Array:
+    """`"name": "text"` for each text, null as null."""
+    encoded = column.dictionary_encode()
+    texts = encoded.dictionary
+    if pc.any(pc.match_substring_regex(texts, "[\x01-\x1f]")).as_py():
+        written = pa.array([json.dumps(text, ensure_ascii=False) for text in texts.to_pylist()], pa.string())
+    else:
+        escaped = pc.replace_substring(pc.replace_substring(texts, "\\", "\\\\"), '"', '\\"')
+        written = pc.binary_join_element_wise('"', escaped, '"', "")
+    whole = pa.concat_arrays([written, pa.array(["null"])])
+    members = pc.binary_join_element_wise(f"{json.dumps(name, ensure_ascii=False)}: ", whole, "")
+    return members.take(pc.fill_null(encoded.indices, len(texts)))
 
 
 # --- what the values say about the file

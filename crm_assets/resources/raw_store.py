@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 FAILED = ("unreadable", "refused", "unrecognised")
 LOADED = ("loaded", "duplicate")
+# Mapping reports that a landing hands on per raw table; raw.file_reports has them all.
+MAX_REPORTS = 5
+READ_AGAIN = "was read again: the estate's mapping has changed"
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class LandingReport:
 
     outcomes: list[FileOutcome] = field(default_factory=list)
     loaded_rows: Counter[str] = field(default_factory=Counter)  # raw table -> rows that came in
+    # raw table -> path -> masked mapping report of files that came in; of a few only.
+    mapping_reports: dict[str, dict[str, Any]] = field(default_factory=dict)
     deleted: list[str] = field(default_factory=list)  # paths whose content is gone from the folder
     folder_missing: bool = False  # or out of reach: nothing was looked at, nothing changed
     out_of_reach: str | None = None  # why nobody knows whether it is there
@@ -60,6 +66,10 @@ class LandingReport:
 
 class _ChangedError(Exception):
     """The file is not what was hashed any more: somebody writes to it."""
+
+
+class _OvertakenError(Exception):
+    """Another landing loaded the content meanwhile."""
 
 
 class _FaultyError(Exception):
@@ -150,6 +160,7 @@ class _Known:
     unmapped_headers: list[str] | None
     last_date: date | None
     is_deleted: bool
+    mapping_version: str | None = None  # <version of the dataset's description>.<version of the mapping applied>
 
 
 class _Landing:
@@ -167,20 +178,21 @@ class _Landing:
         self.warehouse = warehouse
         self.zone = drop_zone
         self.rules = tenant.business_rules
-        self.source = source.with_tenant(tenant.source.synonyms, tenant.source.transformations)
+        self.source = source.of_tenant(tenant)
         self.now = now
         self.pause = pause
         self.report = LandingReport()
-        self.known = self._read_known()
-        # Content -> the path it was loaded under.
-        self.loaded = {sha256: path for (path, sha256), row in self.known.items() if row.status == "loaded"}
+        self._look_at_ledger()
 
-    def _read_known(self) -> dict[tuple[str, str], _Known]:
+    def _look_at_ledger(self) -> None:
         rows = self.warehouse.rows(
             "select path, sha256, dataset, status, row_count, mapping_quality, unmapped_headers, last_date,"
-            " deleted_at is not null from raw.files where status <> 'waiting' order by path collate \"C\""
+            " deleted_at is not null, mapping_version from raw.files where status <> 'waiting'"
+            ' order by path collate "C"'
         )
-        return {(path, sha256): _Known(*rest) for path, sha256, *rest in rows}
+        self.known = {(path, sha256): _Known(*rest) for path, sha256, *rest in rows}
+        # Content -> the path it was loaded under.
+        self.loaded = {sha256: path for (path, sha256), row in self.known.items() if row.status == "loaded"}
 
     def run(self) -> LandingReport:
         try:
@@ -239,55 +251,141 @@ class _Landing:
 
         known = self.known.get((file.path, sha256))
         if known is not None and known.status in LOADED:
+            if (outcome := self._follow_mapping(file, sha256)) is not None:
+                return outcome
             return FileOutcome(
                 file.path, known.dataset, known.status, None, known.row_count, known.mapping_quality,
                 known.unmapped_headers,
             )  # fmt: skip
         # What failed before is tried again: a new spelling in the tenant's file may have made it readable.
         recognition = recognise(file.path, self.source)
-        if recognition.dataset is None:
+        dataset = recognition.dataset or self._own_dataset(file, known)
+        if dataset is None:
             return self._fails(file, sha256, None, _FaultyError("unrecognised", recognition.reason or ""))
         if sha256 in self.loaded:
             return self._duplicates(file, sha256, self.loaded[sha256])
         try:
-            return self._load(file, sha256, recognition.dataset)
+            return self._load(file, sha256, dataset)
+        except _OvertakenError:
+            self._look_at_ledger()
+            return self._take(file, sha256)
         except _FaultyError as fault:
-            return self._fails(file, sha256, recognition.dataset, fault)
+            return self._fails(file, sha256, dataset, fault)
 
-    def _load(self, file: DroppedFile, sha256: str, dataset: str) -> FileOutcome:
-        """Read a file into its raw table, rows and ledger in one transaction."""
+    def _follow_mapping(self, file: DroppedFile, sha256: str) -> FileOutcome | None:
+        """Read a loaded content again if the mapping that applies to it is not what it was read with.
+
+        None: it is. A content that the present mapping cannot read keeps its rows, and says why.
+        """
+        from crm_assets.logic.landing import map_header
+        from crm_assets.logic.mended import as_export, own_dataset
+        from crm_assets.logic.reading import UnreadableError, open_table
+
+        loaded = self.known.get((self.loaded.get(sha256, ""), sha256))
+        if loaded is None or loaded.dataset is None:
+            return None
+        dataset = loaded.dataset
+        described, applied = self.source.version_of(dataset), (loaded.mapping_version or ".").partition(".")[2]
+        if loaded.mapping_version == f"{described}.{applied}":
+            return None
+        try:
+            with self.zone.local(file.path) as path:
+                table = open_table(path, self.rules.landing.workbook)
+                if own_dataset(table.header, self.source) == dataset:
+                    table = as_export(table, self.source.datasets[dataset])
+                mapping = map_header(table.header, self.source.datasets[dataset])
+            if mapping.version != applied:
+                # A description that comes to the same for this file is no reason to read it again.
+                return self._load(file, sha256, dataset, replaces=loaded.mapping_version or "")
+            reason = None
+        except _OvertakenError:
+            self._look_at_ledger()
+            return self._take(file, sha256)
+        except (_FaultyError, UnreadableError) as error:
+            reason = f"keeps the rows it was loaded with: by the mapping of now it {error}"
+        with self.warehouse.transaction() as connection:
+            connection.execute(
+                "update raw.files set mapping_version = %s, reason = %s where sha256 = %s and status = 'loaded'",
+                [f"{described}.{applied}", reason, sha256],
+            )
+        if reason is None:
+            return None
+        return FileOutcome(file.path, dataset, "loaded", reason, loaded.row_count, loaded.mapping_quality)
+
+    def _own_dataset(self, file: DroppedFile, known: _Known | None) -> str | None:
+        """The dataset of a workbook of ours that was mended and dropped where no path rule knows it."""
+        from crm_assets.logic.mended import own_dataset
+        from crm_assets.logic.reading import UnreadableError, open_table
+
+        is_table = file.path.rpartition(".")[2].lower() in self.source.extensions
+        if not is_table or known is not None:  # a content that was none of ours will never be
+            return None
+        with self.zone.local(file.path) as path:
+            try:
+                return own_dataset(open_table(path, self.rules.landing.workbook).header, self.source)
+            except UnreadableError:
+                return None  # what there is to say is that its path tells nothing
+
+    def _load(self, file: DroppedFile, sha256: str, dataset: str, replaces: str | None = None) -> FileOutcome:
+        """Read a file into its raw table: rows, mapping report and ledger in one transaction.
+
+        `replaces`: the mapping version with which the content is loaded already; its rows give way, and it gets a new
+        `file_no`, by which whatever was computed from them is known to be of old.
+        """
         import psycopg
+        from psycopg.types.json import Jsonb
 
         from crm_assets import tables
         from crm_assets.logic.landing import Profiler, RowMaker, map_header
+        from crm_assets.logic.mapping_report import file_report, masked
+        from crm_assets.logic.mended import as_export, own_dataset
         from crm_assets.logic.reading import UnreadableError, open_table
         from crm_assets.resources.warehouse import copy_blocks
 
         with self.zone.local(file.path) as path:
             try:
-                table = open_table(path)
+                table = open_table(path, self.rules.landing.workbook)
+                if own := own_dataset(table.header, self.source):
+                    dataset, table = own, as_export(table, self.source.datasets[own])
                 mapping = map_header(table.header, self.source.datasets[dataset])
-                about = _about_table(table, mapping)
+                about = {**_about_table(table, mapping), "dataset": dataset}
+                version = f"{self.source.version_of(dataset)}.{mapping.version}"
                 if fault := mapping.fault(table.header_line):
                     raise _FaultyError("refused", fault, about)
                 rows = RowMaker(mapping, sha256[:16], is_spreadsheet=table.format != "csv")
-                profiler = Profiler(mapping, self.source, self.rules.values.two_digit_year_pivot)
+                pivot = self.rules.values.two_digit_year_pivot
+                profiler = Profiler(mapping, self.source, pivot, is_spreadsheet=table.format != "csv")
                 target = tables.RAW_TABLES[dataset]
                 with self.warehouse.transaction() as connection:
-                    columns = [column.name for column in target.columns]
-                    copy_blocks(connection, target, columns, _csv_blocks(table, rows, profiler))
+                    self._claim(connection, sha256, replaces)
+                    if replaces is not None:
+                        self._make_way(connection, file, sha256, dataset)
+                    copy_blocks(connection, target, rows.columns, _ahead(_csv_blocks(table, rows, profiler)))
                     profile = profiler.finish(has_decimal_points=table.has_decimal_points)
                     if not profile.row_count:
-                        raise _FaultyError("refused", "has a header and no rows: export it again from iSaVigne", about)
-                    if profile.plain_rows == 0:
+                        reason = "has a header and no rows: export it again from iSaVigne"
+                        if own:
+                            reason = "is a workbook of ours with nothing filled in: fill it in and save it again"
+                        raise _FaultyError("refused", reason, about)
+                    if profile.plain_rows == 0 and not own:
                         reason = "has no row with as many values as the header: export it again from iSaVigne"
                         raise _FaultyError("refused", reason, about)
                     seen = self.zone.look(file.path)
                     if table.sha256 != sha256 or seen is None or seen.signature != file.signature:
                         raise _ChangedError
+                    report = file_report(table, mapping, self.source, dataset, pivot, profile)
+                    connection.execute(
+                        "insert into raw.file_reports (file_id, report) values (%s, %s)"
+                        " on conflict (file_id) do update set report = excluded.report",
+                        [sha256[:16], Jsonb({"file": file.path, **report})],
+                    )
+                    # Lead to the new rows by the index at once, not when the database next cleans up.
+                    connection.execute("select brin_summarize_new_values(%s)", [f"raw.{dataset}_place"])
                     self._write(
                         connection, file, sha256, dataset, "loaded",
-                        {**about, **_about_rows(profile), **self._order(file, sha256, profile.last_date)},
+                        # A mended file is as new as its last save, however old the sales it mends.
+                        {**about, **_about_rows(profile), "mapping_version": version,
+                         **self._order(file, sha256, None if own else profile.last_date)},
                     )  # fmt: skip
             except UnreadableError as error:
                 raise _FaultyError("unreadable", str(error)) from error
@@ -297,6 +395,9 @@ class _Landing:
                 raise _FaultyError("refused", reason, about) from error
         self.loaded[sha256] = file.path
         self.report.loaded_rows[dataset] += profile.row_count
+        shown = self.report.mapping_reports.setdefault(dataset, {})
+        if len(shown) < MAX_REPORTS:
+            shown[file.path] = masked({"file": file.path, **report})
         self.known[file.path, sha256] = _Known(
             dataset,
             "loaded",
@@ -305,17 +406,46 @@ class _Landing:
             mapping.unmapped_headers,
             profile.last_date,
             False,
+            version,
         )
         return FileOutcome(
             file.path,
             dataset,
             "loaded",
-            None,
+            READ_AGAIN if replaces is not None else None,
             profile.row_count,
             mapping.quality,
             mapping.unmapped_headers,
             True,
         )
+
+    @staticmethod
+    def _claim(connection: psycopg.Connection, sha256: str, replaces: str | None) -> None:
+        """Hold off other landings of this estate until the transaction's end; _OvertakenError when one was faster.
+
+        This is what keeps a content from being loaded twice: the raw tables themselves would let it happen.
+        `replaces`: the mapping version it is known to be loaded with, None when it is not.
+        """
+        connection.execute("select pg_advisory_xact_lock(hashtext('crm landing'))")
+        found = connection.execute(
+            "select coalesce(mapping_version, '') from raw.files where sha256 = %s and status = 'loaded'", [sha256]
+        ).fetchone()
+        if (found[0] if found else None) != replaces:
+            raise _OvertakenError
+
+    def _make_way(self, connection: psycopg.Connection, file: DroppedFile, sha256: str, dataset: str) -> None:
+        """Remove the rows of a content that is about to be read again, from the file that is at hand."""
+        from psycopg import sql
+
+        table = sql.Identifier("raw", dataset)
+        connection.execute(sql.SQL("delete from {} where file_id = %s").format(table), [sha256[:16]])
+        if self.loaded[sha256] != file.path:  # the file that it was loaded from is gone
+            connection.execute(
+                "update raw.files set status = 'duplicate', loaded_at = null, reason = %s"
+                " where path = %s and sha256 = %s",
+                [f"has the content of {file.path}, which is loaded", self.loaded[sha256], sha256],
+            )
+            self.known[self.loaded[sha256], sha256].status = "duplicate"
 
     def _duplicates(self, file: DroppedFile, sha256: str, original: str) -> FileOutcome:
         loaded = self.known[original, sha256]
@@ -327,6 +457,7 @@ class _Landing:
         return FileOutcome(file.path, loaded.dataset, "duplicate", reason, loaded.row_count)
 
     def _fails(self, file: DroppedFile, sha256: str, dataset: str | None, fault: _FaultyError) -> FileOutcome:
+        dataset = fault.known.get("dataset", dataset)  # what the content says goes before the path
         with self.warehouse.transaction() as connection:
             about = {**fault.known, **self._order(file, sha256, None), "reason": fault.reason}
             self._write(connection, file, sha256, dataset, fault.status, about)
@@ -441,17 +572,27 @@ class _Landing:
         self.report.deleted = sorted(path for (path,) in gone)
 
 
+def _ahead(blocks: Iterator[memoryview], depth: int = 2) -> Iterator[memoryview]:
+    """The same blocks, the next ones made in a thread of their own while the database takes the one before."""
+    with ThreadPoolExecutor(1, "landing") as worker:
+        coming = deque(worker.submit(next, blocks, None) for _ in range(depth))
+        while (block := coming.popleft().result()) is not None:
+            coming.append(worker.submit(next, blocks, None))
+            yield block
+
+
 def _csv_blocks(table: TableFile, rows: RowMaker, profiler: Profiler) -> Iterator[memoryview]:
-    """The rows of a raw table as CSV for COPY: text quoted, null bare."""
+    """The rows' filled columns as CSV for COPY: text quoted, null bare."""
     import pyarrow as pa
     import pyarrow.csv as pa_csv
 
     options = pa_csv.WriteOptions(include_header=False, quoting_style="all_valid")
+    columns = rows.columns
     for batch in table.batches():
         fields = rows.fields(batch)
         profiler.add(batch, fields)
         sink = pa.BufferOutputStream()
-        pa_csv.write_csv(rows.table(batch, fields), sink, options)
+        pa_csv.write_csv(rows.table(batch, fields).select(columns), sink, options)
         yield memoryview(sink.getvalue())
 
 
