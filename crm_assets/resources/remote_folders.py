@@ -100,6 +100,16 @@ def _plain(error: BaseException, secrets: Mapping[str, str]) -> str:
     return text[:300]
 
 
+def _content(options: Mapping[str, Any], name: str) -> bytes | None:
+    """The file that an option names. That it is missing must not be taken for a missing drop folder."""
+    if not options.get(name):
+        return None
+    try:
+        return Path(str(options[name])).read_bytes()
+    except OSError as error:
+        raise DropZoneError(f"key 'source.raw_options.{name}': {options[name]}: {error.strerror}") from None
+
+
 # --- fsspec
 
 
@@ -112,6 +122,7 @@ def _fsspec_options(protocol: str, options: Mapping[str, Any], secrets: Mapping[
             "read_timeout": ANSWER_SECONDS,
             "retries": {"max_attempts": 1},
         }
+        _content(given, "ca_file")
         client = {"region_name": given.pop("region", None), "verify": given.pop("ca_file", None)}
         if style := given.pop("addressing_style", None):
             config["s3"] = {"addressing_style": style}
@@ -294,14 +305,15 @@ class SftpFolder:
         import asyncssh
 
         logging.getLogger("asyncssh").setLevel(logging.WARNING)
-        password, key_file = self._secrets.get("password"), self._options.get("key_filename")
-        passphrase = self._secrets.get("passphrase")
+        password, passphrase = self._secrets.get("password"), self._secrets.get("passphrase")
         keys: Any = () if password is None else None  # (): the user's own, as ssh does; None: none
         if key_text := self._secrets.get("private_key"):
             keys = [asyncssh.import_private_key(key_text.replace("\\n", "\n"), passphrase)]
-        elif key_file:
-            keys = [asyncssh.read_private_key(str(key_file), passphrase)]
-        known_hosts: Any = str(self._options.get("known_hosts") or "") or ()
+        elif (key := _content(self._options, "key_filename")) is not None:
+            keys = [asyncssh.import_private_key(key, passphrase)]
+        known_hosts: Any = _content(self._options, "known_hosts")
+        if known_hosts is None:
+            known_hosts = ()  # the user's own
         if host_key := self._options.get("host_key"):
             known_hosts = ([asyncssh.import_public_key(str(host_key))], [], [])
         connection = await asyncssh.connect(
