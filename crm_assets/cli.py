@@ -346,9 +346,9 @@ def cmd_mapping_preview(config: Settings, args: argparse.Namespace) -> int:
     tenant = _registry(config).get(args.tenant)
     source, zone = _source(tenant), run_context.drop_zone(tenant, config)
     root = None if zone.is_remote else Path(zone.url.removeprefix("file://"))
-    pivot = tenant.business_rules.values.two_digit_year_pivot
+    rules = tenant.business_rules
     try:
-        report = mapping_preview.preview(args.file, source, pivot, dataset=args.dataset, root=root)
+        report = mapping_preview.preview(args.file, source, rules, dataset=args.dataset, root=root)
     except ValueError as error:
         raise RefusedError(f"--dataset: {error}") from error
     except OSError as error:
@@ -376,9 +376,9 @@ def cmd_mapping_line(config: Settings, args: argparse.Namespace) -> Result:
                 name = next((path for (path,) in seen if zone.look(path) is not None), name)
             if zone.look(name) is not None:
                 with zone.local(name) as path:
-                    found = mapping_preview.original_record(path, int(line))
+                    found = mapping_preview.original_record(path, int(line), tenant.business_rules)
             else:
-                found = mapping_preview.original_record(Path(name), int(line))
+                found = mapping_preview.original_record(Path(name), int(line), tenant.business_rules)
         except OSError as error:
             raise RefusedError(f"{name} cannot be opened: {error.strerror}") from error
         except UnreadableError as error:
@@ -421,7 +421,7 @@ def cmd_quarantine(config: Settings, args: argparse.Namespace) -> Result:
         say(f"no refused row of {where} waits to be mended: nothing written")
     for book in books:
         workbooks.save(book)
-        say(f"{book.rows} refused rows of {book.folder} written to {book.path}")
+        say(f"{book.rows} refused {'row' if book.rows == 1 else 'rows'} of {book.folder} written to {book.path}")
         if book.left:
             say(f"{book.left} more rows of {book.folder} are left: so many are better mended by a new export")
         if book.too_long:

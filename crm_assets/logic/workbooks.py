@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from crm_assets import rendering
+from crm_assets.logic.curated import is_valid_code, normalize_code, normalize_label
 from crm_assets.logic.landing import DatasetSpec, FieldSpec, map_header, normalise_header
 from crm_assets.logic.mended import KEY_AND_LABEL, OWN_HEADER, SURPLUS_HEADER, guard, reference_header
 from crm_assets.logic.spellings import DateOrder, read_date, read_number
@@ -220,7 +221,8 @@ def _faulty(code: str, dataset: DatasetSpec, values: Mapping[str, str], file: Ex
     pointed = dataset.period if code == "MISSING_DATE" else _POINTS_AT.get(code, ())
     fields = [name for name in pointed if name in dataset.fields]
     if code == "INVALID_KEY":
-        return {name for name in fields if values[name].strip()}
+        keys = pd.Series({name: values[name] for name in fields if values[name].strip()}, dtype="str")
+        return set(keys.index[~is_valid_code(normalize_code(keys))]) or set(keys.index)
     if code == "MISSING_CLIENT" and "client_code" in fields and dataset.fields["client_code"].required:
         fields = ["client_code"]
     return {name for name in fields if not values[name].strip()} or set(fields)
@@ -340,8 +342,6 @@ def unmatched_labels(unmatched: pd.DataFrame, aliases: pd.DataFrame) -> list[Unm
     last. A label that stands here though an alias names it was given a key that the catalogue does not have. Sales
     without a label go by their code, as they do for aliases.
     """
-    from crm_assets.logic.curated import normalize_label
-
     answered = dict(zip(aliases["label"], aliases["product_key"], strict=True))
     texts = unmatched["raw_product_label"].where(
         normalize_label(unmatched["raw_product_label"]).ne(""), unmatched["raw_product_key"]

@@ -178,6 +178,20 @@ def test_what_does_not_parse_is_coloured_and_nothing_else() -> None:
     assert row["Date commande"].fill.fgColor.rgb == "FFFFD966"
 
 
+def test_only_the_code_that_is_none_is_pointed_at() -> None:
+    rows = [
+        refused(2, ["INVALID_KEY"], client_code="#REF!", product_key="P1"),
+        refused(3, ["INVALID_KEY"], client_code="C1", product_key="---"),
+        refused(
+            4, ["INVALID_KEY"], client_code="C1", product_key="P1"
+        ),  # refused for another reason: both may be meant
+    ]
+    coloured = [
+        {n for n in ("Code client", "SKU") if c[n].fill.fgColor.rgb == "FFFFD966"} for c in cells(book(rows).content)
+    ]
+    assert coloured == [{"Code client"}, {"SKU"}, {"Code client", "SKU"}]
+
+
 def test_a_missing_value_gets_a_column_where_the_export_had_none(tmp_path: Path) -> None:
     header = ["produit_key", "quantite"]
     files = {A: export(header, "stock")}
