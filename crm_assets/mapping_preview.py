@@ -29,7 +29,9 @@ from crm_assets.logic.landing import (
     recognise,
 )
 from crm_assets.logic.mapping_report import Report, file_report
+from crm_assets.logic.mended import as_export, own_dataset
 from crm_assets.logic.reading import TableFile, UnreadableError, open_table
+from crm_assets.rules import BusinessRules
 
 SHOWN_ROWS = 3
 MAX_WIDTH = {"header": 34, "cell": 26}
@@ -38,7 +40,7 @@ INDENT = "  "
 
 
 def preview(
-    path: Path, source: SourceSpec, pivot: int, *, dataset: str | None = None, root: Path | None = None
+    path: Path, source: SourceSpec, rules: BusinessRules, *, dataset: str | None = None, root: Path | None = None
 ) -> Report:
     """The report of a local file, wherever it lies: that of `file_report`, with `file`, `verdict` and `recognised`.
 
@@ -56,13 +58,16 @@ def preview(
         name = found.dataset
         report["recognised"] = {"how": "path" if name else "guess", "reason": found.reason}
     try:
-        table = open_table(path)
+        table = open_table(path, rules.landing.workbook)
+        if own := own_dataset(table.header, source):
+            name, table = own, as_export(table, source.datasets[own])
+            report["recognised"] = {"how": "own", "reason": None}
         name = name or _best_match(table, source)
         if name is None:
             report["recognised"]["how"] = "none"
             reason = f"{found.reason}; nor does its first line have a name known for any dataset"
             return {**report, "verdict": {"status": "unknown", "reason": reason}}
-        return {**report, **_examined(table, source, name, pivot, path)}
+        return {**report, **_examined(table, source, name, rules.values.two_digit_year_pivot, path)}
     except UnreadableError as error:
         return {**report, "dataset": name, "verdict": {"status": "unreadable", "reason": str(error)}}
 
@@ -104,13 +109,13 @@ def _examined(table: TableFile, source: SourceSpec, name: str, pivot: int, path:
     return {**report, "verdict": {"status": status, "reason": None}}
 
 
-def original_record(path: Path, line: int) -> tuple[int, list[tuple[str, str]]] | None:
+def original_record(path: Path, line: int, rules: BusinessRules) -> tuple[int, list[tuple[str, str]]] | None:
     """The record of a file that a line belongs to, as it stands there: its first line, and (header, text) per value.
 
     What a row of a raw table was made of is led back to by its file and `source_line`. Values that no header stands
     over have an empty one. None: no record there. UnreadableError: no table.
     """
-    table = open_table(path)
+    table = open_table(path, rules.landing.workbook)
     found: tuple[int, list[str]] | None = None
     for batch in table.batches():
         ragged = [(row.line, row.values) for row in batch.ragged if row.line <= line]
@@ -126,8 +131,11 @@ def original_record(path: Path, line: int) -> tuple[int, list[tuple[str, str]]] 
 # --- in words
 
 
-def as_text(report: Report, locale: str, *, tenant: str, folder: str = "") -> str:
-    """The report as aligned plain text. `folder`: where the file is to be dropped; `tenant`: the estate's slug."""
+def as_text(report: Report, locale: str, *, tenant: str = "", folder: str = "") -> str:
+    """The report as aligned plain text. `folder`: where the file is to be dropped; `tenant`: the estate's slug.
+
+    A report without a verdict, as landing keeps it, is of a file that is loaded: nothing is to be done about it.
+    """
     return "\n".join(_Words(report, locale, tenant, folder).lines())
 
 
@@ -193,7 +201,8 @@ class _Words:
             span = report["rows"]
             numeric = any(column["type"] == "number" for column in report["mapping"]["columns"])
             dated = any(column["type"] == "date" for column in report["mapping"]["columns"])
-            if numeric:
+            # A number of a sheet is a number: how it would be written matters for text only.
+            if numeric and (report["format"]["format"] == "csv" or report["format"]["decimal_separator"] == ","):
                 rows.append(("numbers", t["decimal"][report["format"]["decimal_separator"] or ""]))
             if dated:
                 rows.append(("dates", t["date_order"][report["format"]["date_order"]]))

@@ -750,6 +750,9 @@ class Profiler:
                 bad = self._note_days(name, days[name], batch.lines)
             elif spec.values:
                 self._texts("Medium", name, column, _UNKNOWN_VALUE, partial(_names_only, spec.values), batch.lines)
+            if name == "label" and (no_key := _no_keys(column)) is not None:
+                self._note_mask("High", name, "can be no code", no_key, batch.lines, column)
+                refuse(MISSING_CODES[name], no_key)
             if name in ("client_code", "product_key"):
                 no_key = _no_keys(column)
                 if no_key is not None and (others := _instead_of(name, dataset)):

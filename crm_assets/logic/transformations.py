@@ -102,8 +102,8 @@ def _months() -> Mapping[str, str]:
                 plain = name.lower().rstrip(".")
                 for spelling in (plain, _unaccented(plain), _unaccented(plain)[:3]):
                     found.setdefault(spelling, f"{number:02}")
-    found.update({"jui": "", "juil": "07", "mrz": "03", "sept": "09"})  # `jui` may be June or July
-    return found
+    found.pop("jui")  # June or July
+    return {**found, "mrz": "03"}
 
 
 def _unaccented(text: str) -> str:
@@ -159,7 +159,7 @@ _A_DAY = date(2024, 3, 25)
 
 def _date_patterns(argument: Any) -> tuple[str, ...]:
     """Formats of `parse_date`; ValueError for one that would not find a day again that it has written."""
-    patterns = tuple(argument) if isinstance(argument, list) else (argument,)
+    patterns = tuple(argument) if isinstance(argument, list) and argument else (argument,)
     for pattern in patterns:
         try:
             is_right = datetime.strptime(_A_DAY.strftime(pattern), pattern).date() == _A_DAY
@@ -206,6 +206,8 @@ def compile_transformations(steps: Iterable[Any]) -> Transform | None:
     made: list[Transform] = []
     for step in steps:
         name, argument = next(iter(step.items())) if isinstance(step, dict) and len(step) == 1 else (step, None)
+        if not isinstance(name, str):
+            raise ValueError(f"no transformation {step!r} (known: {', '.join(KNOWN)})")
         if name in PLAIN and argument is None:
             made.append(_on_text(PLAIN[name]))
         elif name == "parse_phone" and isinstance(argument, str) and re.fullmatch("[A-Z]{2}", argument):

@@ -52,6 +52,7 @@ def land_drop(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> Itera
             new_rows=report.loaded_rows[name],
             new_files=sum(outcome.is_new for outcome in mine),
             **({"worst_mapping_quality": quality} if (quality := _worst_quality(mine)) is not None else {}),
+            **({"mapping": mapping_reports(files)} if (files := report.mapping_reports.get(name)) else {}),
         )
 
 
@@ -73,6 +74,14 @@ def alert_failures(run: run_context.TenantRun, report: LandingReport) -> None:
 
 def _worst_quality(outcomes: list[FileOutcome]) -> int | None:
     return min((o.mapping_quality for o in outcomes if o.mapping_quality is not None), default=None)
+
+
+def mapping_reports(reports: dict[str, dict[str, Any]]) -> dg.MarkdownMetadataValue:
+    """How files that came in were read, with masked examples: what `crm mapping preview` tells."""
+    from crm_assets.mapping_preview import as_text
+
+    told = [f"```text\n{as_text(one, 'en').replace('```', '')}\n```" for one in reports.values()]
+    return dg.MetadataValue.md("\n\n".join([*told, "The reports of all files are in raw.file_reports."]))
 
 
 def files_table(report: LandingReport) -> dg.MarkdownMetadataValue:
