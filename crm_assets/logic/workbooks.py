@@ -8,6 +8,7 @@ in again). Nothing is corrected or guessed here; no database, no folder and no c
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -31,7 +32,8 @@ MAX_CELL = 32_767
 _MAX_HEADER = 200
 
 _TO_MEND, _GREY, _PALE = "#FFD966", "#D9D9D9", "#F2F2F2"
-_NARROWEST, _WIDEST = 9, 40
+_NARROWEST, _WIDEST, _WHY_WIDTH = 9, 40, 60  # letters
+_LINE_HEIGHT = 15  # points
 
 # The fields a code points at, where its dataset has them. What does not parse is found by looking at the values.
 _POINTS_AT = {
@@ -142,7 +144,7 @@ def refused_workbook(
 
     with _Book(header, made_at, words["refused"]["sheet"], words["help_sheet"]) as book:
         first_surplus = 1 + len(columns)
-        book.width(0, 60, "why")
+        book.width(0, _WHY_WIDTH, "why")
         for place, column in enumerate(columns, start=1):
             texts = (laid_out[n].texts.get(column.key, "") for n in kept[:500])
             book.width(place, max(len(column.header), *map(len, texts), 0), "plain")
@@ -154,7 +156,9 @@ def refused_workbook(
         book.head(to_mend={places[key] for n in kept for key in laid_out[n].faulty if key in places})
         for line, number in enumerate(kept, start=1):
             row, cells = ordered[number], laid_out[number]
-            book.text(line, 0, _why(row, cells, files, shown, words), "why")
+            why = _why(row, cells, files, shown, words)
+            book.height(line, lines=len(textwrap.wrap(why, _WHY_WIDTH)))
+            book.text(line, 0, why, "why")
             for key, place in places.items():
                 book.text(line, place, cells.texts.get(key, ""), "mend" if key in cells.faulty else "plain")
             for place, text in enumerate(cells.surplus, start=first_surplus):
@@ -465,6 +469,10 @@ class _Book:
         width = letters if letters <= 3 or style == "why" else min(max(letters + 2, _NARROWEST), _WIDEST)
         self._sheet.set_column(place, place, width, self._style(style))
 
+    def height(self, line: int, lines: int) -> None:
+        """A row's height; not every spreadsheet works it out from wrapped text. To be called before its cells."""
+        self._sheet.set_row(line, _LINE_HEIGHT * max(lines, 1))
+
     def head(self, to_mend: set[int]) -> None:
         for place, text in enumerate(self._header):
             is_own = normalise_header(text).startswith(OWN_HEADER)
@@ -520,9 +528,9 @@ class _Book:
 
 
 _STYLES: dict[str, dict[str, Any]] = {
-    "plain": {"num_format": "@", "locked": False},
-    "mend": {"num_format": "@", "locked": False, "bg_color": _TO_MEND},
-    "own": {"num_format": "@", "font_color": "#595959", "bg_color": _PALE},
+    "plain": {"num_format": "@", "locked": False, "valign": "top"},
+    "mend": {"num_format": "@", "locked": False, "valign": "top", "bg_color": _TO_MEND},
+    "own": {"num_format": "@", "valign": "top", "font_color": "#595959", "bg_color": _PALE},
     "why": {"num_format": "@", "text_wrap": True, "valign": "top", "bg_color": _PALE},
     "count": {"num_format": "0", "font_color": "#595959", "bg_color": _PALE},
     "money": {"num_format": "#,##0.00", "font_color": "#595959", "bg_color": _PALE},
