@@ -22,8 +22,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -79,11 +79,22 @@ class Arena:
         self.bystander = bystander
         self.folder = folder
         self.outcome = Outcome()
-        self._seen_before: dict[str, tuple[int, str]] = {}
         outside = folder.parent / "outside"
         outside.mkdir(parents=True, exist_ok=True)
         (outside / "clients.csv").write_text("Code client;Nom\nOUTSIDE;Nobody\n")
+        self._settle(bystander)
         self._calm = self._bystander_state()
+
+    def _settle(self, bystander: Warehouse) -> None:
+        """Give the other estate some rows to lose."""
+        from crm_assets.logic.landing import load_source
+        from crm_assets.resources.drop_zone import DropZone
+        from crm_assets.resources.raw_store import land
+
+        calm = self.folder.parent / "calm"
+        for drop in hostile_files.drops(0):
+            hostile_files.lay(calm, drop)
+        land(bystander, DropZone(calm), estate(), load_source(), NOW, pause=lambda seconds: None)
 
     def fire(self, drops: Sequence[Drop]) -> None:
         """One batch: into the folder, landed, built, looked at. The batch before is taken out of the folder first."""
@@ -99,7 +110,7 @@ class Arena:
         self.outcome.build_seconds += time.monotonic() - started
         if failed:
             self.outcome.fault(None, f"the build of files {self.outcome.files}..+{len(drops)} failed: {failed}")
-        self._look(drops, seconds, is_built=not failed)
+        self.look(drops, seconds, is_built=not failed)
         self.outcome.files += len(drops)
 
     # --- landing, watched
@@ -158,7 +169,8 @@ class Arena:
 
     # --- what must hold
 
-    def _look(self, drops: Sequence[Drop], seconds: dict[str, float], *, is_built: bool) -> None:
+    def look(self, drops: Sequence[Drop], seconds: Mapping[str, float], *, is_built: bool) -> None:
+        """Note what does not hold of a batch that was fired."""
         ledger: dict[str, tuple[str, str | None, str | None, int | None]] = {
             path: rest
             for path, *rest in self.target.rows(
@@ -382,7 +394,7 @@ def run(count: int, seed: int, start: int, out: Path | None) -> Outcome:
                 flush=True,
             )
             if out:
-                out.write_text(json.dumps(asdict(outcome), indent=2))
+                out.write_text(json.dumps(vars(outcome), indent=2))
             if outcome.faults and "the build of" in outcome.faults[-1]:
                 break  # every further build would fail the same way
     return arena.outcome
