@@ -1,9 +1,9 @@
 """The speeds that the README states: whole-process seconds and peak memory of `./crm`, medians of some runs.
 
-Nothing here decides whether a build passes: timings on a shared machine lie. Each case gets a CRM_HOME, a drop
+No figure here decides whether a build passes: timings on a shared machine lie. The case fuzz fails on a fault. Each case gets a CRM_HOME, a drop
 folder and an embedded server of its own.
 
-    ./crm bench [--cases sample,100k,1m,load] [--repeat 3] [--out results.json]
+    ./crm bench [--cases sample,100k,1m,load,fuzz] [--repeat 3] [--files 20000] [--out results.json]
 """
 
 from __future__ import annotations
@@ -140,15 +140,28 @@ def measure_load() -> dict[str, Measure]:
     }
 
 
+def fire(files: int) -> int:
+    """Hostile files through landing and dbt, figures and faults printed as they come; 0 when nothing broke."""
+    case = Case("fuzz")
+    try:
+        command = [sys.executable, "-m", "benchmarks.hostile", "run", "--files", str(files)]
+        return subprocess.run(command, cwd=ROOT, env={**case.environment, "PYTHONPATH": str(ROOT)}).returncode
+    finally:
+        case.close()
+
+
 def main() -> int:
     """Measure the chosen cases and print a table; JSON where asked."""
     parser = argparse.ArgumentParser(prog="crm bench", description=__doc__.splitlines()[0])
     parser.add_argument("--cases", default="load,sample,100k,1m")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--files", type=int, default=20_000, help="of the case fuzz")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     results: dict[str, list[Measure]] = {}
-    for name in args.cases.split(","):
+    names = args.cases.split(",")
+    failed = fire(args.files) if "fuzz" in names else 0
+    for name in (name for name in names if name != "fuzz"):
         for number in range(args.repeat):
             print(f"{name}: {number + 1} of {args.repeat}", file=sys.stderr, flush=True)
             for label, one in (measure_load() if name == "load" else measure_run(name)).items():
@@ -167,7 +180,7 @@ def main() -> int:
         print(f"{label:32} {figures}   {row['all_seconds']}  {row['aim']}")
     if args.out:
         args.out.write_text(json.dumps(rows, indent=2))
-    return 0
+    return failed
 
 
 if __name__ == "__main__":
