@@ -1,7 +1,7 @@
 """The speeds that the README states: whole-process seconds and peak memory of `./crm`, medians of some runs.
 
-No figure here decides whether a build passes: timings on a shared machine lie. The case fuzz fails on a fault. Each case gets a CRM_HOME, a drop
-folder and an embedded server of its own.
+No figure here decides whether a build passes: timings on a shared machine lie. The case fuzz fails on a fault. Each
+case gets a CRM_HOME, a drop folder and an embedded server of its own.
 
     ./crm bench [--cases sample,100k,1m,load,fuzz] [--repeat 3] [--files 20000] [--out results.json]
 """
