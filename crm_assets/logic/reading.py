@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 Format = Literal["csv", "xlsx", "xls"]
 
 DELIMITERS = (";", ",", "\t", "|")
-BLOCK_BYTES = 1 << 23
+BLOCK_BYTES = 1 << 22
 LINE_BYTES = 1 << 25  # what has longer lines than this is no table, and must not fill the memory
 SHEET_BLOCK_CELLS = 1 << 20
 
@@ -475,9 +475,11 @@ def _read_plain(
     Proof that this equals what `csv` finds: quotes, taken in pairs, stand where a field begins and ends (or
     doubled inside one), no carriage return stands alone, and there are as many records as lines.
     """
-    if width < 2 or b"\x00" in block or not (_has_whole_line_ends(block) and _has_plain_quotes(block, delimiter)):
+    if width < 2 or b"\x00" in block or not _has_plain_quotes(block, delimiter):
         return None
-    n_lines = int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n"))) + (not block.endswith(b"\n"))
+    n_lines = _count_lines(block)
+    if n_lines is None:
+        return None
     invalid: list[Any] = []
 
     def keep_apart(row: Any) -> str:
@@ -511,12 +513,15 @@ def _read_plain(
     return [column.combine_chunks() for column in table.columns], lines, ragged, n_lines
 
 
-def _has_whole_line_ends(block: bytes) -> bool:
-    """Whether every carriage return stands before a line feed."""
-    if b"\r" not in block:
-        return True
-    text = np.frombuffer(block + b"\0", np.uint8)
-    return bool((text[np.flatnonzero(text == ord("\r")) + 1] == ord("\n")).all())
+def _count_lines(block: bytes) -> int | None:
+    """The lines of a block, ended by line feeds; None when a carriage return stands before anything else."""
+    text = np.frombuffer(block, np.uint8)
+    feeds = text == ord("\n")
+    if b"\r" in block:
+        returns = text == ord("\r")
+        if returns[-1] or (returns[:-1] > feeds[1:]).any():
+            return None
+    return int(np.count_nonzero(feeds)) + (not block.endswith(b"\n"))
 
 
 def _has_plain_quotes(block: bytes, delimiter: str) -> bool:
