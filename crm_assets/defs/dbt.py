@@ -57,8 +57,9 @@ class StageTranslator(DagsterDbtTranslator):
         self, asset_spec: dg.AssetSpec, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None
     ) -> dg.AssetCheckSpec | None:
         spec = super().get_asset_check_spec(asset_spec, manifest, unique_id, project)
-        # Without partitions a red check would not say whose it is.
-        return spec and spec._replace(partitions_def=tenants_partitions)
+        # Without partitions a red check would not say whose it is, without a description not what it means.
+        description = self.get_resource_props(manifest, unique_id).get("description")
+        return spec and spec._replace(partitions_def=tenants_partitions, description=description or spec.description)
 
 
 class Dbt(DbtCliResource):

@@ -1,3 +1,5 @@
+{{ config(meta={'dagster': {'ref': {'name': 'quality_measures'}}}) }}
+
 -- A check that the rules know and the model does not measure would score 100 in silence, and the other way round.
 select
     coalesce(measures.check_code, rules.check_code) as check_code

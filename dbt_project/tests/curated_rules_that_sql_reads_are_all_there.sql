@@ -1,3 +1,6 @@
+{{ config(meta={'dagster': {'ref': {'name': 'stg_files'}}}) }}
+
+-- depends_on: {{ ref('stg_files') }}
 -- A rule missing from landing.parameters would be a null in a formula.
 select needed.name
 from (

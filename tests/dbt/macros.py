@@ -1,4 +1,4 @@
-"""The value macros of the dbt project as SQL expressions, rendered without dbt's start-up.
+"""The value macros of the dbt project as SQL expressions, and its singular tests as statements, without dbt's start-up.
 
 No values here and no database: tests say what goes in and what must come out.
 """
@@ -12,15 +12,30 @@ import jinja2
 
 from crm_assets.dbt_manifest import PROJECT
 
-FILES = ("parameters.sql", "text_values.sql", "parse_number.sql", "parse_date.sql")
+FILES = ("parameters.sql", "text_values.sql", "parse_number.sql", "parse_date.sql", "quarantine_codes.sql")
+
+
+@cache
+def _environment() -> tuple[jinja2.Environment, str]:
+    """Jinja as far as these files need it, and the macros' text."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    stages = {path.stem: path.parent.name for path in (PROJECT / "models").glob("*/*.sql")}
+    environment.globals["source"] = lambda schema, table: f"{schema}.{table}"
+    environment.globals["ref"] = lambda model: f"{stages[model]}.{model}"
+    environment.globals["config"] = lambda **settings: ""
+    return environment, "\n".join((PROJECT / "macros" / name).read_text("utf-8") for name in FILES)
 
 
 @cache
 def _module() -> Any:
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
-    environment.globals["source"] = lambda schema, table: f"{schema}.{table}"
-    text = "\n".join((PROJECT / "macros" / name).read_text("utf-8") for name in FILES)
-    return environment.from_string(text).module
+    environment, macros = _environment()
+    return environment.from_string(macros).module
+
+
+def statement(test: str) -> str:
+    """The SELECT that a singular test is: it finds what is wrong."""
+    environment, macros = _environment()
+    return environment.from_string(macros + (PROJECT / "tests" / f"{test}.sql").read_text("utf-8")).render()
 
 
 def render(macro: str, *arguments: str) -> str:
