@@ -3,7 +3,7 @@
 No figure here decides whether a build passes: timings on a shared machine lie. The case fuzz fails on a fault. Each
 case gets a CRM_HOME, a drop folder and an embedded server of its own.
 
-    ./crm bench [--cases sample,100k,1m,load,fuzz] [--repeat 3] [--files 20000] [--out results.json]
+    ./crm bench [--cases sample,100k,1m,load,sensor,fuzz] [--repeat 3] [--files 20000] [--out results.json]
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ AIMS = {
     "100k": "crm run, 100 k lines / 10 k customers: <= 25 s",
     "1m": "crm run, 1 M lines / 100 k customers / 500 products: <= 60 s, <= 3 GiB",
     "load": "code location load: <= 5 s",
+    "sensor: dropped_files, unchanged": "a tick of the file sensor, 1,000 tenants x 10 files: <= 2 s",
     "import of great_expectations": "stated apart: part of every run that computes",
 }
 SCALES = {"100k": (100_000, 10_000, 500), "1m": (1_000_000, 100_000, 500)}
@@ -54,7 +55,8 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def _resident_mib(pid: int) -> float:
+def resident_mib(pid: int) -> float:
+    """The memory of a process and its children, what they share counted once."""
     total = 0.0
     for each in _children(pid):
         try:
@@ -72,7 +74,7 @@ def measure(command: list[str], environment: dict[str, str]) -> Measure:
         process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
         peak = 0.0
         while process.poll() is None:
-            peak = max(peak, _resident_mib(process.pid))
+            peak = max(peak, resident_mib(process.pid))
             time.sleep(0.1)
         seconds = time.monotonic() - started
         if process.returncode:
@@ -150,6 +152,34 @@ def fire(files: int) -> int:
         case.close()
 
 
+def measure_sensor() -> dict[str, Measure]:
+    """Ticks of the file sensors with 1,000 tenants; seconds inside the process, its peak for each."""
+    case = Case("sensor")
+    try:
+        out = case.folder / "sensor.json"
+        command = [sys.executable, "-m", "benchmarks.sensor", "--out", str(out)]
+        whole = measure(command, {**case.environment, "PYTHONPATH": str(ROOT)})
+        return {f"sensor: {name}": Measure(s, whole.peak_mib) for name, s in json.loads(out.read_text()).items()}
+    finally:
+        case.close()
+
+
+def measure_landing(name: str, repeat: int) -> dict[str, dict[str, float]]:
+    """Landing beside a bare COPY (see benchmarks/landing.py), by variant; `landing-5m` and more: the plain one alone."""
+    case = Case(name)
+    try:
+        case.crm("tenant", "add", "demo")
+        out = case.folder / "landing.json"
+        command = [sys.executable, "-m", "benchmarks.landing", "--out", str(out), "--repeat", str(repeat)]
+        if size := name.removeprefix("landing").removeprefix("-").removesuffix("m"):
+            command += ["--lines", f"{size}000000", "--variants", "plain"]
+        measure(command, {**case.environment, "PYTHONPATH": str(ROOT)})
+        found: dict[str, dict[str, float]] = json.loads(out.read_text())
+        return {f"{name} {variant}": row for variant, row in found.items()}
+    finally:
+        case.close()
+
+
 def main() -> int:
     """Measure the chosen cases and print a table; JSON where asked."""
     parser = argparse.ArgumentParser(prog="crm bench", description=__doc__.splitlines()[0])
@@ -161,10 +191,14 @@ def main() -> int:
     results: dict[str, list[Measure]] = {}
     names = args.cases.split(",")
     failed = fire(args.files) if "fuzz" in names else 0
-    for name in (name for name in names if name != "fuzz"):
+    landed: dict[str, dict[str, float]] = {}
+    for name in (name for name in names if name.startswith("landing")):
+        landed |= measure_landing(name, args.repeat)
+    for name in (name for name in names if name != "fuzz" and not name.startswith("landing")):
         for number in range(args.repeat):
             print(f"{name}: {number + 1} of {args.repeat}", file=sys.stderr, flush=True)
-            for label, one in (measure_load() if name == "load" else measure_run(name)).items():
+            other = {"load": measure_load, "sensor": measure_sensor}.get(name)
+            for label, one in (other() if other else measure_run(name)).items():
                 results.setdefault(label, []).append(one)
     rows = {
         label: {
@@ -178,8 +212,14 @@ def main() -> int:
     for label, row in rows.items():
         figures = f"{row['median_seconds']:7.1f} s {row['median_peak_mib']:7} MiB"
         print(f"{label:32} {figures}   {row['all_seconds']}  {row['aim']}")
+    for label, row in landed.items():
+        print(
+            f"{label:32} {row['ratio']:7.2f} x the bare COPY, {row['landing_seconds']} s to {row['copy_seconds']} s"
+            f" for {row['lines']} lines, {row['file_mib']} MiB; peak {row['peak_mib']} MiB, the server"
+            f" {row['server_peak_mib']} MiB   1 M lines: <= 2.5 x; 5 M: <= 1 GiB"
+        )
     if args.out:
-        args.out.write_text(json.dumps(rows, indent=2))
+        args.out.write_text(json.dumps({**rows, **landed}, indent=2))
     return failed
 
 
