@@ -7,9 +7,11 @@ reason; 2: usage. Heavy imports stay inside the commands: a run without news mus
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -368,19 +370,23 @@ def cmd_mapping_line(config: Settings, args: argparse.Namespace) -> Result:
     name, _, line = args.place.rpartition(":")
     if not name or not line.isdigit():
         raise RefusedError(f"{args.place!r}: FILE:LINE is expected, as raw.files.path and source_line have it")
-    with run_context.drop_zone(tenant, config) as zone:
+    names = [name]
+    if re.fullmatch("[0-9a-f]{16}", name):  # a file_id: the names under which the content was seen
+        seen = "select path from raw.files where file_id = %s"
+        names = [path for (path,) in _warehouse(config, tenant.slug).rows(seen, [name])]
+    with contextlib.ExitStack() as stack:
         try:
-            if zone.look(name) is None and not Path(name).is_file():
-                # Not under that name: perhaps a file_id, which leads to the names the content was seen under.
-                seen = _warehouse(config, tenant.slug).rows("select path from raw.files where file_id = %s", [name])
-                name = next((path for (path,) in seen if zone.look(path) is not None), name)
-            if zone.look(name) is not None:
-                with zone.local(name) as path:
-                    found = mapping_preview.original_record(path, int(line), tenant.business_rules)
+            if Path(name).is_file():
+                path = Path(name)
             else:
-                found = mapping_preview.original_record(Path(name), int(line), tenant.business_rules)
-        except OSError as error:
-            raise RefusedError(f"{name} cannot be opened: {error.strerror}") from error
+                zone = stack.enter_context(run_context.drop_zone(tenant, config))
+                there = next((one for one in names if zone.look(one) is not None), None)
+                if there is None:
+                    raise RefusedError(f"there is no file {name}, neither here nor in the drop folder")
+                path = stack.enter_context(zone.local(there))
+            found = mapping_preview.original_record(path, int(line), tenant.business_rules)
+        except (OSError, ValueError) as error:
+            raise RefusedError(f"{name} cannot be opened: {error}") from error
         except UnreadableError as error:
             raise RefusedError(f"{name} {error}") from error
     if found is None:
