@@ -385,7 +385,7 @@ def cmd_mapping_line(config: Settings, args: argparse.Namespace) -> Result:
                     raise RefusedError(f"there is no file {name}, neither here nor in the drop folder")
                 path = stack.enter_context(zone.local(there))
             found = mapping_preview.original_record(path, int(line), tenant.business_rules)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, run_context.DropZoneError) as error:
             raise RefusedError(f"{name} cannot be opened: {error}") from error
         except UnreadableError as error:
             raise RefusedError(f"{name} {error}") from error
