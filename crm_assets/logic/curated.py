@@ -196,14 +196,21 @@ def resolve_customers(
     return pd.DataFrame({"client_code": code, "customer_id": ids[group], "matched_by": matched_by}, dtype="str")
 
 
+def _till_pattern(excluded: Iterable[str]) -> re.Pattern[str]:
+    """Normalised labels of codes that are tills, not people; as dim_customers tells them: COMPTOIR, CAVEAU 2."""
+    words = "|".join(sorted(filter(None, map(_label, excluded)))) or "(?!)"
+    return re.compile(
+        rf"(?:(?:CLIENT|VENTE|COMPTE)S? )?(?:(?:DE|DU|AU|LE|LA) )?(?:{words})S?(?: (?:CLIENT|VENTE)S?)?(?: ?[0-9]+)?"
+    )
+
+
 def _people(cards: pd.DataFrame, known: pd.Series, excluded: Iterable[str]) -> pd.DataFrame:
     """One row per code with a card, indexed by its number in `known`: newest non-null names and contacts.
 
     surname, first_name, full_name are normalised labels, '' if unknown; full_name falls back on first + last.
     """
-    number_of = {code: number for number, code in enumerate(known)}
-    for code in excluded:
-        number_of.pop(normalize_code(code), None)
+    is_till = _till_pattern(excluded)
+    number_of = {code: number for number, code in enumerate(known) if not is_till.fullmatch(_label(code))}
     number = normalize_code(cards["client_code"]).map(number_of)
     cards = cards.assign(number=number)[number.notna()].rename(columns={"last_name": "surname"})
     names = ["surname", "first_name", "full_name"]
@@ -398,7 +405,11 @@ class Catalogue:
                 "newest": products["newest"],
             }
         )
-        rows = rows[is_valid_code(rows["key"]) & rows["label"].ne("")]
+        # A product without a key goes by its label, as stg_products has it; one called #N/A is none.
+        named = (products["label"].fillna("") + " " + rows["vintage"]).set_axis(rows.index)
+        rows["key"] = rows["key"].mask(rows["key"].eq(""), normalize_label(named))
+        is_named = rows["label"].ne("") & is_valid_code(normalize_code(products["label"]))
+        rows = rows[is_valid_code(rows["key"]) & is_named]
         rows["is_old"] = rows["newest"] < rows.groupby("key")["newest"].transform("max")
         self.keys: set[str] = set(rows["key"])
         # Of products with one label and vintage (formats) the first key stands for all: a label says no more.

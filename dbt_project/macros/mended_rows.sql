@@ -5,14 +5,16 @@
     reference to a file that is not loaded. -#}
 {% macro mended_file(rows, files) -%}
     {{ ref('stg_files') }} as mended
-        on split_part({{ rows }}.mends, ':', 1) = mended.file_id and {{ files }}.dataset = mended.dataset
+        on
+            split_part({{ rows }}.mends, ':', 1) = mended.file_id
+            and {{ rows }}.mends ~ '^[^:]+:[0-9]{1,9}$'
+            and {{ files }}.dataset = mended.dataset
 {%- endmacro %}
 
 {#- The row's place among all rows in file order: of a mended row the place of the one it mends. -#}
 {% macro row_position(rows, files) -%}
     case
-        when mended.file_id is not null and {{ rows }}.mends ~ '^[^:]+:[0-9]{1,9}$'
-            then (mended.file_rank << 32) + split_part({{ rows }}.mends, ':', 2)::bigint
+        when mended.file_id is not null then (mended.file_rank << 32) + split_part({{ rows }}.mends, ':', 2)::bigint
         else ({{ files }}.file_rank << 32) + {{ rows }}.source_line
     end
 {%- endmacro %}

@@ -93,3 +93,13 @@
         {{ first_pattern('upper(' ~ strip_accents(text) ~ ')', 'values.bottle_coefficients', 'coefficient') }}::numeric
     )
 {%- endmacro %}
+
+{#- Content of one unit as its text has it (75 cl, 0,75 L, 1L, 375 ml), in cl; null when it names none. -#}
+{% macro centilitres(text) -%}
+    {%- set number = '([0-9]{1,3}(?:[.,][0-9]+)?) ?' -%}
+    coalesce(
+        replace(substring(upper({{ text }}) from '{{ number }}CL\M'), ',', '.')::numeric,
+        replace(substring(upper({{ text }}) from '{{ number }}ML\M'), ',', '.')::numeric / 10,
+        replace(substring(upper({{ text }}) from '{{ number }}L(?:ITRES?)?\M'), ',', '.')::numeric * 100
+    )
+{%- endmacro %}

@@ -347,17 +347,92 @@ BOTTLES = [
 ]  # fmt: skip
 
 
+def with_rules(warehouse: Warehouse, **names: Any) -> None:
+    """The rules as a refresh writes them, for macros that read them."""
+    for name, value in names.items():
+        warehouse.execute(
+            "insert into landing.parameters (name, value) values (%s, %s)", [name.replace("__", "."), json.dumps(value)]
+        )
+
+
+def configured() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "crm_assets" / "config" / "rules.yaml").read_text("utf-8"))
+    return found
+
+
 def test_bottles(tenant_warehouse: Warehouse) -> None:
-    patterns = yaml.safe_load((ROOT / "crm_assets" / "config" / "rules.yaml").read_text("utf-8"))["values"]
-    tenant_warehouse.execute(
-        "insert into landing.parameters (name, value) values ('values.bottle_coefficients', %s)",
-        [json.dumps(patterns["bottle_coefficients"])],
-    )
+    with_rules(tenant_warehouse, values__bottle_coefficients=configured()["values"]["bottle_coefficients"])
     expression = render("bottle_coefficient", "text")
     found = computed(tenant_warehouse, expression, [(text,) for text, _ in BOTTLES], "text text")
     rounded = [None if value is None else round(float(value), 6) for value in found]
     wanted = [None if value is None else round(float(value), 6) for _, value in BOTTLES]
     alike(BOTTLES, wanted, rounded)
+
+
+CENTILITRES = [
+    ("75cl", 75), ("75 CL", 75), ("37.5cl", 37.5), ("37,5 cl", 37.5), ("0,75 L", 75), ("0.75l", 75), ("1L", 100),
+    ("1 litre", 100), ("3 litres", 300), ("375 ml", 37.5), ("750ML", 75), ("BIB 5L", 500), ("magnum", None),
+    ("75", None),
+    ("Lot 6", None), ("", None), ("6 bouteilles", None),
+]  # fmt: skip
+
+
+def test_centilitres(tenant_warehouse: Warehouse) -> None:
+    found = computed(tenant_warehouse, render("centilitres", "text"), [(text,) for text, _ in CENTILITRES], "text text")
+    alike(CENTILITRES, [value for _, value in CENTILITRES], [None if cl is None else float(cl) for cl in found])
+
+
+# What people write, by the patterns of rules.yaml: type and status of a customer, kind of a product (spec.md §3)
+TYPES = [
+    ("Particulier", None), ("Privé", None), ("", None), ("CHR", "horeca"), ("Restaurant", "horeca"),
+    ("Hôtel", "horeca"),
+    ("Bar à vin", "horeca"), ("Barman", None), ("Horeca", "horeca"), ("Caviste", "merchant"),
+    ("Négociant", "merchant"), ("Négoce", "merchant"),
+    ("Revendeur", "merchant"), ("Professionnel", "merchant"), ("Tarif PRO", "merchant"), ("Export UE", "export_trade"),
+    ("Négoce export", "export_trade"), ("CE", "works_council"), ("CSE Alsace", "works_council"),
+    ("Comité d'entreprise", "works_council"), ("Personnel", "staff"), ("Salarié", "staff"), ("Staff", "staff"),
+    ("Prospect", None), ("Cercle", None), ("Association", None),
+]  # fmt: skip
+STATUSES = [
+    ("Décédé", "deceased"), ("décédée le 3/2", "deceased"), ("DCD", "deceased"), ("NPAI", "moved"),
+    ("N.P.A.I.", "moved"),
+    ("Parti", "moved"), ("Partie sans adresse", "moved"), ("A déménagé", "moved"), ("Particulier", None),
+    ("Partiel", None), ("Ne plus contacter", "do_not_contact"), ("NE PAS CONTACTER", "do_not_contact"),
+    ("Ne pas démarcher", "do_not_contact"), ("STOP", "do_not_contact"), ("RGPD", "do_not_contact"),
+    ("Litige", "dispute"), ("Litige en cours", "dispute"), ("Contentieux", "dispute"),
+    ("Litige soldé, décédé", "deceased"),
+    ("Actif", None), ("", None), ("Client", None),
+]  # fmt: skip
+KINDS = [
+    ("Frais de port", "shipping"), ("PORT", "shipping"), ("Port colis", "shipping"),
+    ("Participation au port", "shipping"),
+    ("Frais d'envoi", "shipping"), ("Frais", "shipping"), ("Livraison Colmar", "shipping"), ("Transport", "shipping"),
+    ("Remise fidélité", "discount"), ("Escompte", "discount"), ("Ristourne", "discount"),
+    ("Consigne caisse bois", "deposit"), ("Emballage", "deposit"), ("Acompte", "deposit"),
+    ("Dégustation commentée", "tasting"), ("Visite de cave", "tasting"), ("Bon cadeau 50 euros", "voucher"),
+    ("Bon cadeau dégustation", "voucher"), ("Chèque-cadeau", "voucher"), ("Carte cadeau", "voucher"),
+    ("Coffret Dégustation 6 vins", "gift_box"), ("Coffret Noël", "gift_box"), ("Échantillon", "sample"),
+    ("Verre INAO", "glassware"), ("Carafe", "glassware"), ("Tire-bouchon", "glassware"),
+    ("Jus de raisin", "other_drink"),
+    ("Eau-de-vie de poire", "other_drink"), ("Marc de Gewurztraminer", "other_drink"), ("Bière", "other_drink"),
+    ("Riesling Clos Saint-Marc", None), ("Rosé frais et fruité", None), ("Porto", None), ("Les Portes", None),
+    ("Cuvée Transhumance", None), ("Verrerie Blanc", None), ("Riesling Tradition 2023", None), ("Marcottes", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rules", "result", "cases"),
+    [("customers.types", "type", TYPES), ("customers.statuses", "status", STATUSES), ("products.kinds", "kind", KINDS)],
+)
+def test_words_mean_what_the_rules_say(
+    tenant_warehouse: Warehouse, rules: str, result: str, cases: list[tuple[str, str | None]]
+) -> None:
+    section, name = rules.split(".")
+    with_rules(tenant_warehouse, **{rules.replace(".", "__"): configured()[section][name]})
+    label = render("normalize_label", "text")
+    expression = render("first_pattern", label, rules, result)
+    found = computed(tenant_warehouse, expression, [(text,) for text, _ in cases], "text text")
+    alike(cases, [value for _, value in cases], found)
 
 
 # The twins: any text

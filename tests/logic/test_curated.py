@@ -62,9 +62,9 @@ def test_normalize_code(text: str | None, expected: str) -> None:
 
 
 def test_codes_that_are_no_keys() -> None:
-    codes = ["C001", "0", "#12", "", "---", "???", "#N/A", "#REF!", "#DIV/0!", "#VALEUR!", "#NOM?"]
+    codes = ["C001", "0", "#12", "1E5", "", "---", "???", "#N/A", "#REF!", "#DIV/0!", "#VALEUR!", "#NOM?", "1,23E+11"]
     valid = curated.is_valid_code(pd.Series(codes, dtype="str"))
-    assert valid.tolist() == [True, True, True, *[False] * 8]
+    assert valid.tolist() == [*[True] * 4, *[False] * 9]
 
 
 # E-mail addresses and phones
@@ -240,6 +240,11 @@ def test_the_estate_s_own_address_proves_nothing() -> None:
 
 def test_the_till_is_nobody() -> None:
     assert not same(card("COMPTOIR", "Muller", **MAIL), card("C2", "Muller", **MAIL))
+
+
+@pytest.mark.parametrize("till", ["COMPTOIR", "comptoir 2", "CLIENTS DIVERS", "PASSAGE1", "VENTE CAVEAU"])
+def test_a_till_with_a_card_joins_nobody(till: str) -> None:
+    assert not same(card(till, **MAIL), card("C2", "Muller", **MAIL))
 
 
 def strangers(count: int) -> list[dict[str, str | int]]:
@@ -511,6 +516,14 @@ def test_what_is_found_nowhere_is_inferred_from_key_else_label() -> None:
     inferred = "INF-" + hashlib.sha256(b"BRETZEL").hexdigest()[:10]
     assert found["product_key"].tolist() == ["X-1", inferred, inferred, "Y"]
     assert found["matched_by"].eq("inferred").all()
+
+
+def test_a_product_without_key_goes_by_its_label() -> None:
+    catalogue = products(("", "Crémant d’Alsace", "2019"), ("#N/A", "Muscat", ""), ("K", "#REF!", ""))
+    found = match([("", "cremant d'alsace", ""), ("cremant d alsace 2019", "", ""), ("", "Muscat", "")], catalogue)
+    assert found["product_key"].tolist()[:2] == ["CREMANT D ALSACE 2019"] * 2
+    assert found["matched_by"].tolist() == ["label", "key", "inferred"]
+    assert one(("K", "", ""), catalogue)["matched_by"] == "inferred"
 
 
 def test_rows_without_key_and_label_and_products_without_either_are_none() -> None:

@@ -31,8 +31,8 @@ told as (
 select
     md5(concat_ws('|', coalesce(address, 'code ' || client_code), contact_date, channel, campaign_id)) as contact_id,
     address,
-    (array_agg(customer_id order by customer_id is null, file_rank desc, source_line desc))[1] as customer_id,
-    (array_agg(client_code order by client_code is null, file_rank desc, source_line desc))[1] as client_code,
+    (array_agg(customer_id order by customer_id is null, position desc, file_rank desc))[1] as customer_id,
+    (array_agg(client_code order by client_code is null, position desc, file_rank desc))[1] as client_code,
     contact_date,
     channel,
     campaign_id,
@@ -44,7 +44,7 @@ select
     bool_or(status = 'refused') as is_refused,
     bool_or(status = 'unknown') as is_unknown_status,
     array_agg(distinct status_label) filter (where status = 'unknown') as unknown_statuses,
-    (array_agg(file_id order by file_rank desc, source_line desc))[1] as file_id,
-    (array_agg(source_line order by file_rank desc, source_line desc))[1] as source_line
+    (array_agg(file_id order by position desc, file_rank desc))[1] as file_id,
+    (array_agg(source_line order by position desc, file_rank desc))[1] as source_line
 from told
 group by address, coalesce(address, 'code ' || client_code), contact_date, channel, campaign_id

@@ -26,7 +26,9 @@ own_refusals as (
             max(cards.file_date) filter (where cards.email_opt_out)
             >= coalesce(
                 max(cards.opt_in_date) filter (
-                    where cards.email_opt_in and cards.opt_in_source is not null and not cards.email_opt_out
+                    where
+                    cards.email_opt_in and cards.opt_in_source is not null and not cards.email_opt_out
+                    and cards.codes is null and cards.opt_in_date <= {{ as_of() }}
                 ),
                 date '-infinity'
             ),
@@ -51,7 +53,7 @@ excluded as (
 
 own_addresses as (
 
-    select lower(value) as address
+    select lower(btrim(value)) as address
     from jsonb_array_elements_text({{ rule_json('tenant.own_addresses') }})
 
 ),
@@ -111,10 +113,12 @@ select
     coalesce(address_refusals.is_refused, false) or coalesce(own_refusals.is_refused, false) as opted_out,
     judged.phone_opt_out,
     judged.post_opt_out,
+    -- People before tills that have an address, then the most recent buyer.
     judged.email is not null
     and row_number() over (
         partition by judged.email
-        order by judged.last_order_date desc nulls last, judged.customer_id collate "C"
+        order by
+            judged.collective_reason is not null, judged.last_order_date desc nulls last, judged.customer_id collate "C"
     ) = 1 as is_email_contact,
     judged.phone,
     judged.address,

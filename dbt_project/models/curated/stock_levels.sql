@@ -3,7 +3,7 @@ with versions as (
     select distinct on (product_key collate "C", warehouse collate "C", stock_date) *
     from {{ ref('stg_stock') }}
     where codes is null
-    order by product_key collate "C", warehouse collate "C", stock_date, file_rank desc, source_line desc
+    order by product_key collate "C", warehouse collate "C", stock_date, position desc, file_rank desc
 
 ),
 

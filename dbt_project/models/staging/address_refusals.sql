@@ -12,8 +12,11 @@ statements as (
     select
         unnest(array[cards.email, cards.current_email]) as address,
         case when cards.email_opt_out then cards.file_date end as refused_on,
+        -- An opt-in of a day to come is none yet; one in a refused row is not believed.
         case
-            when cards.email_opt_in and cards.opt_in_source is not null and not cards.email_opt_out
+            when
+                cards.email_opt_in and cards.opt_in_source is not null and not cards.email_opt_out
+                and cards.codes is null and cards.opt_in_date <= {{ as_of() }}
                 then cards.opt_in_date
         end as opted_in_on,
         false as is_refused_at_brevo
@@ -22,9 +25,27 @@ statements as (
     union all
 
     -- Whoever says STOP on one channel is left alone on this one too.
-    select address, contact_date as refused_on, null as opted_in_on, false as is_refused_at_brevo
-    from {{ ref('contact_events') }}
-    where is_refused
+    select
+        unnest(array[events.address, profiles.email]) as address,
+        events.contact_date as refused_on,
+        null as opted_in_on,
+        false as is_refused_at_brevo
+    from {{ ref('contact_events') }} as events
+    left join {{ ref('customer_profiles') }} as profiles on events.customer_id = profiles.customer_id
+    where events.is_refused
+
+    union all
+
+    -- A row that cannot be taken, for want of a date say, still says no: on the day of its file.
+    select
+        unnest(array[contacts.email, profiles.email]) as address,
+        coalesce(contacts.contact_date, contacts.file_date) as refused_on,
+        null as opted_in_on,
+        false as is_refused_at_brevo
+    from {{ ref('stg_contacts') }} as contacts
+    left join {{ source('curated', 'customer_xref') }} as xref on contacts.client_code = xref.client_code
+    left join {{ ref('customer_profiles') }} as profiles on xref.customer_id = profiles.customer_id
+    where contacts.codes is not null and contacts.status = 'refused'
 
     union all
 

@@ -3,7 +3,7 @@ with catalogue as (
     select distinct on (product_key collate "C") *
     from {{ ref('stg_products') }}
     where codes is null
-    order by product_key collate "C", file_rank desc, source_line desc
+    order by product_key collate "C", position desc, file_rank desc
 
 ),
 
@@ -57,10 +57,7 @@ read as (
             end
         ) as vintage_year,
         coalesce({{ bottle_coefficient('members.article') }}, {{ bottle_coefficient('members.label') }}) as coefficient,
-        replace(coalesce(
-            substring(upper(members.article) from '([0-9]+(?:[.,][0-9]+)?) ?CL\M'),
-            substring(upper(members.label) from '([0-9]+(?:[.,][0-9]+)?) ?CL\M')
-        ), ',', '.')::numeric as centilitres,
+        coalesce({{ centilitres('members.article') }}, {{ centilitres('members.label') }}) as centilitres,
         {{ normalize_label('members.kind') }} as kind_label
     from members
     limit all
@@ -90,7 +87,8 @@ classified as (
                     read.normalized_label,
                     '\m' || coalesce(read.vintage_year::text, '(?:19|20)[0-9]{2}') || '\M', ' ', 'g'
                 ),
-                '\m(?:(?:37 5|1 5|[0-9]+) ?(?:CL|ML|L|LITRES?)|(?:CAISSE|CARTON)S?(?: BOIS)?(?: DE)?(?: ?[0-9]+)?'
+                '\m(?:(?:37 5|1 50?|0 75|0 50?|0 375|[0-9]+) ?(?:CL|ML|L|LITRES?)'
+                || '|(?:CAISSE|CARTON)S?(?: BOIS)?(?: DE)?(?: ?[0-9]+)?'
                 || '|MAGNUMS?|JEROBOAMS?|DEMI(?! SEC\M)(?: BOUTEILLES?)?|BOUTEILLES?|BTLE?S?|BIB|MILLESIME)\M',
                 ' ', 'g'
             ),

@@ -1,8 +1,9 @@
 with source as (
 
-    select aliases.*, files.file_rank
+    select aliases.*, files.file_rank, {{ row_position('aliases', 'files') }} as position
     from {{ source('raw', 'aliases') }} as aliases
     inner join {{ ref('stg_files') }} as files on aliases.file_id = files.file_id
+    left join {{ mended_file('aliases', 'files') }}
 
 ),
 
@@ -12,6 +13,7 @@ cleaned as (
         file_id,
         file_rank,
         source_line,
+        position,
         problems,
         coalesce({{ normalize_label('label') }}, '') as label,
         {{ client_code('product_key') }} as product_key
@@ -26,6 +28,7 @@ renamed as (
         file_id,
         file_rank,
         source_line,
+        position,
 
         label,
         product_key,

@@ -1,8 +1,16 @@
 with source as (
 
-    select contacts.*, files.file_rank, files.date_order, files.is_spreadsheet, files.year_pivot
+    select
+        contacts.*,
+        files.file_rank,
+        files.date_order,
+        files.is_spreadsheet,
+        files.year_pivot,
+        coalesce(mended.file_date, mended.modified_on, files.file_date, files.modified_on) as file_date,
+        {{ row_position('contacts', 'files') }} as position
     from {{ source('raw', 'contacts') }} as contacts
     inner join {{ ref('stg_files') }} as files on contacts.file_id = files.file_id
+    left join {{ mended_file('contacts', 'files') }}
 
 ),
 
@@ -19,6 +27,8 @@ cleaned as (
         file_id,
         file_rank,
         source_line,
+        position,
+        file_date,
         date_order,
         is_spreadsheet,
         year_pivot,
@@ -53,6 +63,8 @@ renamed as (
         typed.file_id,
         typed.file_rank,
         typed.source_line,
+        typed.position,
+        typed.file_date,
 
         typed.client_code,
         emails.email,

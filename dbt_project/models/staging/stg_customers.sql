@@ -6,10 +6,11 @@ with source as (
         files.date_order,
         files.is_spreadsheet,
         files.year_pivot,
-        files.file_date,
-        files.modified_on
+        coalesce(mended.file_date, mended.modified_on, files.file_date, files.modified_on) as file_date,
+        {{ row_position('customers', 'files') }} as position
     from {{ source('raw', 'customers') }} as customers
     inner join {{ ref('stg_files') }} as files on customers.file_id = files.file_id
+    left join {{ mended_file('customers', 'files') }}
 
 ),
 
@@ -45,7 +46,8 @@ cleaned as (
         source.file_id,
         source.file_rank,
         source.source_line,
-        coalesce(source.file_date, source.modified_on) as file_date,
+        source.position,
+        source.file_date,
         source.date_order,
         source.is_spreadsheet,
         source.year_pivot,
@@ -90,6 +92,7 @@ renamed as (
         typed.file_id,
         typed.file_rank,
         typed.source_line,
+        typed.position,
         typed.file_date,
 
         typed.client_code,

@@ -2,9 +2,14 @@
                    'aroma_acidity', 'aroma_body', 'aroma_tannin', 'sold_by'] -%}
 with source as (
 
-    select products.*, files.file_rank, files.decimal_separator
+    select
+        products.*,
+        files.file_rank,
+        files.decimal_separator,
+        {{ row_position('products', 'files') }} as position
     from {{ source('raw', 'products') }} as products
     inner join {{ ref('stg_files') }} as files on products.file_id = files.file_id
+    left join {{ mended_file('products', 'files') }}
 
 ),
 
@@ -14,6 +19,7 @@ cleaned as (
         file_id,
         file_rank,
         source_line,
+        position,
         decimal_separator,
         problems,
         {% for field in ['label', 'article', 'vintage', 'family', 'sub_family', 'macro_category', 'colour', 'kind',
@@ -24,7 +30,10 @@ cleaned as (
         {% for field in numbers -%}
         {{ number_text(field) }} as {{ field }},
         {% endfor -%}
-        {{ client_code('product_key') }} as product_key
+        -- A product without a key goes by its label: what Catalogue of logic/curated.py calls it too.
+        coalesce(
+            {{ client_code('product_key') }}, nullif({{ normalize_label("concat_ws(' ', label, vintage)") }}, '')
+        ) as product_key
     from source
     limit all
 
@@ -44,7 +53,7 @@ typed as (
             when 'PRESTIGE' then 2
             when 'ICON' then 3
             else case
-                when cleaned.premium_tier ~ '^[0-3](\.0)?$' then left(cleaned.premium_tier, 1)::int
+                when cleaned.premium_tier ~ '^[0-3]([.,]0)?$' then left(cleaned.premium_tier, 1)::int
                 else ({{ parse_bool('cleaned.premium_tier') }})::int
             end
         end as tier
@@ -59,6 +68,7 @@ renamed as (
         typed.file_id,
         typed.file_rank,
         typed.source_line,
+        typed.position,
 
         typed.product_key,
         typed.label,
@@ -78,10 +88,14 @@ renamed as (
         typed.image_url,
         typed.description,
         typed.awards,
-        {% for field in numbers if field != 'sold_by' -%}
+        {% for field in ['price_ttc', 'cost', 'margin'] -%}
         typed.{{ field }}_number as {{ field }},
         {% endfor -%}
-        typed.sold_by_number::int as sold_by,
+        -- Outside its set a value says nothing (spec.md §2.1); landing has reported it.
+        {% for field in numbers if field.startswith('aroma_') -%}
+        case when typed.{{ field }}_number between 1 and 5 then typed.{{ field }}_number end as {{ field }},
+        {% endfor -%}
+        case when typed.sold_by_number in (1, 3, 6, 12) then typed.sold_by_number::int end as sold_by,
         typed.tier as premium_tier,
         regexp_split_to_array(
             nullif(btrim(lower({{ normalize_label('typed.season_tags') }})), ''), '\s+'
@@ -92,13 +106,18 @@ renamed as (
         case
             when typed.problems <> '{}' then typed.problems
             when
-                typed.product_key is null or typed.normalized_label = '' or {{ is_invalid_code('typed.product_key') }}
+                typed.normalized_label = ''
+                or {{ is_invalid_code('typed.product_key') }}
+                or {{ is_invalid_code('upper(typed.label)') }}
                 or (typed.tier is null and typed.premium_tier is not null)
                 {% for field in numbers -%}
                 or (typed.{{ field }}_number is null and typed.{{ field }} is not null)
                 {% endfor -%}
                 then array_remove(array[
-                    case when typed.product_key is null or typed.normalized_label = '' then 'MISSING_PRODUCT' end,
+                    case
+                        when typed.normalized_label = '' or {{ is_invalid_code('upper(typed.label)') }}
+                            then 'MISSING_PRODUCT'
+                    end,
                     case
                         when
                             (typed.tier is null and typed.premium_tier is not null)

@@ -7,9 +7,12 @@ with source as (
         files.date_order,
         files.is_spreadsheet,
         files.year_pivot,
-        files.file_date
+        -- What a mended row does not say is what the file it was refused in said.
+        coalesce(mended.file_date, files.file_date) as file_date,
+        {{ row_position('stock', 'files') }} as position
     from {{ source('raw', 'stock') }} as stock
     inner join {{ ref('stg_files') }} as files on stock.file_id = files.file_id
+    left join {{ mended_file('stock', 'files') }}
 
 ),
 
@@ -19,6 +22,7 @@ cleaned as (
         file_id,
         file_rank,
         source_line,
+        position,
         decimal_separator,
         date_order,
         is_spreadsheet,
@@ -55,6 +59,7 @@ renamed as (
         typed.file_id,
         typed.file_rank,
         typed.source_line,
+        typed.position,
 
         typed.product_key,
         coalesce(typed.warehouse, 'Principal') as warehouse,
