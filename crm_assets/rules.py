@@ -77,6 +77,7 @@ class Landing(Section):
     settled_after_seconds: float
     workbook_rows: int
     workbook: WorkbookLimits
+    key_bytes: int
     batch_sample: int
     batch_shares: BatchShares
     needed_datasets: list[str]

@@ -13,7 +13,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from crm_assets.logic.reading import Batch
+from crm_assets.logic.reading import Batch, Ragged
 from crm_assets.logic.spellings import (
     DAY_AND_TIME,
     NO_DATES,
@@ -49,7 +49,12 @@ if TYPE_CHECKING:
     from crm_assets.tenants import Tenant
 
 ISAVIGNE = Path(__file__).resolve().parent.parent / "config" / "sources" / "isavigne.yaml"
-RAGGED_ROW = "RAGGED_ROW"
+RAGGED_ROW, INVALID_KEY = "RAGGED_ROW", "INVALID_KEY"
+# What rows are found and joined by. The database's indexes have an end, and so have codes and names.
+KEY_FIELDS = frozenset({
+    "client_code", "document_no", "document_type", "line_no", "product_key", "product_label", "label", "article",
+    "vintage", "warehouse", "email", "phone", "mobile", "country", "delivery_country", "channel", "campaign_id", "type", "status",
+})  # fmt: skip
 SEVERITIES = ("Critical", "High", "Medium")
 MAX_EXAMPLES = 5
 # Heads the column of our own workbooks that says which refused row a mended one stands for.
@@ -433,6 +438,32 @@ _SERIAL = r"^[1-9]\d{4}(\.\d+)?$"
 _SERIAL_EPOCH = date(1899, 12, 30)
 
 
+def without_overlong_keys(batch: Batch, mapping: HeaderMapping, key_bytes: int) -> Batch:
+    """The batch with the rows apart that hold a longer text than `key_bytes` where a code or name belongs."""
+    places = [place for name, place in mapping.columns.items() if name in KEY_FIELDS]
+    places += [] if mapping.reference is None else [mapping.reference]
+    is_overlong = np.zeros(len(batch.lines), dtype=bool)
+    for place in places:
+        size = pc.binary_length(batch.columns[place])
+        if (pc.max(size).as_py() or 0) > key_bytes:
+            is_overlong |= np.asarray(pc.fill_null(pc.greater(size, key_bytes), False))
+    if not is_overlong.any():
+        return batch
+    at = np.flatnonzero(is_overlong)
+    values = zip(*(column.take(pa.array(at)).to_pylist() for column in batch.columns), strict=True)
+    apart = [
+        Ragged(int(batch.lines[row]), int(batch.row_numbers[row]), [text or "" for text in texts], is_overlong=True)
+        for row, texts in zip(at, values, strict=True)
+    ]
+    return replace(
+        batch,
+        columns=[column.filter(pa.array(~is_overlong)) for column in batch.columns],
+        lines=batch.lines[~is_overlong],
+        row_numbers=batch.row_numbers[~is_overlong],
+        ragged=sorted([*batch.ragged, *apart], key=lambda row: row.row_no),
+    )
+
+
 class RowMaker:
     """Turns batches of a mapped file into rows of its raw table."""
 
@@ -502,7 +533,8 @@ class RowMaker:
             columns[name] = stacked(fields.get(name, absent))
         whole_rows = pa.array([json.dumps(row.values, ensure_ascii=False) for row in ragged], pa.string())
         columns["extra"] = stacked(self._extra(batch), whole_rows)
-        columns["problems"] = stacked(absent, pa.array([f"{{{RAGGED_ROW}}}"] * len(ragged), pa.string()))
+        problems = [f"{{{INVALID_KEY if row.is_overlong else RAGGED_ROW}}}" for row in ragged]
+        columns["problems"] = stacked(absent, pa.array(problems, pa.string()))
         reference = self.mapping.reference
         if reference is None:
             columns["mends"] = stacked(absent)
@@ -696,14 +728,17 @@ class Profiler:
         """Take in one batch, its columns by field."""
         self._profile.row_count += batch.n_rows
         self._profile.plain_rows += len(batch.lines)
-        if batch.ragged:
-            lines = np.array([row.line for row in batch.ragged])
-            self._profile.refusals.setdefault(RAGGED_ROW, Refusals()).note(np.ones(len(lines), dtype=bool), lines)
+        for code, problem in (
+            (RAGGED_ROW, "the number of values is not the header's"),
+            (INVALID_KEY, "has a text too long to be a code or a name"),
+        ):
+            lines = np.array([row.line for row in batch.ragged if row.is_overlong == (code == INVALID_KEY)])
+            if not len(lines):
+                continue
+            self._profile.refusals.setdefault(code, Refusals()).note(np.ones(len(lines), dtype=bool), lines)
             for order in self._refused_rows:
                 self._refused_rows[order] += len(lines)
-            self._note(
-                "Critical", "", "the number of values is not the header's", len(lines), lines[:MAX_EXAMPLES].tolist()
-            )
+            self._note("Critical", "", problem, len(lines), lines[:MAX_EXAMPLES].tolist())
         if not len(batch.lines):
             return
         if room := MAX_EXAMPLES - len(self._profile.first_rows):

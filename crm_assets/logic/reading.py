@@ -77,11 +77,15 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True)
 class Ragged:
-    """A record whose number of values is not the header's: which values belong where is unknown."""
+    """A record that is kept as a list: its number of values is not the header's, which belongs where is unknown.
+
+    Or it is `overlong`: there is a value in it that can be no code or name (see `landing.py`).
+    """
 
     line: int
     row_no: int
     values: list[str]
+    is_overlong: bool = False
 
 
 @dataclass(frozen=True)

@@ -360,7 +360,8 @@ class _Landing:
                     self._claim(connection, sha256, replaces)
                     if replaces is not None:
                         self._make_way(connection, file, sha256, dataset)
-                    copy_blocks(connection, target, rows.columns, _ahead(_csv_blocks(table, rows, profiler)))
+                    blocks = _csv_blocks(table, rows, profiler, self.rules.landing.key_bytes)
+                    copy_blocks(connection, target, rows.columns, _ahead(blocks))
                     profile = profiler.finish(has_decimal_points=table.has_decimal_points)
                     if not profile.row_count:
                         reason = "has a header and no rows: export it again from iSaVigne"
@@ -581,14 +582,17 @@ def _ahead(blocks: Iterator[memoryview], depth: int = 2) -> Iterator[memoryview]
             yield block
 
 
-def _csv_blocks(table: TableFile, rows: RowMaker, profiler: Profiler) -> Iterator[memoryview]:
+def _csv_blocks(table: TableFile, rows: RowMaker, profiler: Profiler, key_bytes: int) -> Iterator[memoryview]:
     """The rows' filled columns as CSV for COPY: text quoted, null bare."""
     import pyarrow as pa
     import pyarrow.csv as pa_csv
 
+    from crm_assets.logic.landing import without_overlong_keys
+
     options = pa_csv.WriteOptions(include_header=False, quoting_style="all_valid")
     columns = rows.columns
-    for batch in table.batches():
+    for whole in table.batches():
+        batch = without_overlong_keys(whole, rows.mapping, key_bytes)
         fields = rows.fields(batch)
         profiler.add(batch, fields)
         sink = pa.BufferOutputStream()

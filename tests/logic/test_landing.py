@@ -23,6 +23,7 @@ from crm_assets.logic.landing import (
     normalise_header,
     order_key,
     recognise,
+    without_overlong_keys,
 )
 from crm_assets.logic.reading import open_table
 from crm_assets.logic.spellings import read_date, read_number
@@ -438,3 +439,20 @@ def test_a_tenants_transformations_apply_before_the_raw_table(tmp_path: Path) ->
         ("MULLER", "Anne", "MULLER Anne", "FR"),
         (None, None, None, "DE"),
     ]
+
+
+def test_a_text_too_long_to_be_a_code_refuses_its_row_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "clients.csv"
+    path.write_text(f"Code client;Nom;Note\nC1;Haas;x\n{'é' * 251};Weber;y\nC3;{'n' * 9000};z\n", encoding="utf-8")
+    table = open_table(path)
+    spec = load_source().datasets["customers"]
+    mapping = map_header(table.header, spec)
+    (whole,) = table.batches()
+    batch = without_overlong_keys(whole, mapping, 500)
+    assert batch.lines.tolist() == [2, 4]
+    assert [(row.line, row.row_no, row.values[1:]) for row in batch.ragged] == [(3, 2, ["Weber", "y"])]
+    rows = RowMaker(mapping, "0123456789abcdef", is_spreadsheet=False)
+    made = rows.table(batch, rows.fields(batch))
+    assert made.column("problems").to_pylist() == [None, None, "{INVALID_KEY}"]
+    assert made.column("client_code").to_pylist() == ["C1", "C3", None]
+    assert without_overlong_keys(whole, mapping, 502) is whole
