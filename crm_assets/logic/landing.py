@@ -53,7 +53,8 @@ RAGGED_ROW, INVALID_KEY = "RAGGED_ROW", "INVALID_KEY"
 # What rows are found and joined by. The database's indexes have an end, and so have codes and names.
 KEY_FIELDS = frozenset({
     "client_code", "document_no", "document_type", "line_no", "product_key", "product_label", "label", "article",
-    "vintage", "warehouse", "email", "phone", "mobile", "country", "delivery_country", "channel", "campaign_id", "type", "status",
+    "vintage", "warehouse", "email", "phone", "mobile", "country", "delivery_country",
+    "channel", "campaign_id", "type", "status",
 })  # fmt: skip
 SEVERITIES = ("Critical", "High", "Medium")
 MAX_EXAMPLES = 5
