@@ -10,21 +10,22 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import openpyxl
 import pytest
 
-from crm_assets import cli, tables, workbooks
+from crm_assets import cli, tables, up, workbooks
 from crm_assets.logic.landing import load_source
 from crm_assets.resources.drop_zone import DropZone
 from crm_assets.resources.raw_store import LandingReport, land
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.settings import Settings
-from crm_assets.tenants import Tenant
+from crm_assets.tenants import Registry, Tenant
 
 NOW = datetime(2026, 1, 5, 6, tzinfo=UTC)
 SOURCE = load_source()
@@ -469,3 +470,92 @@ def test_the_commands(crm: Callable[..., tuple[int, dict[str, Any], str]], refus
 
 def test_every_raw_table_is_asked_for_references() -> None:
     assert all(f"raw.{name}" in workbooks._OPEN_ROWS for name in tables.RAW_TABLES)
+
+
+# --- the whole way, with what dbt decides
+
+
+EXPORT = """Code client;N° pièce;Code produit;Date commande;Quantité;Mt HT
+C1;F1;P1;05/03/2024;6;60
+;F1;P2;05/03/2024;3;30
+C1;F1;P1;05/03/2024;1;neuf
+C2;F2;P1;31/04/2024;1;9
+C2;F2;P1;30/04/2024;2;18
+C3;F3;P1
+C3;F4;P1;06/03/2024;x;9
+"""
+PRODUCTS = "Code produit;Produit;Prix TTC;Famille\nP1;Riesling 2022;12;Vins\nP2;Muscat 2022;9;Vins\n"
+
+
+@pytest.fixture(scope="module")
+def estate(environment: Settings, cluster: Any) -> Iterator[Callable[[], Warehouse]]:
+    """An estate whose folder is landed and built up to curated by each call."""
+    environment.tenants.mkdir(parents=True, exist_ok=True)
+    file = environment.tenants / "mending.yaml"
+    file.write_text("name: M\nlegal_name: M\naddress: 1 rue\nsiren: '123456789'\nas_of: 2025-12-31\n", encoding="utf-8")
+    os.environ.update(up.prepare(environment, lambda _: None))
+    os.environ["DBT_EXCLUDE_RESOURCE_TYPES"] = "unit_test"  # a part of the models would run theirs
+    from crm_assets.definitions import defs
+
+    stages = dg.AssetSelection.groups("landing", "raw", "staging", "curated").without_checks()
+    curate = dg.Definitions(
+        assets=defs.assets, resources=defs.resources, jobs=[dg.define_asset_job("curate", selection=stages)]
+    ).resolve_job_def("curate")
+
+    def build() -> Warehouse:
+        with dg.DagsterInstance.ephemeral() as instance:
+            instance.add_dynamic_partitions("tenant", ["mending"])
+            assert curate.execute_in_process(instance=instance, partition_key="mending").success
+        return Warehouse(cluster.tenant_url("mending"))
+
+    yield build
+    del os.environ["DBT_EXCLUDE_RESOURCE_TYPES"]
+    file.unlink()
+    shutil.rmtree(environment.data / "mending", ignore_errors=True)
+
+
+def test_mended_rows_count_and_the_others_come_back_once(
+    estate: Callable[[], Warehouse], environment: Settings, tmp_path: Path
+) -> None:
+    folder = environment.data / "mending" / "raw"
+    drop(folder, "ventes.csv", EXPORT)
+    drop(folder, "produits.csv", PRODUCTS)
+    drop(folder, "clients.csv", "Code client;Nom\nC1;Haas\nC2;Roth\nC3;Kuhn\n")
+    warehouse = estate()
+    sales = file_id(warehouse, "ventes.csv")
+    tenant = Registry(environment.tenants).get("mending")
+    path = books(warehouse, tmp_path, tenant=tenant)["ventes_lignes"]
+    assert references(path) == [f"{sales}:{line}" for line in (3, 4, 5, 7, 8)]
+
+    # Two people mend copies of the workbook; the later one knows better how many line 3 and line 8 are.
+    copy = tmp_path / "copie.xlsx"
+    shutil.copy(path, copy)
+    first = {
+        f"{sales}:3": {"Code client": "C1", "Quantité": "4"},
+        f"{sales}:5": {"Date commande": "30/04/2024"},
+        f"{sales}:8": {"Quantité": "deux"},
+    }
+    drop(folder, "corrigé.xlsx", mend(path, first), modified="2025-11-01T12:00:00+00:00")
+    second = {f"{sales}:3": {"Code client": "C1"}, f"{sales}:8": {"Quantité": "2"}}
+    drop(folder, "encore.xlsx", mend(copy, second), modified="2025-11-02T12:00:00+00:00")
+    estate()
+    one, two = file_id(warehouse, "corrigé.xlsx"), file_id(warehouse, "encore.xlsx")
+    assert warehouse.rows(
+        "select document_no, client_code, product_key, quantity::int, file_id from curated.fct_sales_lines"
+        " order by document_no, product_key, quantity"
+    ) == [
+        ("F1", "C1", "P1", 6, sales), ("F1", "C1", "P2", 3, two),
+        ("F2", "C2", "P1", 1, one), ("F2", "C2", "P1", 2, sales),
+        ("F4", "C3", "P1", 2, two),
+    ]  # fmt: skip
+    assert warehouse.rows(
+        "select source_line, resolved_by from curated.quarantined_rows where file_id = %s order by source_line", [sales]
+    ) == [(3, two), (4, None), (5, one), (7, None), (8, two)]
+    again = books(warehouse, tmp_path / "2", tenant=tenant)["ventes_lignes"]
+    assert references(again) == [f"{sales}:{line}" for line in (4, 7)]
+    # Every row of every file is accounted for.
+    assert warehouse.rows(
+        "select (select sum(row_count) from raw.files where dataset = 'sales_lines'),"
+        " sum(curated + superseded + quarantined) from curated.file_accounting"
+        " inner join raw.files using (file_id) where raw.files.dataset = 'sales_lines'"
+    ) == [(17, 17)]
