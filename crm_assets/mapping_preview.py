@@ -313,7 +313,7 @@ class _Words:
             [
                 t["severities"][finding["severity"]],
                 self._fields(finding["fields"]) or t["whole_row"],
-                t["problems"][finding["problem"]],
+                t["problems"].get(finding["problem"], finding["problem"]),
                 self._number(finding["count"]),
                 self._numbers(finding["lines"], finding["count"]),
                 ", ".join(self._quoted(_clip(value, "cell")) for value in finding["values"][:2]),
@@ -330,7 +330,13 @@ class _Words:
         rows = []
         for refusal in self.report["refusals"]:
             # Of the workbooks' sentence the first part: which columns it is stands above, the rest is about a workbook.
-            text = why[refusal["code"]].replace(" ({columns})", "").split(".")[0].split("\u00a0:")[0].split(": ")[0]
+            text = (
+                why.get(refusal["code"], refusal["code"])
+                .replace(" ({columns})", "")
+                .split(".")[0]
+                .split("\u00a0:")[0]
+                .split(": ")[0]
+            )
             rows.append([text, self._number(refusal["count"]), self._numbers(refusal["lines"], refusal["count"])])
             rows[-1].append(refusal["code"])
         if not rows:

@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -119,9 +119,11 @@ class SourceSpec(_Model):
     booleans: Booleans
     datasets: dict[str, DatasetSpec]
 
-    def version_of(self, dataset: str) -> str:
+    @cached_property
+    def versions(self) -> dict[str, str]:
         """First 12 hex of the SHA-256 of all that is said of a dataset: while it stays, so does any file's mapping."""
-        return hashlib.sha256(self.datasets[dataset].model_dump_json().encode()).hexdigest()[:12]
+        said = {name: dataset.model_dump_json().encode() for name, dataset in self.datasets.items()}
+        return {name: hashlib.sha256(text).hexdigest()[:12] for name, text in said.items()}
 
     def of_tenant(self, tenant: Tenant) -> SourceSpec:
         """The same source as a tenant's file has it; ValueError names the key that is wrong and what is known."""
@@ -739,7 +741,10 @@ class Profiler:
             self._profile.refusals.setdefault(code, Refusals()).note(np.ones(len(lines), dtype=bool), lines)
             for order in self._refused_rows:
                 self._refused_rows[order] += len(lines)
-            self._note("Critical", "", problem, len(lines), lines[:MAX_EXAMPLES].tolist())
+            width = len(self._mapping.header)
+            counts = [f"{len(row.values)} ≠ {width}" for row in batch.ragged if not row.is_overlong]
+            found = counts[:MAX_EXAMPLES] if code == RAGGED_ROW else []
+            self._note("Critical", "", problem, len(lines), lines[:MAX_EXAMPLES].tolist(), found)
         if not len(batch.lines):
             return
         if room := MAX_EXAMPLES - len(self._profile.first_rows):

@@ -285,7 +285,7 @@ class _Landing:
         if loaded is None or loaded.dataset is None:
             return None
         dataset = loaded.dataset
-        described, applied = self.source.version_of(dataset), (loaded.mapping_version or ".").partition(".")[2]
+        described, applied = self.source.versions[dataset], (loaded.mapping_version or ".").partition(".")[2]
         if loaded.mapping_version == f"{described}.{applied}":
             return None
         try:
@@ -317,8 +317,9 @@ class _Landing:
         from crm_assets.logic.mended import own_dataset
         from crm_assets.logic.reading import UnreadableError, open_table
 
-        is_table = file.path.rpartition(".")[2].lower() in self.source.extensions
-        if not is_table or known is not None:  # a content that was none of ours will never be
+        if known is not None:  # a content that was none of ours will never be
+            return known.dataset
+        if file.path.rpartition(".")[2].lower() not in self.source.extensions:
             return None
         with self.zone.local(file.path) as path:
             try:
@@ -349,7 +350,7 @@ class _Landing:
                     dataset, table = own, as_export(table, self.source.datasets[own])
                 mapping = map_header(table.header, self.source.datasets[dataset])
                 about = {**_about_table(table, mapping), "dataset": dataset}
-                version = f"{self.source.version_of(dataset)}.{mapping.version}"
+                version = f"{self.source.versions[dataset]}.{mapping.version}"
                 if fault := mapping.fault(table.header_line):
                     raise _FaultyError("refused", fault, about)
                 rows = RowMaker(mapping, sha256[:16], is_spreadsheet=table.format != "csv")

@@ -151,3 +151,16 @@ def test_the_whole_report_is_kept_and_a_masked_one_handed_on(tenant_warehouse: W
     assert masked == mapping_report.masked(whole)
     assert masked["first_rows"][0]["cells"]["email"]["text"] == "xxxx@xxxxxxx.xxx"
     assert not any(name in str(masked) for name in ("Muller", "Anne", "anne@", "Weiß", "Élodie", "00123"))
+
+
+def test_the_ui_is_shown_a_few_masked_reports(tenant_warehouse: Warehouse, folder: Path) -> None:
+    from crm_assets.defs.landing.assets import mapping_reports
+
+    for number in range(raw_store.MAX_REPORTS + 2):
+        drop(folder, f"clients_{number}.csv", CLIENTS + f"X{number};Zimmermann;Jo;jo{number}@example.org\n")
+    reports = landing(tenant_warehouse, folder).mapping_reports["customers"]
+    assert len(reports) == raw_store.MAX_REPORTS
+    shown = mapping_reports(reports).md_str
+    assert "known name “code_client”" in shown
+    assert "Xxxxxx" in shown
+    assert not any(name in shown for name in ("Muller", "Anne", "Zimmermann", "jo0@", "00123"))

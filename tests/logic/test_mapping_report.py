@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import string
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,7 @@ def test_the_report_of_a_sales_file(tmp_path: Path) -> None:
         (f["problem"], *f["fields"]): (f["count"], f["lines"], f["values"]) for f in report["anomalies"]["findings"]
     }
     assert found["is no number", "quantity"] == (1, [3], ["x"])
+    assert found[("the number of values is not the header's",)] == (1, [5], ["2 ≠ 8"])
     assert found["is no day of the calendar", "order_date"] == (1, [4], ["30/02/2024"])
     assert found["can be no code", "client_code"] == (1, [6], ["#N/A"])
     assert report["anomalies"]["counts"] == {"Critical": 9, "High": 3, "Medium": 0}
@@ -167,7 +170,7 @@ def test_the_dataset_is_recognised_as_landing_does_else_asked_for_else_assumed_a
     with pytest.raises(ValueError, match=r"no dataset 'klienten' \(known: sales_lines or ventes_lignes"):
         seen("x.csv", dataset="klienten")
     told = as_text(report_of(tmp_path, "x.csv", text), "en", tenant="demo", folder="/drop")
-    assert "assumed from its columns" in told
+    assert "to judge by the columns" in told
     assert "landing never guesses" in told
     assert "Drop the file into /drop/isavigne/clients/." in told
 
@@ -235,8 +238,12 @@ def test_all_languages_have_the_same_words_and_places_for_values() -> None:
 
 def test_everything_a_report_can_say_has_its_word() -> None:
     words = rendering.texts("fr")["mapping"]
-    said = {text for text in (Path(landing.__file__).read_text("utf-8").split('"')) if text in words["problems"]}
-    assert said == set(words["problems"]), "no word is for nothing"
+    code = inspect.getsource(landing.Profiler) + f'"{landing._UNKNOWN_VALUE}"'
+    assert set(re.findall(r'"((?:is|can|has|the) [^"{]*)"', code)) == set(words["problems"])
+    assert set(rendering.texts("fr")["workbooks"]["codes"]) >= {
+        *landing.MISSING_CODES.values(), landing.RAGGED_ROW, landing.INVALID_DATE, landing.INVALID_NUMBER,
+        landing.INVALID_KEY,
+    }  # fmt: skip
     assert set(words["severities"]) == set(landing.SEVERITIES)
     assert set(words["datasets"]) == set(SOURCE.datasets)
 
@@ -313,7 +320,7 @@ def test_the_command_shows_a_file_that_lies_anywhere(
     path = write(tmp_path, "clients.csv", "client;nom\nC1;Muller\n")
     assert cli.main(["mapping", "preview", str(path), "--tenant", "t1"]) == 0
     told = capsys.readouterr().out
-    assert "se charge\u00a0: 1 lignes acceptées sur 1" in told
+    assert "se charge\u202f; lignes acceptées\u00a0: 1 sur 1" in told
     assert "valeur fixe de votre domaine" in told
     assert cli.main(["mapping", "preview", str(path), "--tenant", "t1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verdict"]["status"] == "loads"
