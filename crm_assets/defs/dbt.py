@@ -58,8 +58,33 @@ class StageTranslator(DagsterDbtTranslator):
     ) -> dg.AssetCheckSpec | None:
         spec = super().get_asset_check_spec(asset_spec, manifest, unique_id, project)
         # Without partitions a red check would not say whose it is, without a description not what it means.
-        description = self.get_resource_props(manifest, unique_id).get("description")
-        return spec and spec._replace(partitions_def=tenants_partitions, description=description or spec.description)
+        meaning = check_meaning(self.get_resource_props(manifest, unique_id))
+        return spec and spec._replace(partitions_def=tenants_partitions, description=meaning)
+
+
+def check_meaning(test: Mapping[str, Any]) -> str | None:
+    """What a data test wants, for the light in the UI: as it says itself, else what its kind says of its columns.
+
+    A singular test says it in its meta: a description in a .yml is lost when dbt parses the changed file alone.
+    """
+    if said := test.get("description") or test.get("meta", {}).get("description"):
+        return str(said)
+    generic = test.get("test_metadata") or {}
+    asked = generic.get("kwargs", {})
+    column = f"`{asked.get('column_name')}`"
+    match generic.get("name"):
+        case "unique":
+            return f"No two rows have the same {column}."
+        case "not_null":
+            return f"Every row has a {column}."
+        case "accepted_values":
+            return f"{column} is one of " + ", ".join(f"`{value}`" for value in asked["values"]) + "."
+        case "relationships":
+            found = re.search(r"'(\w+)'\s*\)", asked["to"])
+            return f"Every {column} is a `{asked['field']}` of `{found[1] if found else asked['to']}`."
+        case "unique_together":
+            return "No two rows agree in all of " + ", ".join(f"`{name}`" for name in asked["columns"]) + "."
+    return None
 
 
 class Dbt(DbtCliResource):

@@ -1,6 +1,12 @@
-{{ config(meta={'dagster': {'ref': {'name': 'customer_facts'}}}) }}
+{{ config(
+    meta={
+        'dagster': {'ref': {'name': 'customer_facts'}},
+        'description':
+            "The facts that the audit looks at have each customer exactly once: a second row would judge a person " ~
+            "twice, a missing one would let a person escape every rule."
+    },
+) }}
 
--- An address known under two rows would show a customer twice; a lost one would escape the audit.
 select
     facts.n_facts,
     customers.n_customers

@@ -1,6 +1,12 @@
-{{ config(meta={'dagster': {'ref': {'name': 'quality_measures'}}}) }}
+{{ config(
+    meta={
+        'dagster': {'ref': {'name': 'quality_measures'}},
+        'description':
+            "The circuit breaker has a measure for each check that the rules name, and no other (spec.md §6): a " ~
+            "check without a measure would score 100 in silence."
+    },
+) }}
 
--- A check that the rules know and the model does not measure would score 100 in silence, and the other way round.
 select
     coalesce(measures.check_code, rules.check_code) as check_code
 from {{ ref('quality_measures') }} as measures

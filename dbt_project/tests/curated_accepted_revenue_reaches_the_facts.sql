@@ -1,4 +1,13 @@
-{{ config(meta={'dagster': {'ref': {'name': 'fct_sales_lines'}}}) }}
+{{ config(
+    meta={
+        'dagster': {'ref': {'name': 'fct_sales_lines'}},
+        'description':
+            "Revenue of the facts = revenue of the accepted rows, parsed once more from the text of each file, by " ~
+            "the column the money comes from (net amount, amount with VAT, quantity × price), credits negative. " ~
+            "Lines and their line numbers must agree too: a lost, doubled, exchanged or wrongly signed line is a " ~
+            "fault of ours."
+    },
+) }}
 
 -- The other way from the files to the facts, past staging: what the accepted rows of each file say as text, by the
 -- column their money comes from, must be what the facts hold of that file. A lost, doubled, exchanged or wrongly signed

@@ -1,4 +1,11 @@
-{{ config(meta={'dagster': {'ref': {'name': 'fct_sales_lines'}}}) }}
+{{ config(
+    meta={
+        'dagster': {'ref': {'name': 'fct_sales_lines'}},
+        'description':
+            "Every client code of a line or an order stands in customer_xref, and with the customer that it is on " ~
+            "there."
+    },
+) }}
 
 -- By distinct pairs, as lines and as orders have them: an order is on the customer of its lines.
 with pairs as (

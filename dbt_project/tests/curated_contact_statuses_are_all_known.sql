@@ -1,4 +1,11 @@
-{{ config(severity='warn') }}
+{{ config(
+    severity='warn',
+    meta={
+        'description':
+            "Each contact status maps to contact, engagement, bounced or refused (spec.md §6). An unknown one is " ~
+            "counted as a contact: map it under `rules: contacts: statuses:` in the estate's file."
+    },
+) }}
 
 select
     unknown.status,

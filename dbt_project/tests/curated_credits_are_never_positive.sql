@@ -1,4 +1,11 @@
-{{ config(meta={'dagster': {'ref': {'name': 'fct_sales_lines'}}}) }}
+{{ config(
+    meta={
+        'dagster': {'ref': {'name': 'fct_sales_lines'}},
+        'description':
+            "Lines of a credit document take money and bottles back, whatever sign the export gave them (spec.md " ~
+            "§3): none of quantity, bottles and amounts is above zero."
+    },
+) }}
 
 select line_id
 from {{ ref('fct_sales_lines') }}

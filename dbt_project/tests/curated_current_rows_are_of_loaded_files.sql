@@ -1,4 +1,11 @@
-{{ config(meta={'dagster': {'ref': {'name': 'file_accounting'}}}) }}
+{{ config(
+    meta={
+        'dagster': {'ref': {'name': 'fct_sales_lines'}},
+        'description':
+            "No current or refused row comes from a file that is not loaded: it would be a rest of a landing that " ~
+            "was undone."
+    },
+) }}
 
 with held as (
 

@@ -1,4 +1,10 @@
-{{ config(meta={'dagster': {'ref': {'name': 'fct_orders'}}}) }}
+{{ config(
+    meta={
+        'dagster': {'ref': {'name': 'fct_orders'}},
+        'description':
+            "Each order has the number of lines, the amounts, bottles and margin that its lines add up to."
+    },
+) }}
 
 -- In 256 heaps of orders, each order with a weight of its own: what one order has too much and another too little does
 -- not cancel out, and a million lines take a part of a second where a sum per order takes two.

@@ -1,4 +1,11 @@
-{{ config(meta={'dagster': {'ref': {'name': 'quarantined_rows'}}}) }}
+{{ config(
+    meta={
+        'dagster': {'ref': {'name': 'quarantined_rows'}},
+        'description':
+            "Every refused row has at least one of the ten codes of spec.md §2.3 and no other: an estate can only " ~
+            "mend what is explained to it."
+    },
+) }}
 
 select
     file_id,

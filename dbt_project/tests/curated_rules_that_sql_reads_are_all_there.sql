@@ -1,7 +1,13 @@
-{{ config(meta={'dagster': {'ref': {'name': 'stg_files'}}}) }}
+{{ config(
+    meta={
+        'dagster': {'ref': {'name': 'stg_files'}},
+        'description':
+            "Every rule that a model asks for is in landing.parameters: one that is missing would be a null in a " ~
+            "formula."
+    },
+) }}
 
 -- depends_on: {{ ref('stg_files') }}
--- A rule missing from landing.parameters would be a null in a formula.
 select needed.name
 from (
     values

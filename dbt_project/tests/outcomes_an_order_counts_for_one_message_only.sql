@@ -1,4 +1,11 @@
-{{ config(tags=['outcomes'], meta={'dagster': {'ref': {'name': 'message_outcomes'}}}) }}
+{{ config(
+    tags=['outcomes'],
+    meta={
+        'dagster': {'ref': {'name': 'message_outcomes'}},
+        'description':
+            "An order that follows several messages is credited to one of them."
+    },
+) }}
 
 select
     credited.n_orders,

@@ -1,4 +1,11 @@
-{{ config(tags=['outcomes'], meta={'dagster': {'ref': {'name': 'campaign_results'}}}) }}
+{{ config(
+    tags=['outcomes'],
+    meta={
+        'dagster': {'ref': {'name': 'campaign_results'}},
+        'description':
+            "Of a campaign no more is sent than was planned, and no rate lies outside 0..1."
+    },
+) }}
 
 select campaign, occurrence, scenario
 from {{ ref('campaign_results') }}

@@ -1,4 +1,10 @@
-{{ config(meta={'dagster': {'ref': {'name': 'customer_rfm_history'}}}) }}
+{{ config(
+    meta={
+        'dagster': {'ref': {'name': 'customer_rfm_history'}},
+        'description':
+            "The history of the as-of date is the state of that day, customer by customer."
+    },
+) }}
 
 -- The unique index on (as_of, customer_id) keeps one row per customer and day; the day's rows are the state's.
 select coalesce(state.customer_id, history.customer_id) as customer_id

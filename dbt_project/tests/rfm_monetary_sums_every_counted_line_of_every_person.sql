@@ -1,4 +1,11 @@
-{{ config(meta={'dagster': {'ref': {'name': 'customer_rfm'}}}) }}
+{{ config(
+    meta={
+        'dagster': {'ref': {'name': 'customer_rfm'}},
+        'description':
+            "The monetary values of all persons add up to the counted lines of all persons, collective accounts " ~
+            "left out."
+    },
+) }}
 
 select
     people.monetary,

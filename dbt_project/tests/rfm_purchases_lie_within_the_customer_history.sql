@@ -1,6 +1,11 @@
-{{ config(meta={'dagster': {'ref': {'name': 'customer_wines'}}}) }}
+{{ config(
+    meta={
+        'dagster': {'ref': {'name': 'customer_wines'}},
+        'description':
+            "No wine is bought before the first or after the last qualifying order, nor after the as-of date."
+    },
+) }}
 
--- No wine is bought before the first or after the last qualifying order, nor after the as-of date.
 select
     bought.customer_id,
     bought.wine_id

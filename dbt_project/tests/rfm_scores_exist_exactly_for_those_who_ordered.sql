@@ -1,3 +1,11 @@
+{{ config(
+    meta={
+        'description':
+            "A customer with a qualifying order has scores 3..15 and a segment; everybody else is a prospect " ~
+            "without scores."
+    },
+) }}
+
 select customer_id
 from {{ ref('customer_rfm') }}
 where

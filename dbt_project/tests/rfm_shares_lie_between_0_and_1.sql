@@ -1,4 +1,11 @@
-{{ config(severity='warn', meta={'dagster': {'ref': {'name': 'customer_preferences'}}}) }}
+{{ config(
+    severity='warn',
+    meta={
+        'dagster': {'ref': {'name': 'customer_preferences'}},
+        'description':
+            "Every share of a customer's taste, and of a product's popularity, lies in 0..1."
+    },
+) }}
 
 select customer_id as key
 from {{ ref('customer_preferences') }}

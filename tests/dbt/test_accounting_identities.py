@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 
 import pytest
-import yaml
 
 from crm_assets.dbt_manifest import PROJECT
 from crm_assets.logic import landing
@@ -173,10 +172,3 @@ def test_the_codes_of_refused_rows_are_the_same_everywhere() -> None:
     for path in (ROOT / "crm_assets" / "templates").glob("texts_*.yaml"):
         told = re.findall(r"^\s+((?:MISSING|INVALID|RAGGED)_[A-Z]+):", path.read_text("utf-8"), re.MULTILINE)
         assert codes <= set(told), f"{path.name} explains each code"
-
-
-def test_every_singular_test_is_explained() -> None:
-    explained = yaml.safe_load((PROJECT / "tests" / "singular_tests.yml").read_text("utf-8"))["data_tests"]
-    written = {path.stem for path in (PROJECT / "tests").glob("*.sql")}
-    assert {test["name"] for test in explained} == written
-    assert all(len(test["description"]) > 40 for test in explained)

@@ -18,6 +18,7 @@ import pytest
 from crm_assets import rules, tables
 from crm_assets.defs.common import tenants_partitions
 from crm_assets.defs.curated import checks as curated_checks
+from crm_assets.defs.landing import checks as landing_checks
 from crm_assets.defs.raw import checks as raw_checks
 from crm_assets.resources.warehouse import Warehouse
 
@@ -442,3 +443,30 @@ def test_a_document_type_that_no_rule_knows_is_named(documents: Warehouse, evalu
         "types": "* `FACTUR`: 2 documents, 4 lines",
         "examples": "FACTUR F4 (C4), FACTUR F3 (C3)",
     }
+
+
+# --- the rules in SQL
+
+
+@pytest.mark.parametrize(
+    ("breach", "passed"),
+    [
+        ("select 1", True),
+        ("update landing.parameters set value = '\"2025-12-30\"' where name = 'as_of'", False),
+        ("update landing.parameters set value = '\"0123\"' where name = 'rules_version'", False),
+        ("delete from landing.parameters", False),
+    ],
+)
+def test_sql_computes_with_the_rules_and_the_day_of_the_run(
+    tenant_warehouse: Warehouse, evaluate: Evaluate, breach: str, passed: bool
+) -> None:
+    written = {"as_of": AS_OF.isoformat(), "rules_version": rules.load().version}
+    tenant_warehouse.append(
+        tables.landing_parameters,
+        pd.DataFrame({"name": list(written), "value": [tables.json_text(value) for value in written.values()]}),
+    )
+    tenant_warehouse.execute(breach)
+    found = evaluate(landing_checks.rules_are_those_of_the_run)["parameters", "rules_are_those_of_the_run"]
+    assert found.passed == passed
+    assert found.blocking
+    assert told(found)["as_of_of_the_run"] == "2025-12-31"

@@ -1,4 +1,4 @@
-"""Checks of the drop folder itself."""
+"""Checks of the drop folder itself, and of the rules that a refresh computes with."""
 
 import dagster as dg
 
@@ -26,5 +26,28 @@ def drop_folder_is_there_and_quiet(
             "n_waiting": len(waiting),
             "waiting": sorted(waiting),
             "n_waiting_allowed": 0,
+        },
+    )
+
+
+@tenant_check(["landing", "parameters"], blocking=True)
+def rules_are_those_of_the_run(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
+    """SQL reads the rules and the as-of date of this run and no other: else it would compute another day, or with
+    other numbers, and call it this one's. A difference is a fault of ours.
+    """
+    table = f"landing{tenant_run.warehouse.schema_suffix}.parameters"
+    found = dict(
+        tenant_run.warehouse.rows(
+            f"select name, value #>> '{{}}' from {table} where name in ('as_of', 'rules_version')"
+        )
+    )
+    expected = {"as_of": tenant_run.as_of.isoformat(), "rules_version": tenant_run.rules.version}
+    return dg.AssetCheckResult(
+        passed=found == expected,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={
+            "n_rules": int(tenant_run.warehouse.rows(f"select count(*) from {table}")[0][0]),
+            **{f"{name}_of_the_run": value for name, value in expected.items()},
+            **{f"{name}_in_sql": found.get(name, "missing") for name in expected},
         },
     )
