@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -102,14 +102,14 @@ def books(warehouse: Warehouse, tmp_path: Path, file: str | None = None, tenant:
 
 def shown(path: Path) -> list[dict[str, str | None]]:
     header, *rows = openpyxl.load_workbook(path).worksheets[0].iter_rows(values_only=True)
-    return [dict(zip(map(str, header), row, strict=True)) for row in rows]  # type: ignore[arg-type]
+    return [dict(zip(map(str, header), row, strict=True)) for row in rows]
 
 
 def references(path: Path, dataset: str = "ventes_lignes") -> list[str | None]:
     return [row[f"crm_ref_{dataset}"] for row in shown(path)]
 
 
-def mend(path: Path, changes: dict[str, dict[str, str | None]]) -> bytes:
+def mend(path: Path, changes: Mapping[str, Mapping[str, str | None]]) -> bytes:
     """The workbook with cells changed: reference -> header -> text."""
     book = openpyxl.load_workbook(path)
     sheet = book.worksheets[0]
@@ -393,6 +393,7 @@ def test_labels_go_out_and_come_back_as_aliases(tenant_warehouse: Warehouse, fol
         "isavigne/produits/produits 2025.xlsx": ("aliases", "loaded"),
     }
     assert "nothing filled in" in str(next(o.reason for o in report.outcomes if o.path == "rien.xlsx"))
+    assert statuses(landing(tenant_warehouse, folder)) == statuses(report)
     assert tenant_warehouse.rows("select label, product_key, mends, extra from raw.aliases") == [
         ("Muscat sec", "P2", None, None)
     ]

@@ -86,7 +86,7 @@ def saved(tmp_path: Path, content: bytes, name: str = "n'importe quoi.xlsx") -> 
 
 
 def test_a_row_comes_back_as_it_stood_with_its_reference(tmp_path: Path) -> None:
-    row = {
+    row: dict[str, Any] = {
         "client_code": "00123",
         "document_no": "F-1",
         "product_key": "01000",
@@ -396,12 +396,12 @@ def test_columns_of_any_files_come_back_as_themselves(
     texts = [[str(cell.value or "") for cell in row] for row in sheet.iter_rows()]
     keep = [n for n, name in enumerate(texts[0]) if not name.startswith("crm_")]
     mapping = map_header([texts[0][n] for n in keep], spec)
-    for line, row in zip(texts[1:], rows, strict=True):
+    for line, given_row in zip(texts[1:], rows, strict=True):
         values = [line[n] for n in keep]
         assert {name: values[place] for name, place in mapping.columns.items() if values[place]} == {
-            name: text for name, text in row.row.items() if name != "extra"
+            name: text for name, text in given_row.row.items() if name != "extra"
         }
-        assert {values[place] for place in mapping.extra if values[place]} == set(row.row["extra"].values())
+        assert {values[place] for place in mapping.extra if values[place]} == set(given_row.row["extra"].values())
 
 
 def test_headers_that_cannot_be_told_apart_are_an_error() -> None:
