@@ -36,7 +36,7 @@ from crm_assets import rules
 from crm_assets.logic import workbook_guard
 
 if TYPE_CHECKING:
-    from python_calamine import CalamineSheet
+    from python_calamine import CalamineSheet, CalamineWorkbook
 
     from crm_assets.rules import WorkbookLimits
 
@@ -599,14 +599,35 @@ def _open_spreadsheet(path: Path, head: bytes, limits: WorkbookLimits) -> TableF
         if not is_zip:
             workbook_guard.check_compound(content)
         workbook = CalamineWorkbook.from_filelike(io.BytesIO(content))
-        if not workbook.sheet_names:
-            raise UnreadableError(f"has no sheet: {_SAVE_AGAIN}")
-        sheet = workbook.get_sheet_by_index(0)
+        sheet_name, others = _first_sheet(workbook)
+        sheet = workbook.get_sheet_by_name(sheet_name)
         first_column = (sheet.start or (0, 0))[1]
         padded = _zero_padded_cells(path) if is_zip else {}
     body = _SheetBody(_rows_of(sheet), first_column, padded, hashlib.sha256(content).hexdigest())
-    header_line, header = body.take_header()
+    try:
+        header_line, header = body.take_header()
+    except StopIteration:
+        if not others:
+            raise UnreadableError(f"is empty: {_SAVE_AGAIN}") from None
+        raise UnreadableError(
+            f"has nothing on its first sheet ({sheet_name!r}), and only the first one is read: move the sheet with the"
+            f" table to the front (there {'is' if len(others) == 1 else 'are'} also {', '.join(map(repr, others))})"
+        ) from None
     return TableFile("xlsx" if is_zip else "xls", None, None, header, header_line, body)
+
+
+def _first_sheet(workbook: CalamineWorkbook) -> tuple[str, list[str]]:
+    """The first sheet of cells that is not hidden, and the names of the others: what a person sees on opening it."""
+    from python_calamine import SheetTypeEnum, SheetVisibleEnum
+
+    seen = [
+        sheet.name
+        for sheet in workbook.sheets_metadata
+        if sheet.typ == SheetTypeEnum.WorkSheet and sheet.visible == SheetVisibleEnum.Visible
+    ]
+    if not seen:
+        raise UnreadableError(f"has no sheet of cells that is not hidden: {_SAVE_AGAIN}")
+    return seen[0], seen[1:]
 
 
 def _rows_of(sheet: CalamineSheet) -> Iterator[list[Any]]:
@@ -668,12 +689,15 @@ class _SheetBody:
         return texts
 
     def take_header(self) -> tuple[int, list[str]]:
-        """The first row that holds anything, and its row number. All rows of a sheet have one width."""
+        """The first row that holds anything, and its row number; StopIteration without one.
+
+        All rows of a sheet have one width.
+        """
         for number, row in self._rows:
             header = self._texts(number, row)
             if not _is_blank(header):
                 return number + 1, header
-        raise UnreadableError(f"is empty: {_SAVE_AGAIN}")
+        raise StopIteration
 
     def batches(self, width: int, *, vectorised: bool) -> Iterator[Batch]:
         """`vectorised` makes no difference to a sheet: its cells come one by one."""

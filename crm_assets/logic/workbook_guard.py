@@ -75,18 +75,19 @@ def check_zip(path: Path, limits: WorkbookLimits) -> None:
 
 
 def first_sheet(archive: zipfile.ZipFile) -> str | None:
-    """The part of the archive that holds the first sheet."""
+    """The part of the archive that holds the first sheet of cells that is not hidden, as `reading.py` chooses it."""
     names = archive.namelist()
     if not {"xl/workbook.xml", _RELATIONS} <= set(names):
         return None
-    sheet = _small_xml(archive, "xl/workbook.xml").find(f"{SHEET_NS}sheets/{SHEET_NS}sheet")
-    if sheet is None:
-        return None
-    for relation in _small_xml(archive, _RELATIONS):
-        if relation.get("Id") == sheet.get(_OFFICE_REL):
-            target = relation.get("Target", "")
-            wanted = target.lstrip("/") if target.startswith("/") else f"xl/{target}"
-            return next((name for name in names if name.lower() == wanted.lower()), None)
+    relations = {relation.get("Id"): relation for relation in _small_xml(archive, _RELATIONS)}
+    for sheet in _small_xml(archive, "xl/workbook.xml").iterfind(f"{SHEET_NS}sheets/{SHEET_NS}sheet"):
+        relation = relations.get(sheet.get(_OFFICE_REL))
+        is_hidden = sheet.get("state", "visible") != "visible"
+        if relation is None or is_hidden or not relation.get("Type", "").endswith("/worksheet"):
+            continue
+        target = relation.get("Target", "")
+        wanted = target.lstrip("/") if target.startswith("/") else f"xl/{target}"
+        return next((name for name in names if name.lower() == wanted.lower()), None)
     return None
 
 
@@ -111,7 +112,7 @@ def _in_mib(size: int) -> str:
 
 def inflated_chunks(stream: BinaryIO, part: zipfile.ZipInfo) -> Iterator[bytes]:
     """What a part really unpacks to, in chunks, whatever its directory declares."""
-    stream.seek(part.header_offset)
+    stream.seek(max(part.header_offset, 0))  # damaged directories point before the file
     header = stream.read(30)
     if len(header) < 30 or not header.startswith(b"PK\x03\x04"):
         raise zipfile.BadZipFile("no local header")
