@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from crm_assets.dbt_manifest import ensure_manifest
 from crm_assets.resources.control import Control, Drop, is_due
 from crm_assets.settings import Settings
 from crm_assets.tenants import TEMPLATE, load_tenant
+from tests.servers import sftp_server, silent_server
 
 ensure_manifest()
 
@@ -132,6 +134,73 @@ def test_two_estates_dropped_at_the_same_moment_get_a_run_each(estates: Settings
         drop(estates, slug, "ventes.csv", "a")
     look(instance)
     assert look(instance) == ["files:left:1", "files:right:1"]
+
+
+def test_a_folder_that_cannot_be_read_is_one_alert_and_no_other_estates_concern(
+    estates: Settings, instance: dg.DagsterInstance
+) -> None:
+    follow_files(instance)
+    control = Control(estates)
+    folder = estates.data / "left" / "raw"
+    drop(estates, "left", "ventes.csv", "a")
+    look(instance)
+    look(instance)
+    control.landed("left", control.drops()["left"].looked_fingerprint or "")
+    folder.rename(folder.with_name("unmounted"))
+    drop(estates, "right", "ventes.csv", "a")
+    look(instance)
+    assert look(instance) == ["files:right:1"]
+    (alert,) = control.open_alerts("left")
+    assert (alert.cause, alert.occurrences) == ("drop-folder", 2)
+    folder.with_name("unmounted").rename(folder)
+    assert look(instance) == [], "nothing has changed while it was away"
+    assert control.open_alerts() == []
+
+
+def test_folders_on_other_machines_are_looked_at_side_by_side(
+    estates: Settings, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def elsewhere() -> list[str]:
+        with dg.build_sensor_context(instance=instance) as context:
+            result = automation.dropped_files_elsewhere(context)
+        return [request.run_key for request in result.run_requests] if isinstance(result, dg.SensorResult) else []
+
+    def at(slug: str, port: int, host_key: str) -> None:
+        source = {
+            "raw_url": f"sftp://cave@127.0.0.1:{port}/",
+            "raw_options": {"host_key": host_key},
+            "raw_secrets": {"password": "CRM_DROP_PASSWORD"},
+        }
+        text = TEMPLATE.format(name=slug) + f"source: {json.dumps(source)}\n"
+        (estates.tenants / f"{slug}.yaml").write_text(text, encoding="utf-8")
+
+    monkeypatch.setattr(automation, "MAX_LOOK_SECONDS", 3.0)
+    monkeypatch.setenv("CRM_DROP_PASSWORD", "geheim")
+    control = Control(estates)
+    drop(estates, "third", "ventes.csv", "a")
+    (tmp_path / "clients.csv").write_text("a")
+    with sftp_server(tmp_path, "geheim") as server, silent_server() as silent:
+        at("left", silent, server.host_key)
+        at("right", server.port, server.host_key)
+        (estates.tenants / "third.yaml").write_text(TEMPLATE.format(name="third"))
+        follow_files(instance)
+        assert look(instance) == []
+        assert set(control.drops()) == {"third"}, "the local folders are looked at apart"
+        elsewhere()
+        assert elsewhere() == ["files:right:1"], "an answer is not waited for beyond the tick's time"
+        assert look(instance) == ["files:third:1"]
+        at("left", server.port, server.host_key)
+        monkeypatch.setenv("CRM_DROP_PASSWORD", "wrong")
+        automation._under_way.clear()
+        elsewhere()
+        elsewhere()
+        alerts = {alert.tenant: alert for alert in control.open_alerts()}
+        assert {slug: alert.occurrences for slug, alert in alerts.items()} == {"left": 2, "right": 2}
+        assert "left.yaml: sftp://127.0.0.1" in alerts["left"].message
+        assert "wrong" not in alerts["left"].message
+        monkeypatch.setenv("CRM_DROP_PASSWORD", "geheim")
+        elsewhere()
+        assert control.open_alerts() == []
 
 
 def test_a_drop_that_did_not_land_is_asked_for_again_a_few_times_only() -> None:

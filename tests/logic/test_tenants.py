@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
 
+from crm_assets import tenants
 from crm_assets.settings import ROOT
 from crm_assets.tenants import TEMPLATE, Registry, TenantError, load_tenant
 
@@ -27,6 +29,21 @@ def write(folder: Path, name: str, text: str) -> Path:
         ("rules: {audit: {min_score: high}}\n", "key 'rules.audit.min_score'"),
         ("brevo: {api_key_variable: xkeysib-123}\n", "key 'brevo.api_key_variable'"),
         ("document_numbers: monthly\n", "key 'document_numbers'"),
+        (
+            "source: {raw_url: 's3://b/p', raw_options: {endpoint: x}}\n",
+            "raw_options.endpoint: unknown for s3; known: ",
+        ),
+        ("source: {raw_url: 's3://b/p', raw_options: {secret: x}}\n", "raw_options.secret: a secret stands in no file"),
+        ("source: {raw_url: 'gs://b/p', raw_options: {token: x}}\n", "raw_options.token: a secret stands in no file"),
+        ("source: {raw_url: 'sftp://u@h/p', raw_secrets: {password: Sesame}}\n", "key 'source.raw_secrets.password'"),
+        (
+            "source: {raw_url: 'sftp://u@h/p', raw_secrets: {secret: CRM_DROP_SECRET}}\n",
+            "unknown for sftp; known: passph",
+        ),
+        ("source: {raw_url: 'sftp://u@h/p', raw_secrets: {password: CRM_SECRET}}\n", "CRM_SECRET is the product's own"),
+        ("source: {raw_url: 'sftp://u:geheim@h/p'}\n", "an address has no password"),
+        ("source: {raw_url: 'simplecache::s3://b/p'}\n", "one address is expected"),
+        ("source: {raw_options: {host: h}}\n", "raw_options.host: unknown for file; known: none"),
     ],
 )
 def test_a_wrong_key_is_named(tmp_path: Path, extra: str, expected: str) -> None:
@@ -86,3 +103,40 @@ def test_the_projects_own_tenants_are_right() -> None:
     assert registry.errors == {}
     assert {"demo", "vieux_lavoir"} <= set(registry.tenants)
     assert registry.get("demo").as_of == date(2025, 12, 31)
+
+
+def test_where_the_files_come_from_changes_no_result(tmp_path: Path) -> None:
+    here = load_tenant(write(tmp_path, "here.yaml", GOOD)).model_copy(update={"slug": "x"})
+    there = "source: {raw_url: 'sftp://u@h/p', raw_options: {port: 2222}, raw_secrets: {password: CRM_DROP_PASSWORD}}\n"
+    elsewhere = load_tenant(write(tmp_path, "there.yaml", GOOD + there)).model_copy(update={"slug": "x"})
+    assert elsewhere.version == here.version
+
+
+def test_an_unchanged_file_is_not_read_again_and_any_change_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(path: Path) -> tenants.Tenant:
+        read.append(path.name)
+        return load_tenant(path)
+
+    monkeypatch.setattr(tenants, "load_tenant", counted)
+    path = write(tmp_path, "left.yaml", GOOD)
+    write(tmp_path, "wrong.yaml", "locale: fr\n")
+    Registry(tmp_path)
+    Registry(tmp_path)
+    assert read == ["left.yaml", "wrong.yaml"] * 2, "just written: a second change might not show in the times"
+    monkeypatch.setattr(tenants, "_TICK", -1.0)
+    Registry(tmp_path)
+    read.clear()
+    registry = Registry(tmp_path)
+    assert read == []
+    assert list(registry.tenants) == ["left"]
+    assert "wrong.yaml" in registry.errors["wrong"]
+    before = path.stat()
+    path.write_text(GOOD.replace("Domaine Test", "Domaine Tess"), encoding="utf-8")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert Registry(tmp_path).get("left").name == "Domaine Tess"
+    path.unlink()
+    assert "left" not in Registry(tmp_path).tenants
