@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import inspect
 import json
 import re
@@ -11,6 +12,9 @@ from typing import Any
 
 import pytest
 import xlsxwriter
+from hypothesis import HealthCheck, given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 
 from crm_assets import cli, rendering, rules, settings
 from crm_assets.logic import landing
@@ -370,3 +374,45 @@ def test_the_line_command_prints_the_record_as_it_stands(
     with pytest.raises(SystemExit):
         cli.main(["mapping", "line", "clients.csv:2", "--tenant", "t1"])
     assert "there is no file clients.csv" in capsys.readouterr().err
+
+
+# --- whatever is in the file
+
+CELLS = st.one_of(
+    st.sampled_from(
+        ["", " ", "C1", "05/03/2024", "31/04/2024", "2024-03-05 10:30", "1 234,5", "1.234", "-", "oui", "#N/A"]
+    ),
+    st.text(max_size=12),
+)
+
+
+@settings_of_hypothesis(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    dataset=st.sampled_from(list(SOURCE.datasets)),
+    rows=st.lists(st.lists(CELLS, min_size=1, max_size=30), max_size=8),
+    dropped=st.sets(st.integers(0, 30)),
+    locale=st.sampled_from(LOCALES),
+)
+def test_any_table_has_a_report_that_can_be_told_and_masked(
+    tmp_path: Path, dataset: str, rows: list[list[str]], dropped: set[int], locale: str
+) -> None:
+    header = [name for place, name in enumerate(SOURCE.datasets[dataset].fields) if place not in dropped]
+    path = tmp_path / "x.csv"
+    with path.open("w", encoding="utf-8", newline="", errors="replace") as stream:
+        csv.writer(stream, delimiter=";").writerows([header, *(row[: len(header)] for row in rows)])
+    report = preview(path, SOURCE, RULES, dataset=dataset)
+    assert json.loads(json.dumps(report)) == report
+    assert as_text(report, locale, tenant="demo", folder="/drop")
+    assert as_text(masked(report), "en")
+    if report.get("rows"):
+        assert report["rows"]["refused"] <= report["rows"]["count"]
+        counts = [refusal["count"] for refusal in report["refusals"]]
+        assert max(counts, default=0) <= report["rows"]["refused"] <= sum(counts)
+
+
+@settings_of_hypothesis(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=300))
+def test_any_bytes_have_a_report(tmp_path: Path, content: bytes) -> None:
+    report = report_of(tmp_path, "clients.csv", content)
+    assert report["verdict"]["status"] in rendering.texts("fr")["mapping"]["verdicts"]
+    assert as_text(report, "fr", tenant="demo", folder="/drop")
