@@ -17,7 +17,7 @@ import hashlib
 import io
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
@@ -561,8 +561,12 @@ def _batch_of_records(records: Iterable[tuple[int, list[str]]], width: int, rows
             ragged.append((line, values))
     columns = [pa.array(values, pa.string()) for values in zip(*plain, strict=True)] if plain else []
     columns = columns or [pa.array([], pa.string())] * width
-    columns = [pc.if_else(pc.equal(column, ""), None, column) for column in columns]
+    columns = [_null_where_empty(column) for column in columns]
     return _batch(columns, np.array(lines, dtype=np.int64), ragged, rows_before)
+
+
+def _null_where_empty(column: pa.Array) -> pa.Array:
+    return pc.if_else(pc.equal(column, ""), None, column)
 
 
 def _batch(columns: list[pa.Array], lines: np.ndarray, ragged: list[tuple[int, list[str]]], rows_before: int) -> Batch:
@@ -597,7 +601,7 @@ def _open_spreadsheet(path: Path, head: bytes, limits: WorkbookLimits) -> TableF
             workbook_guard.check_zip(path, limits)
         content = path.read_bytes()
         if not is_zip:
-            workbook_guard.check_compound(content)
+            workbook_guard.check_compound(content, limits)
         workbook = CalamineWorkbook.from_filelike(io.BytesIO(content))
         sheet_name, others = _first_sheet(workbook)
         sheet = workbook.get_sheet_by_name(sheet_name)
@@ -671,21 +675,28 @@ class _SheetBody:
         self._rows = enumerate(rows)
         self._first_column = first_column
         self._padded = padded
+        self._padded_columns = {column for _, column in padded}
         self._digest = digest
 
     def sha256(self) -> str:
         return self._digest
 
-    def _texts(self, number: int, row: list[Any]) -> list[str]:
-        """Row `number` (from 0) as text."""
-        texts = []
-        for place, value in enumerate(row):
-            text = cell_text(value)
-            if isinstance(value, float):
-                self.has_decimal_points |= "." in text
-                if self._padded:
-                    text = text.zfill(self._padded.get((number, self._first_column + place), 0))
-            texts.append(text)
+    def _texts(self, place: int, values: Sequence[Any], numbers: Sequence[int]) -> list[str]:
+        """The cells of column `place` in some rows as text; each distinct value is worked out once."""
+        kinds = set(map(type, values))
+        if bool in kinds and kinds & {int, float}:  # true is 1 to Python, and 1 is no `true`
+            texts = list(map(cell_text, values))
+        else:
+            known = {value: cell_text(value) for value in set(values)}
+            texts = list(map(known.__getitem__, values))
+        if float in kinds:
+            self.has_decimal_points |= any("." in t for v, t in zip(values, texts, strict=True) if type(v) is float)
+            column = self._first_column + place
+            if column in self._padded_columns:
+                texts = [
+                    text.zfill(self._padded.get((number, column), 0)) if type(value) is float else text
+                    for number, value, text in zip(numbers, values, texts, strict=True)
+                ]
         return texts
 
     def take_header(self) -> tuple[int, list[str]]:
@@ -694,7 +705,7 @@ class _SheetBody:
         All rows of a sheet have one width.
         """
         for number, row in self._rows:
-            header = self._texts(number, row)
+            header = [self._texts(place, [value], [number])[0] for place, value in enumerate(row)]
             if not _is_blank(header):
                 return number + 1, header
         raise StopIteration
@@ -703,7 +714,11 @@ class _SheetBody:
         """`vectorised` makes no difference to a sheet: its cells come one by one."""
         row_no = 0
         while rows := list(islice(self._rows, max(SHEET_BLOCK_CELLS // width, 1))):
-            batch = _batch_of_records(((n + 1, self._texts(n, row)) for n, row in rows), width, row_no)
+            numbers = [number for number, _ in rows]
+            cells = zip(*(row for _, row in rows), strict=True)
+            texts = (self._texts(place, values, numbers) for place, values in enumerate(cells))
+            columns = [_null_where_empty(pa.array(column, pa.string())) for column in texts]
+            batch = _batch(columns, np.array(numbers, dtype=np.int64) + 1, [], row_no)
             row_no += batch.n_rows
             if batch.n_rows:
                 yield batch

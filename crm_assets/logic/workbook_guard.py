@@ -36,6 +36,10 @@ _CELL = b'<c r="'
 _ODD_CELLS = (b"<c>", b"<c/", b"<c\t", b"<c\n", b"<c\r", b":c ", b":c>", b":c/", b":c\t", b":c\n", b":c\r")
 _REFERENCE_BYTES = 16  # `XFD1048576"` and some
 _SECTOR_IDS = 0xFFFFFFFA  # from here on a number is a sign, not a sector
+_STREAM, _ROOT = 2, 5  # kinds of directory entries
+_RECORD = struct.Struct("<HH")
+_END_RECORD, _SHEET_RECORD, _TEXTS_RECORD, _EXTENT_RECORD = 0x000A, 0x0085, 0x00FC, 0x0200
+_CELL_RECORDS = frozenset({0x0006, 0x00BD, 0x00D6, 0x00FD, 0x0203, 0x0204, 0x0205, 0x0207, 0x027E})
 
 
 class GuardError(Exception):
@@ -267,8 +271,11 @@ def _column(letters: str) -> int:
 # --- compound files
 
 
-def check_compound(content: bytes) -> None:
-    """Look at the chains of an old Office document's sectors; GuardError when one is broken or never ends."""
+def check_compound(content: bytes, limits: WorkbookLimits) -> None:
+    """Look at the chains of an old workbook's sectors and at its records; GuardError when its reader must not.
+
+    Chains may be broken or never end; records may announce more cells or texts than the file has bytes.
+    """
     if len(content) < 512:
         raise GuardError("is a damaged spreadsheet: it is cut off")
     (shift,) = struct.unpack_from("<H", content, 30)
@@ -276,37 +283,108 @@ def check_compound(content: bytes) -> None:
         raise GuardError("is a damaged spreadsheet: its sectors have a size that no program writes")
     size = 1 << shift
     count = max(len(content) // size, 1)
-    mini_start, _, next_list, _ = struct.unpack_from("<IIII", content, 60)
+    directory_start, _, mini_below, mini_start, _, next_list = struct.unpack_from("<IIIIII", content, 48)
     table_sectors = [sector for sector in struct.unpack_from("<109I", content, 76) if sector < _SECTOR_IDS]
     lists: set[int] = set()
     while next_list < _SECTOR_IDS:
         if next_list in lists or next_list >= count:
             raise GuardError("is a damaged spreadsheet: its list of sectors leads nowhere")
         lists.add(next_list)
-        *sectors, next_list = _sector(content, next_list, size)
+        *sectors, next_list = _numbers(_sector(content, next_list, size))
         table_sectors += [sector for sector in sectors if sector < _SECTOR_IDS]
     if any(sector >= count for sector in table_sectors) or len(table_sectors) > count:
         raise GuardError("is a damaged spreadsheet: its list of sectors leads nowhere")
-    followers = np.array([n for sector in table_sectors for n in _sector(content, sector, size)], dtype=np.int64)
-    _check_chains(followers)
-    chain, mini = mini_start, []
-    while chain < len(followers) and chain < count:  # ends: no chain goes round in circles
-        mini += _sector(content, chain, size)
-        chain = int(followers[chain])
-    _check_chains(np.array(mini, dtype=np.int64))
+    followers = _followers(b"".join(_sector(content, sector, size) for sector in table_sectors))
+
+    def chain(start: int) -> bytes:
+        return b"".join(_sector(content, sector, size) for sector in _chain(followers, start) if sector < count)
+
+    mini_followers = _followers(chain(mini_start))
+    entries = _entries(chain(directory_start), is_wide=shift == 12)
+    if any(length > len(content) for _, _, length in entries.values()):
+        raise GuardError("is a damaged spreadsheet: its directory announces more than the file holds")
+    if "EncryptedPackage" in entries:
+        raise GuardError("is protected by a password")
+    if (workbook := entries.get("Workbook", entries.get("Book"))) is None:
+        raise GuardError("is an old Office document, but no workbook")
+    _, start, length = workbook
+    if length >= mini_below:
+        stream = chain(start)
+    else:
+        minis = chain(next((begin for kind, begin, _ in entries.values() if kind == _ROOT), _SECTOR_IDS))
+        stream = b"".join(minis[64 * sector : 64 * (sector + 1)] for sector in _chain(mini_followers, start))
+    _check_records(stream[:length], limits)
 
 
-def _sector(content: bytes, number: int, size: int) -> list[int]:
-    """The numbers in a sector; a last one that is cut off is filled up."""
-    piece = content[size * (number + 1) : size * (number + 2)].ljust(size, b"\xff")
-    return list(struct.unpack(f"<{size // 4}I", piece))
+def _entries(directory: bytes, *, is_wide: bool) -> dict[str, tuple[int, int, int]]:
+    """name -> kind, first sector, size of the streams in a directory, and of its root; the first of a name counts."""
+    found: dict[str, tuple[int, int, int]] = {}
+    for at in range(0, len(directory) - 127, 128):
+        kind, (start, size) = directory[at + 66], struct.unpack_from("<IQ", directory, at + 116)
+        if kind in (_STREAM, _ROOT):
+            name = directory[at : at + 64].decode("utf-16-le", "replace").partition("\0")[0]
+            found.setdefault(name, (kind, start, size if is_wide else size & 0xFFFFFFFF))
+    return found
 
 
-def _check_chains(followers: np.ndarray) -> None:
-    """GuardError when following the numbers leads round in circles: `followers[n]` comes after sector n."""
+def _check_records(stream: bytes, limits: WorkbookLimits) -> None:
+    """Go through the records as the reader will: those of the book, then each sheet's from where it begins."""
+    sheets: list[int] = []
+    left = limits.cells
+    for kind, at, length in _records(stream, 0):
+        if kind == _SHEET_RECORD and length >= 4:
+            sheets += struct.unpack_from("<I", stream, at)
+        elif kind == _TEXTS_RECORD and length >= 8 and struct.unpack_from("<I", stream, at + 4)[0] > len(stream):
+            raise GuardError("is a damaged spreadsheet: it announces more texts than it holds")
+    for sheet in sheets:
+        for kind, at, length in _records(stream, sheet):
+            if kind == _EXTENT_RECORD and length >= 10:
+                top, bottom, first, end = struct.unpack_from("<IIHH" if length >= 12 else "<HHHH", stream, at)
+                # The reader reserves them all at once; where an end is missing or comes first, it counts on past zero.
+                if bottom and end and not (bottom >= top and end >= first and bottom <= 1 << 16 and end <= 256):
+                    raise GuardError("has cells beyond the edge of a sheet")
+            elif kind in _CELL_RECORDS and length >= 4 and struct.unpack_from("<H", stream, at + 2)[0] > 255:
+                raise GuardError("has cells beyond the edge of a sheet")
+            left -= 1
+            if left < 0:
+                raise _too_many(limits)
+
+
+def _records(stream: bytes, at: int) -> Iterator[tuple[int, int, int]]:
+    """(kind, where its content begins, length) of the records from `at` to the end of their part."""
+    end = len(stream) - 4
+    while at <= end:
+        kind, length = _RECORD.unpack_from(stream, at)
+        at += 4
+        if kind == _END_RECORD or at + length > len(stream):
+            return
+        yield kind, at, length
+        at += length
+
+
+def _chain(followers: np.ndarray, start: int) -> Iterator[int]:
+    """The sectors from `start` on: `_followers` has made sure that they end."""
+    while start < len(followers):
+        yield start
+        start = int(followers[start])
+
+
+def _sector(content: bytes, number: int, size: int) -> bytes:
+    """A sector; a last one that is cut off is filled up."""
+    return content[size * (number + 1) : size * (number + 2)].ljust(size, b"\xff")
+
+
+def _numbers(sector: bytes) -> list[int]:
+    return list(struct.unpack(f"<{len(sector) // 4}I", sector))
+
+
+def _followers(table: bytes) -> np.ndarray:
+    """Which sector comes after sector n; GuardError when following them leads round in circles."""
+    followers = np.frombuffer(table[: len(table) // 4 * 4], "<u4").astype(np.int64)
     end = len(followers)
     reached = np.append(np.where(followers < end, followers, end), end)
     for _ in range(end.bit_length()):
         reached = reached[reached]  # twice as many steps each time
     if (reached != end).any():
         raise GuardError("is a damaged spreadsheet: its sectors lead round in circles")
+    return followers

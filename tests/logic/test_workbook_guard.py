@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
-import numpy as np
 import pytest
 import xlsxwriter
 
@@ -85,8 +85,26 @@ def test_a_glance_and_a_parser_agree_wherever_the_xml_is_cut() -> None:
 
 
 def test_chains_of_sectors_end_or_the_file_is_refused() -> None:
-    workbook_guard._check_chains(np.array([1, 2, 0xFFFFFFFE, 0xFFFFFFFF]))
-    workbook_guard._check_chains(np.array([], dtype=np.int64))
+    for chain in ([1, 2, 0xFFFFFFFE, 0xFFFFFFFF], []):
+        assert workbook_guard._followers(struct.pack(f"<{len(chain)}I", *chain)).tolist() == chain
     for circle in ([1, 0], [0], [1, 2, 3, 1]):
         with pytest.raises(workbook_guard.GuardError, match="circles"):
-            workbook_guard._check_chains(np.array(circle))
+            workbook_guard._followers(struct.pack(f"<{len(circle)}I", *circle))
+
+
+def test_an_old_workbook_that_announces_too_much_is_refused() -> None:
+    """Its reader reserves what the records announce, at once: the process would be gone."""
+    good = hostile_files.old_workbook([["Code client", "Nom"], ["C1", 2.5]])
+    workbook_guard.check_compound(good, LIMITS)
+    number = good.index(struct.pack("<HHHH", 0x0203, 14, 1, 1))
+    for record, reason in (
+        (struct.pack("<HHIIHH", 0x0200, 14, 0, 0x7FFFFFFF, 0, 0xFFFF), "beyond the edge"),
+        (struct.pack("<HHIIHH", 0x0200, 14, 9, 2, 0, 5), "beyond the edge"),
+        (struct.pack("<HHHHHd", 0x0203, 14, 1, 0xFFFF, 0, 1.0), "beyond the edge"),
+    ):
+        with pytest.raises(workbook_guard.GuardError, match=reason):
+            workbook_guard.check_compound(good[:number] + record + good[number + len(record) :], LIMITS)
+    opening = good.index(struct.pack("<HH", 0x041E, 25))
+    texts = struct.pack("<HHII", 0x00FC, 25, 1, 0xFFFFFFF0)
+    with pytest.raises(workbook_guard.GuardError, match="more texts"):
+        workbook_guard.check_compound(good[:opening] + texts + good[opening + len(texts) :], LIMITS)
