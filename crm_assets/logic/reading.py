@@ -45,7 +45,7 @@ Format = Literal["csv", "xlsx", "xls"]
 DELIMITERS = (";", ",", "\t", "|")
 BLOCK_BYTES = 1 << 22
 LINE_BYTES = 1 << 25  # what has longer lines than this is no table, and must not fill the memory
-SHEET_BLOCK_CELLS = 1 << 20
+SHEET_BLOCK_CELLS = 1 << 18
 
 _SAMPLE_LINES = 200
 _SAMPLE_BYTES = 1 << 16
