@@ -131,7 +131,8 @@ def refused_workbook(
     """
     words = rendering.texts(locale)["workbooks"]
     ordered = sorted(rows, key=lambda row: (files[row.origin].order_key, row.origin, row.origin_line))
-    laid_out = [_lay_out(row, files[row.file_id], dataset, year_pivot, words["incomplete"]) for row in ordered]
+    no_keys = _no_keys(ordered)
+    laid_out = [_lay_out(row, files[row.file_id], dataset, year_pivot, no_keys, words["incomplete"]) for row in ordered]
     kept = [number for number, cells in enumerate(laid_out) if _fits(cells)]
     columns = _columns(dataset, [ordered[n] for n in kept], [laid_out[n] for n in kept], files)
     n_surplus = max((len(laid_out[n].surplus) for n in kept), default=0)
@@ -172,13 +173,23 @@ def refused_workbook(
     return Written(book.content, len(kept), len(ordered) - len(kept))
 
 
+def _no_keys(rows: Iterable[RefusedRow]) -> set[str]:
+    """The texts in rows with INVALID_KEY that can be no key, looked at all at once."""
+    about = _POINTS_AT["INVALID_KEY"]
+    texts = {str(row.row[name]) for row in rows if "INVALID_KEY" in row.codes for name in about if row.row.get(name)}
+    found = pd.Series(sorted(texts), dtype="str")
+    return set(found[~is_valid_code(normalize_code(found))])
+
+
 def _fits(cells: _Cells) -> bool:
     """Whether each text fits into a cell: what is cut could not come back as it was."""
     texts = [*cells.texts.values(), *cells.surplus]
     return all(len(text) < MAX_CELL // 2 or len(guard(text).encode("utf-16-le")) // 2 <= MAX_CELL for text in texts)
 
 
-def _lay_out(row: RefusedRow, file: ExportFile, dataset: DatasetSpec, year_pivot: int, incomplete: str) -> _Cells:
+def _lay_out(
+    row: RefusedRow, file: ExportFile, dataset: DatasetSpec, year_pivot: int, no_keys: set[str], incomplete: str
+) -> _Cells:
     extra = row.row.get("extra")
     if isinstance(extra, list):
         return _lay_out_ragged([str(text or "") for text in extra], file, dataset, incomplete)
@@ -190,7 +201,7 @@ def _lay_out(row: RefusedRow, file: ExportFile, dataset: DatasetSpec, year_pivot
             cells.texts[(name,)] = str(text)
     typed = {name: cells.texts.get(name, "") for name in dataset.fields}
     for code in row.codes:
-        cells.pointed[code] = _faulty(code, dataset, typed, file, year_pivot)
+        cells.pointed[code] = _faulty(code, dataset, typed, file, year_pivot, no_keys)
     return cells
 
 
@@ -208,7 +219,14 @@ def _lay_out_ragged(values: list[str], file: ExportFile, dataset: DatasetSpec, i
     return cells
 
 
-def _faulty(code: str, dataset: DatasetSpec, values: Mapping[str, str], file: ExportFile, year_pivot: int) -> set[str]:
+def _faulty(
+    code: str,
+    dataset: DatasetSpec,
+    values: Mapping[str, str],
+    file: ExportFile,
+    year_pivot: int,
+    no_keys: set[str],
+) -> set[str]:
     """The fields that a code points at in one row."""
     if code in ("INVALID_NUMBER", "INVALID_DATE"):
         types = ("number", "choice") if code == "INVALID_NUMBER" else ("date",)
@@ -225,8 +243,7 @@ def _faulty(code: str, dataset: DatasetSpec, values: Mapping[str, str], file: Ex
     pointed = dataset.period if code == "MISSING_DATE" else _POINTS_AT.get(code, ())
     fields = [name for name in pointed if name in dataset.fields]
     if code == "INVALID_KEY":
-        keys = pd.Series({name: values[name] for name in fields if values[name].strip()}, dtype="str")
-        return set(keys.index[~is_valid_code(normalize_code(keys))]) or set(keys.index)
+        return {name for name in fields if values[name] in no_keys} or {name for name in fields if values[name].strip()}
     if code == "MISSING_CLIENT" and "client_code" in fields and dataset.fields["client_code"].required:
         fields = ["client_code"]
     return {name for name in fields if not values[name].strip()} or set(fields)

@@ -148,7 +148,7 @@ def test_every_code_is_explained_and_points_at_a_cell(dataset: str, locale: str)
         code
         for code in codes
         if code != "RAGGED_ROW"
-        and workbooks._faulty(code, spec, dict.fromkeys(spec.fields, "x"), export(header, dataset), 68)
+        and workbooks._faulty(code, spec, dict.fromkeys(spec.fields, "x"), export(header, dataset), 68, set())
     ]
     rows = [refused(n, [code], **dict.fromkeys(spec.fields, "x")) for n, code in enumerate(applicable, start=2)]
     why = rendering.texts(locale)["workbooks"]["columns"]["why"]
