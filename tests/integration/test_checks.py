@@ -271,8 +271,8 @@ def test_columns_that_came_and_went_are_named(compared: Warehouse, evaluate: Eva
 
 @pytest.fixture
 def accounted(tenant_warehouse: Warehouse) -> Warehouse:
-    """Three contents, one of them deleted since and one there twice; the accounting that dbt builds of them."""
-    file(tenant_warehouse, "aaaa", rows=5)
+    """Three contents, one gone since and one left as a copy only; the accounting that dbt builds of them."""
+    file(tenant_warehouse, "aaaa", rows=5, deleted_at=MODIFIED)
     file(tenant_warehouse, "aaaa", path="copy.csv", status="duplicate", row_count=5)
     file(tenant_warehouse, "bbbb", "customers", rows=3, deleted_at=MODIFIED)
     file(tenant_warehouse, "cccc", rows=1)

@@ -73,9 +73,12 @@ ACCOUNTS = """
         coalesce(accounts.curated, 0) as curated, coalesce(accounts.superseded, 0) as superseded,
         coalesce(accounts.quarantined, 0) as quarantined, coalesce(loaded.is_deleted, false) as is_deleted
     from (
-        select file_id, dataset, min(path collate "C") as path,
-            sum(row_count)::bigint as rows, bool_and(deleted_at is not null) as is_deleted
-        from raw.files where status = 'loaded' group by file_id, dataset
+        -- Rows of what was loaded; gone is a content whose copies are gone too.
+        select file_id, dataset, min(path collate "C") filter (where status = 'loaded') as path,
+            sum(row_count) filter (where status = 'loaded')::bigint as rows,
+            bool_and(deleted_at is not null) as is_deleted
+        from raw.files where status in ('loaded', 'duplicate')
+        group by file_id, dataset having bool_or(status = 'loaded')
     ) as loaded
     full join ({rows_in_raw}) as found using (file_id, dataset)
     full join {accounting} as accounts using (file_id)

@@ -21,10 +21,10 @@ ROWS_IN_RAW = " union all ".join(
     f"select '{name}' as dataset, file_id, count(*) as n from raw.{name} group by file_id" for name in tables.RAW_TABLES
 )
 
-DATE_SHAPE = r"^\s*(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))([ T].*)?\s*$"
-NUMBER_SHAPE = r"^\s*\(?\s*[-+−]?\s*\d[\d\s.,'’  ]*\s*(€|EUR)?\s*\)?\s*$"
+DATE_SHAPE = r"^\s*(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](?:\d{4}|\d{2}))(?:[ T].*)?\s*$"
+NUMBER_SHAPE = r"^\s*\(?\s*[-+−]?\s*\d[\d\s.,'’  ]*\s*(?:€|EUR)?\s*\)?\s*$"
 POSTAL_CODE_SHAPE = r"^\s*[0-9A-Za-z][0-9A-Za-z -]{1,9}\s*$"
-VINTAGE_SHAPE = r"^\s*((19|20)\d\d|NM|SA)?\s*$"
+VINTAGE_SHAPE = r"^\s*(?:(?:19|20)\d\d|NM|SA)?\s*$"
 
 # Per raw table: the columns of the batch, as SQL over its rows, and what each must be: kind -> columns.
 # `required` must not be blank; every other kind is a shape that values, where there are any, must have.
