@@ -184,6 +184,27 @@ def test_every_bad_row_of_the_samples_is_quarantined_with_its_codes(estates: Est
         assert codes <= found[place], place
 
 
+def test_mapping_reports_foretold_what_is_quarantined(estates: Estates) -> None:
+    """`crm mapping preview` reads no database and says which rows will be refused: staging must agree, row by row."""
+    warehouse = estates.warehouse("demo")
+    foretold = {
+        (file_id, refusal["code"]): (refusal["count"], refusal["lines"])
+        for file_id, report in warehouse.rows("select file_id, report from raw.file_reports")
+        for refusal in report["refusals"]
+    }
+    quarantined = {
+        (file_id, code): (count, lines)
+        for file_id, code, count, lines in warehouse.rows(
+            "select file_id, code, count(*), (array_agg(source_line order by source_line))[:5]"
+            " from curated.quarantined_rows cross join unnest(codes) as code group by 1, 2"
+        )
+    }
+    assert foretold == quarantined
+    assert warehouse.rows("select sum((report #>> '{rows,refused}')::int) from raw.file_reports") == [
+        (warehouse.count("curated", "quarantined_rows"),)
+    ]
+
+
 def test_curated_columns_are_those_of_the_spec(estates: Estates) -> None:
     main_columns = {
         "fct_sales_lines": "line_id customer_id client_code document_type document_no line_no order_id sale_date"
