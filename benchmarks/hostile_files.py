@@ -30,6 +30,7 @@ from typing import Literal
 import xlsxwriter
 
 SEED = 20260105
+_OLE_MAGIC = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 # When every file was modified, for `lay`: long enough ago that nobody may still be writing.
 MODIFIED = datetime(2025, 12, 1, 12).timestamp()
 GIB = 1 << 30
@@ -195,6 +196,73 @@ def as_xlsx(content: Table) -> bytes:
                 sheet.write_string(line, column, value)
     book.close()
     return sink.getvalue()
+
+
+# --- the old workbook format, for which no writer is at hand
+
+SERIAL_EPOCH = date(1899, 12, 30)
+_END_OF_CHAIN, _FREE, _TABLE = 0xFFFFFFFE, 0xFFFFFFFF, 0xFFFFFFFD  # of sectors
+
+
+def old_workbook(rows: Sequence[Sequence[str | float | date]]) -> bytes:
+    """Rows as XLS (BIFF8): texts, numbers, days shown by a date format; an empty text is no cell."""
+
+    def record(kind: int, content: bytes = b"") -> bytes:
+        return struct.pack("<HH", kind, len(content)) + content
+
+    def text(value: str) -> bytes:
+        encoded = value.encode("utf-16-le")
+        return struct.pack("<HB", len(encoded) // 2, 1) + encoded
+
+    def begin(kind: int) -> bytes:
+        return record(0x0809, struct.pack("<HHHHII", 0x0600, kind, 0x0DBB, 0x07CC, 0, 6))
+
+    end = record(0x000A)
+    cells = [begin(0x0010)]
+    for line, row in enumerate(rows):
+        for column, value in enumerate(row):
+            if isinstance(value, str):
+                if value:
+                    cells.append(record(0x0204, struct.pack("<HHH", line, column, 0) + text(value)))
+            else:
+                number = (value - SERIAL_EPOCH).days if isinstance(value, date) else value
+                cells.append(record(0x0203, struct.pack("<HHHd", line, column, isinstance(value, date), number)))
+    styles = b"".join(record(0x00E0, struct.pack("<HH16x", 0, number)) for number in (0, 164))
+    opening = begin(0x0005) + record(0x041E, struct.pack("<H", 164) + text("dd/mm/yyyy")) + styles
+    name = struct.pack("<BB", 6, 0) + b"Export"
+    at = len(opening) + 4 + 6 + len(name) + len(end)
+    return _compound(opening + record(0x0085, struct.pack("<IH", at, 0) + name) + end + b"".join([*cells, end]))
+
+
+def _compound(stream: bytes) -> bytes:
+    """A compound file that holds one stream, `Workbook`: its table of sectors, its directory, the stream."""
+    stream = stream.ljust(-(-max(len(stream), 4096) // 512) * 512, b"\0")
+    count = len(stream) // 512
+    tables = -(-(count + 2) // 127)
+    chain = [_TABLE] * tables + [_END_OF_CHAIN, *range(tables + 2, tables + 1 + count), _END_OF_CHAIN]
+    chain += [_FREE] * (tables * 128 - len(chain))
+
+    def entry(name: str, kind: int, child: int, start: int, size: int) -> bytes:
+        encoded = name.encode("utf-16-le") + b"\0\0"
+        links = struct.pack("<BBIII36x", kind, 1, _FREE, _FREE, child)
+        return encoded.ljust(64, b"\0") + struct.pack("<H", len(encoded)) + links + struct.pack("<IQ", start, size)
+
+    directory = entry("Root Entry", 5, 1, _END_OF_CHAIN, 0) + entry("Workbook", 2, _FREE, tables + 1, len(stream))
+    head = _OLE_MAGIC + bytes(16) + struct.pack("<HHHHH6x", 62, 3, 0xFFFE, 9, 6)
+    head += struct.pack("<IIIIIIIII", 0, tables, tables, 0, 4096, _END_OF_CHAIN, 0, _END_OF_CHAIN, 0)
+    head += struct.pack("<109I", *range(tables), *([_FREE] * (109 - tables)))
+    return head + struct.pack(f"<{len(chain)}I", *chain) + directory.ljust(512, b"\0") + stream
+
+
+def as_xls(content: Table) -> bytes:
+    """A table as an old Excel would save it, like `as_xlsx`."""
+    rows: list[list[str | float | date]] = [list(content.headers)]
+    for row in content.rows:
+        rows.append([
+            date.fromisoformat(value) if field in _DAYS else float(value) if field in _NUMBERS else value
+            for field, value in zip(content.fields, row, strict=True)
+        ])  # fmt: skip
+    return old_workbook(rows)
 
 
 # --- workbooks by hand, for what no writer would write
@@ -367,6 +435,12 @@ def _good_csv(dice: random.Random, mark: str) -> Drop:
 def _good_xlsx(dice: random.Random, mark: str) -> Drop:
     made = table(dice, mark, french=False)
     return _good(made, as_xlsx(made), ending=".xlsx")
+
+
+@_kind(10)
+def _good_xls(dice: random.Random, mark: str) -> Drop:
+    made = table(dice, mark, french=False)
+    return _good(made, as_xls(made), ending=".xls")
 
 
 @_kind()
@@ -697,7 +771,8 @@ def _odd_workbook(dice: random.Random, mark: str) -> Drop:
             '<c r="A0"><v>1</v></c>', '<c r="1A"><v>1</v></c>', '<c r=""><v>1</v></c>', '<c r="a1"><v>1</v></c>',
             '<c r="A1"><v>1</v></c><c r="A1"><v>2</v></c>', '<c s="99999"><v>1</v></c>', '<c s="-1"><v>1</v></c>',
             '<c s="x"><v>1</v></c>', '<c t="s"><v>99999999</v></c>', '<c t="s"><v>-1</v></c>', '<c t="s"><v>x</v></c>',
-            '<c t="b"><v>7</v></c>', '<c t="e"><v>#N/A</v></c>', '<c t="e"><v>nonsense</v></c>', '<c t="zz"><v>1</v></c>',
+            '<c t="b"><v>7</v></c>', '<c t="e"><v>#N/A</v></c>', '<c t="e"><v>nonsense</v></c>',
+            '<c t="zz"><v>1</v></c>',
             '<c t="d"><v>2024-13-45</v></c>', '<c t="d"><v>2024-01-05T10:00:00</v></c>', "<c><v>1e400</v></c>",
             "<c><v>nan</v></c>", '<c r="B2" s="1"><v>1e300</v></c>', '<c r="B2" s="1"><v>-5</v></c>',
             "<c><f>1+1</f></c>", '<c t="str"><f>x</f><v>=1+1</v></c>', '<c t="inlineStr"><is><r><t>a</t></r></is></c>',
@@ -717,11 +792,12 @@ def _odd_workbook(dice: random.Random, mark: str) -> Drop:
 @_kind(15)
 def _compound_file(dice: random.Random, mark: str) -> Drop:
     """The magic of an old Office document before nonsense, or before a directory that leads round in circles."""
-    magic = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
     shape = dice.randrange(3)
     if shape == 0:
-        return _plain(dice, magic + dice.randbytes(dice.choice([0, 10, 504, 5000])), ".xls", frozenset({"unreadable"}))
-    head = magic + bytes(16) + struct.pack("<HHHHH", 62, 3, 0xFFFE, 9, 6) + bytes(6)
+        return _plain(
+            dice, _OLE_MAGIC + dice.randbytes(dice.choice([0, 10, 504, 5000])), ".xls", frozenset({"unreadable"})
+        )
+    head = _OLE_MAGIC + bytes(16) + struct.pack("<HHHHH", 62, 3, 0xFFFE, 9, 6) + bytes(6)
     head += struct.pack("<IIIIIIIII", 0, 1, 1, 0, 4096, 1, 1, 0xFFFFFFFE, 0) + struct.pack("<I", 0)
     head += struct.pack("<I", 0xFFFFFFFF) * 108
     loop = [1, 2, 1] if shape == 1 else [0xFFFFFFFD, 1, dice.randrange(128)]
@@ -784,6 +860,12 @@ def _mutated_xlsx(dice: random.Random, mark: str) -> Drop:
         assert isinstance(part, bytes)
         data = _zip({**parts, name: _mutated(dice, part)})
     return Drop("", _path(made.folder, ".xlsx"), data)
+
+
+@_kind(30)
+def _mutated_xls(dice: random.Random, mark: str) -> Drop:
+    made = table(dice, mark, french=False)
+    return Drop("", _path(made.folder, ".xls"), _mutated(dice, as_xls(made)))
 
 
 @_kind(30)
@@ -885,8 +967,9 @@ def _ignored_name(dice: random.Random, mark: str) -> Drop:
 @_kind()
 def _no_dataset(dice: random.Random, mark: str) -> Drop:
     name = dice.choice(
-        ["h#.csv", "clients_ventes_#.csv", "isavigne/h#.csv", "isavigne/autre/h#.csv", "autre/clients_#.csv", "clients_#",
-         "clients_#.pdf", "clients_#.csv.exe", "clients#.ods", "stock_produits_#.csv", "isavigne/clients/h#.docx"]
+        ["h#.csv", "clients_ventes_#.csv", "isavigne/h#.csv", "isavigne/autre/h#.csv", "autre/clients_#.csv",
+         "clients_#", "clients_#.pdf", "clients_#.csv.exe",
+          "clients#.ods", "stock_produits_#.csv", "isavigne/clients/h#.docx"]
     )  # fmt: skip
     return Drop("", name.encode(), as_csv(table(dice, mark)), statuses=frozenset({"unrecognised"}))
 
