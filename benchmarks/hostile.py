@@ -280,7 +280,7 @@ def _run_of(warehouse: Warehouse) -> TenantRun:
     return run_context.TenantRun(estate(), AS_OF, NOW, warehouse, False, "", config, databases.cluster(config))
 
 
-def build(warehouse: Warehouse) -> str:
+def build(warehouse: Warehouse, *, with_tests: bool = True) -> str:
     """What a refresh does between landing and curated; what dbt said went wrong, empty when nothing did."""
     import dagster as dg
 
@@ -299,7 +299,8 @@ def build(warehouse: Warehouse) -> str:
         done = subprocess.run(
             [dbt_executable(), "build", "--quiet", "--select", "staging", "curated"]
             + ["--indirect-selection", "buildable"]
-            + ["--exclude", "resource_type:unit_test", "--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)],
+            + ["--exclude", "resource_type:unit_test", *([] if with_tests else ["resource_type:test"])]
+            + ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)],
             env={**os.environ, **variables, "DBT_TARGET_PATH": str(target), "DBT_LOG_PATH": str(target)},
             cwd=PROJECT,
             capture_output=True,

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -90,10 +91,9 @@ def template(cluster: databases.Cluster) -> str:
     return cluster.role("template")
 
 
-@pytest.fixture
-def tenant_warehouse(cluster: databases.Cluster, template: str) -> Iterator[Warehouse]:
-    """A fresh, empty tenant database."""
-    name = f"{PREFIX}w{next(_numbers)}"
+@contextmanager
+def fresh_warehouse(cluster: databases.Cluster, template: str, name: str) -> Iterator[Warehouse]:
+    """A fresh, empty tenant database, dropped at the end of the block."""
     with psycopg.connect(cluster.admin_url, autocommit=True) as admin:
         admin.execute(
             sql.SQL("create database {} template {} owner {}").format(*map(sql.Identifier, (name, template, template)))
@@ -101,6 +101,13 @@ def tenant_warehouse(cluster: databases.Cluster, template: str) -> Iterator[Ware
     yield Warehouse(cluster.url(template, database=name))
     with psycopg.connect(cluster.admin_url, autocommit=True) as admin:
         admin.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def tenant_warehouse(cluster: databases.Cluster, template: str) -> Iterator[Warehouse]:
+    """A fresh, empty tenant database."""
+    with fresh_warehouse(cluster, template, f"{PREFIX}w{next(_numbers)}") as warehouse:
+        yield warehouse
 
 
 @pytest.fixture(scope="session")
