@@ -1050,6 +1050,22 @@ def typed_sales(documents: Sequence[Document]) -> Iterator[Record]:
             }
 
 
+def _spell_types(records: list[Record]) -> None:
+    """Give one invoice each of the other names that a document which counts, or counts not, may have."""
+    spelt = {"VENTE": "FACTURE", "": "FACTURE", "Facture": "FACTURE", "Bon de livraison": "BL", "COMMANDE": "DEVIS"}
+    taken: set[str] = set()
+    for name, kind in spelt.items():
+        chosen = next(
+            r
+            for r in records
+            if r["type"] == kind and r["line"] == "1" and r["document"] not in taken and not r["to_name"]
+        )
+        taken.add(chosen["document"])
+        for record in records:
+            if (record["document"], record["client"]) == (chosen["document"], chosen["client"]):
+                record["type"] = name
+
+
 SALES_FIELDS = tuple(HEADERS["ventes_lignes"])
 OVERLAP_FROM, OVERLAP_TO = date(2025, 12, 1), date(2025, 12, 10)  # days told by the two newest sales files
 
@@ -1125,6 +1141,12 @@ def sales_files(documents: list[Document]) -> list[SampleFile]:
         encoding="cp1252",
         fields=SALES_FIELDS[2:4] + SALES_FIELDS[:2] + SALES_FIELDS[4:],
     )
+    _spell_types(half.records)
+    for record in half.records:  # thousands as some offices write them: 1.234,56 and 1 234,56
+        for name, mark in (("ht", "."), ("ttc", " ")):
+            whole, _, cents = record[name].partition(",")
+            if len(whole) == 4 and whole.isdigit():
+                record[name] = f"{whole[0]}{mark}{whole[1:]},{cents}"
     half.insert_bad(0.25, ["INVALID_NUMBER"], "an amount that is a word", ht="offert")
     half.insert_bad(0.75, ["INVALID_KEY"], "a client code of punctuation", client="---")
     # One line number told twice with another content: not refused, the breaker counts it (DUPLICATE_LINE)
@@ -1263,6 +1285,7 @@ def client_files(clients: list[Client], documents: list[Document], seed: int) ->
     newest = SampleFile("clients", "clients_2025-12-31.csv", fields, [client_record(c) for c in clients])
     newest.insert_bad(0.3, ["INVALID_KEY"], "an Excel error for a client code", client="#N/A")
     newest.insert_bad(0.6, ["RAGGED_ROW"], "two cells too many", ragged=2, client="09998")
+    newest.insert_bad(0.8, ["INVALID_DATE"], "a consent of 29 February 2025", opt_in_date="29/02/2025")
     return [first, newest]
 
 
@@ -1420,6 +1443,8 @@ def other_files(clients: list[Client], seed: int) -> list[SampleFile]:
         label="Essai prix",
         price="sur demande",
     )
+    products.insert_bad(0.3, ["INVALID_KEY"], "a long code that Excel has made a number", product="4,52E+11")
+    products.insert_bad(0.9, ["RAGGED_ROW"], "a cell too few", ragged=-1)
 
     november = SampleFile(
         "stock",
@@ -1429,6 +1454,17 @@ def other_files(clients: list[Client], seed: int) -> list[SampleFile]:
         encoding="cp1252",
     )
     newest = SampleFile("stock", "stock_2025-12-31.csv", tuple(HEADERS["stock"]), stock_records(AS_OF, seed))
+    for nth, record in enumerate(november.records):  # dates and numbers in the other spellings of spec.md §2.2
+        day, month, year = record["as_of"].split("/")
+        spellings = (f"{year}-{month}-{day}", f"{year}/{month}/{day}", f"{year}.{month}.{day}", f"{day}.{month}.{year}")
+        record["as_of"] = (*spellings, record["as_of"])[nth % 5]
+        if nth % 20 == 3:
+            record["quantity"] = f"{record['quantity'] + 1000:,}.00"
+        elif nth % 20 == 13:
+            record["quantity"] = f"{record['quantity'] + 1000:,}.00".replace(",", "'")
+    november.insert_bad(0.2, ["INVALID_DATE"], "30 February", as_of="30/02/2024")
+    november.insert_bad(0.3, ["MISSING_PRODUCT"], "no product key", product="")
+    november.insert_bad(0.8, ["RAGGED_ROW"], "a cell too many", ragged=1)
     november.insert_bad(0.5, ["INVALID_NUMBER"], "a quantity in letters", quantity="beaucoup", warehouse="Annexe")
     newest.insert_bad(0.4, ["INVALID_KEY"], "an Excel error for a product key", product="#N/A")
     newest.insert_bad(0.7, ["MISSING_QUANTITY"], "no quantity", quantity="", warehouse="Annexe")
@@ -1443,6 +1479,8 @@ def other_files(clients: list[Client], seed: int) -> list[SampleFile]:
     contacts.insert_bad(0.2, ["MISSING_CLIENT"], "neither client code nor e-mail", client="", email="")
     contacts.insert_bad(0.5, ["MISSING_DATE"], "no date", date="")
     contacts.insert_bad(0.8, ["INVALID_DATE"], "29 February of a common year", date="29/02/2025")
+    contacts.insert_bad(0.6, ["INVALID_KEY"], "an Excel error for a client code", client="#N/A")
+    contacts.insert_bad(0.3, ["RAGGED_ROW"], "two cells too few", ragged=-2)
 
     alias = SampleFile(
         "alias",
@@ -1451,6 +1489,8 @@ def other_files(clients: list[Client], seed: int) -> list[SampleFile]:
         [{"label": label, "product": key} for label, key in ALIASES.items()],
     )
     alias.insert_bad(0.5, ["INVALID_KEY"], "a product key of punctuation", label="Ancien libellé", product="???")
+    alias.insert_bad(0.2, ["MISSING_PRODUCT"], "a label that means nothing yet", label="Vieux libellé", product="")
+    alias.insert_bad(0.8, ["RAGGED_ROW"], "a cell too many", ragged=1)
     return [products, november, newest, contacts, alias]
 
 
