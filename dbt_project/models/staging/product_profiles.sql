@@ -51,9 +51,9 @@ read as (
             members.vintage,
             case
                 when
-                    substring(members.normalized_label from '\m((?:19|20)[0-9]{2})\M')::int
+                    substring(members.normalized_label from '.*\m((?:19|20)[0-9]{2})\M')::int
                     between 1950 and extract(year from {{ as_of() }}) + 1
-                    then substring(members.normalized_label from '\m((?:19|20)[0-9]{2})\M')::int
+                    then substring(members.normalized_label from '.*\m((?:19|20)[0-9]{2})\M')::int
             end
         ) as vintage_year,
         coalesce({{ bottle_coefficient('members.article') }}, {{ bottle_coefficient('members.label') }}) as coefficient,
@@ -80,12 +80,12 @@ classified as (
             {{ first_pattern('read.normalized_label', 'products.kinds', 'kind') }},
             'wine'
         ) as product_kind,
-        -- The wine: its label without the vintage (of a label that carries another year, only its own) and formats.
+        -- The wine: its label without its own vintage (CUVEE 1900 of 2020 keeps its name) and formats.
         btrim(regexp_replace(
             regexp_replace(
                 regexp_replace(
                     read.normalized_label,
-                    '\m' || coalesce(read.vintage_year::text, '(?:19|20)[0-9]{2}') || '\M', ' ', 'g'
+                    '\m' || coalesce(read.vintage_year::text, '(?!)') || '\M', ' ', 'g'
                 ),
                 '\m(?:(?:37 5|1 50?|0 75|0 50?|0 375|[0-9]+) ?(?:CL|ML|L|LITRES?)'
                 || '|(?:CAISSE|CARTON)S?(?: BOIS)?(?: DE)?(?: ?[0-9]+)?'
