@@ -1,4 +1,4 @@
-{%- set newest = 'order by cards.file_rank desc, cards.source_line desc' -%}
+{%- set newest = 'order by cards.position desc, cards.file_rank desc' -%}
 with cards as (
 
     select *
@@ -47,11 +47,9 @@ survivors as (
         (array_agg(phones.phone {{ newest }}) filter (where phones.phone is not null))[1] as phone,
         (array_agg(mobiles.phone {{ newest }}) filter (where mobiles.phone is not null))[1] as mobile,
         bool_or(cards.has_email) as has_email,
-        bool_or(cards.status = 'deceased') as is_deceased,
-        bool_or(cards.status = 'do_not_contact') as is_do_not_contact,
         max(cards.opt_in_date) filter (where cards.email_opt_in is not false) as opt_in_date,
         (
-            array_agg(cards.opt_in_source order by cards.opt_in_date desc, cards.file_rank desc, cards.source_line desc)
+            array_agg(cards.opt_in_source order by cards.opt_in_date desc, cards.position desc, cards.file_rank desc)
             filter (where cards.email_opt_in is not false and cards.opt_in_date is not null)
         )[1] as opt_in_source
     from cards
@@ -70,7 +68,9 @@ refusals as (
     select
         customer_id,
         bool_or(phone_opt_out) as phone_opt_out,
-        bool_or(post_opt_out) as post_opt_out
+        bool_or(post_opt_out) as post_opt_out,
+        bool_or(status = 'deceased') as is_deceased,
+        bool_or(status = 'do_not_contact') as is_do_not_contact
     from cards
     group by customer_id
 
@@ -103,8 +103,8 @@ select
 
     coalesce(survivors.type, 'private') as type,
     case
-        when survivors.is_deceased then 'deceased'
-        when survivors.is_do_not_contact then 'do_not_contact'
+        when refusals.is_deceased then 'deceased'
+        when refusals.is_do_not_contact then 'do_not_contact'
         else coalesce(survivors.status, 'active')
     end as status,
 
