@@ -168,7 +168,6 @@ def measure_landing(name: str, repeat: int) -> dict[str, dict[str, float]]:
     """Landing beside a bare COPY (see benchmarks/landing.py), by variant; `landing-5m` and more: the plain one alone."""
     case = Case(name)
     try:
-        case.crm("tenant", "add", "demo")
         out = case.folder / "landing.json"
         command = [sys.executable, "-m", "benchmarks.landing", "--out", str(out), "--repeat", str(repeat)]
         if size := name.removeprefix("landing").removeprefix("-").removesuffix("m"):
@@ -212,11 +211,11 @@ def main() -> int:
     for label, row in rows.items():
         figures = f"{row['median_seconds']:7.1f} s {row['median_peak_mib']:7} MiB"
         print(f"{label:32} {figures}   {row['all_seconds']}  {row['aim']}")
-    for label, row in landed.items():
+    for label, found in landed.items():
         print(
-            f"{label:32} {row['ratio']:7.2f} x the bare COPY, {row['landing_seconds']} s to {row['copy_seconds']} s"
-            f" for {row['lines']} lines, {row['file_mib']} MiB; peak {row['peak_mib']} MiB, the server"
-            f" {row['server_peak_mib']} MiB   1 M lines: <= 2.5 x; 5 M: <= 1 GiB"
+            f"{label:32} {found['ratio']:7.2f} x the bare COPY, {found['landing_seconds']} s to {found['copy_seconds']} s"
+            f" for {found['lines']} lines, {found['file_mib']} MiB; peak {found['peak_mib']} MiB, the server"
+            f" {found['server_peak_mib']} MiB   1 M lines: <= 2.5 x; 5 M: <= 1 GiB"
         )
     if args.out:
         args.out.write_text(json.dumps({**rows, **landed}, indent=2))

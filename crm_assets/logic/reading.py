@@ -481,6 +481,8 @@ def _read_plain(
     """
     if width < 2 or b"\x00" in block or not _has_plain_quotes(block, delimiter):
         return None
+    if block.startswith(codecs.BOM_UTF8):
+        return None  # in the middle of a file it is a character; Arrow would skip it
     n_lines = _count_lines(block)
     if n_lines is None:
         return None

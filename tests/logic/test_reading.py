@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crm_assets.logic import reading
-from crm_assets.logic.reading import TableFile, UnreadableError, cell_text, open_table
+from crm_assets.logic.reading import TableFile, UnreadableError, cell_text, detect_encoding, open_table
 
 HEADER = ["Code client", "Libellé", "Quantité"]
 ROWS = [["00123", "Crémant d’Alsace", "6"], ["C-001", "Cœur de Cuvée", "1"]]
@@ -143,6 +143,57 @@ def test_ragged_records_stay_apart_with_line_and_number(tmp_path: Path) -> None:
         ]
 
 
+def test_a_header_in_the_middle_is_a_row_like_any_other(tmp_path: Path) -> None:
+    once = joined().encode("utf-8-sig")
+    path = written(tmp_path, once + once)  # two exports, one behind the other
+    assert by_both_ways(path) == [
+        (2, ROWS[0]),
+        (3, ROWS[1]),
+        (4, ["\ufeff" + HEADER[0], *HEADER[1:]]),
+        (5, ROWS[0]),
+        (6, ROWS[1]),
+    ]
+
+
+def test_mixed_line_ends_count_as_one_line_each(tmp_path: Path) -> None:
+    path = written(tmp_path, b'a;b\r\n1;2\n3;4\r5;6\r\n"7\r8";9\n10;11')
+    assert by_both_ways(path) == [
+        (2, ["1", "2"]), (3, ["3", "4"]), (4, ["5", "6"]), (5, ["7\r8", "9"]), (7, ["10", "11"]),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8"])
+def test_a_nul_character_is_binary_data_on_its_line(tmp_path: Path, encoding: str) -> None:
+    path = written(tmp_path, ("a;b\n" + "1;2\n" * 30 + "3;\x004\n").encode(encoding))
+    with pytest.raises(UnreadableError, match="binary data on line 32"):
+        list(open_table(path).batches())
+
+
+def test_a_file_that_says_it_is_utf8_and_is_not(tmp_path: Path) -> None:
+    path = written(tmp_path, codecs.BOM_UTF8 + b"a;b\n1;2\n" + "3;é\n".encode("cp1252"))
+    for vectorised in (True, False):
+        with pytest.raises(UnreadableError, match="says it is UTF-8 and is not on line 3"):
+            list(open_table(path).batches(vectorised=vectorised))
+
+
+def test_a_line_without_an_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(reading, "LINE_BYTES", 1000)
+    path = written(tmp_path, b"a;b\n1;2\n" + b"x" * 5000)
+    with pytest.raises(UnreadableError, match="has a line of more than"):
+        list(open_table(path).batches())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7])
+def test_utf8_is_known_wherever_a_block_cuts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(reading, "BLOCK_BYTES", size)
+    text = "a;b\né;€\n𝄞;œ\n"
+    assert table(tmp_path, text).encoding == "utf-8"
+    assert list(table(tmp_path, text).records()) == [(2, ["é", "€"]), (3, ["𝄞", "œ"])]
+    with pytest.raises(UnreadableError, match="except from line 4 on"):
+        detect_encoding(written(tmp_path, text.encode() + "é".encode()[:1]))
+
+
 def test_a_quote_that_is_never_closed_is_named_by_its_line(tmp_path: Path) -> None:
     opened = table(tmp_path, 'a;b\n1;2\n3;"open\n4;5\n6;7\n')
     with pytest.raises(UnreadableError, match="line 3"):
@@ -154,13 +205,19 @@ def test_a_stray_quote_inside_a_value_is_part_of_it(tmp_path: Path) -> None:
     assert by_both_ways(path) == [(2, ['bottle 12"', "2"]), (3, ["3", "4"])]
 
 
-PIECES = st.sampled_from(['"', '""', ";", "\n", "\r\n", "\r", "a", "é", " ", "", '"x;y"', "1,5", "\t", '"l\nm"'])
+PIECES = st.sampled_from(
+    ['"', '""', ";", "\n", "\r\n", "\r", "a", "é", " ", "", '"x;y"', "1,5", "\t", '"l\nm"', "\ufeff", "\u00a0", '"\r"']
+)
 
 
-@given(pieces=st.lists(PIECES, max_size=60), block=st.sampled_from([10, 17, 1 << 20]))
+@given(
+    pieces=st.lists(PIECES, max_size=60),
+    block=st.sampled_from([24, 31, 1 << 20]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+)
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_both_ways_through_any_file_give_the_same(tmp_path: Path, pieces: list[str], block: int) -> None:
-    path = written(tmp_path, ("sep=;\na;b\n" + "".join(pieces)).encode())
+def test_both_ways_through_any_file_give_the_same(tmp_path: Path, pieces: list[str], block: int, encoding: str) -> None:
+    path = written(tmp_path, ("sep=;\na;b\n" + "".join(pieces)).encode(encoding))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "BLOCK_BYTES", block)
         found: list[object] = []
@@ -250,6 +307,85 @@ def test_a_spreadsheet_is_text_as_a_person_would_type_it(tmp_path: Path) -> None
     ]
     assert opened.has_decimal_points
     assert opened.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+
+
+def test_an_old_xls_is_read_like_an_xlsx() -> None:
+    opened = open_table(FIXTURES / "ventes.xls")  # its first sheet is hidden
+    assert opened.format == "xls"
+    assert opened.header == ["Code client", "N° pièce", "Désignation", "Date commande", "Quantité", "Mt HT", "Remise"]
+    assert list(opened.records()) == [
+        (2, ["00123", "F1", "Crémant d’Alsace", "2024-03-05", "6", "60.5", "0.2"]),  # 20 % is the number 0.2
+        (3, ["C-001", "F2", "Cœur de Cuvée", "06/03/2024", "12", "9,90", ""]),  # numbers and dates kept as text
+        (4, ["C2", "F3", "Riesling", "2024-03-07 10:30:00", "1", "0.3", "true"]),
+    ]
+
+
+def test_formulas_percents_and_merged_cells(tmp_path: Path) -> None:
+    path = tmp_path / "book.xlsx"
+    with xlsxwriter.Workbook(str(path)) as book:
+        sheet = book.add_worksheet()
+        sheet.write_row(0, 0, ["a", "b", "c", "d"])
+        sheet.write_formula(1, 0, "=2*3", None, 6)
+        sheet.write_formula(1, 1, '="x"', None, "x")
+        sheet.write_number(1, 2, 0.205, book.add_format({"num_format": "0.0%"}))
+        sheet.write_string(1, 3, "0012,50")
+        sheet.merge_range(2, 0, 3, 0, "merged")
+        sheet.write(2, 1, "u")
+        sheet.write(3, 1, "v")
+    assert list(open_table(path).records()) == [
+        (2, ["6", "x", "0.205", "0012,50"]),
+        (3, ["merged", "u", "", ""]),
+        (4, ["", "v", "", ""]),  # only the first of merged cells says anything
+    ]
+
+
+def test_dates_of_a_workbook_that_counts_from_1904(tmp_path: Path) -> None:
+    path = tmp_path / "mac.xlsx"
+    with xlsxwriter.Workbook(str(path), {"date_1904": True}) as book:
+        sheet = book.add_worksheet()
+        sheet.write_row(0, 0, ["date", "text"])
+        sheet.write_datetime(1, 0, datetime(2024, 3, 5), book.add_format({"num_format": "dd/mm/yyyy"}))
+        sheet.write(1, 1, "05/03/2024")
+    assert list(open_table(path).records()) == [(2, ["2024-03-05", "05/03/2024"])]
+
+
+def test_true_is_not_one(tmp_path: Path) -> None:
+    path = tmp_path / "mixed.xlsx"
+    with xlsxwriter.Workbook(str(path)) as book:
+        sheet = book.add_worksheet()
+        sheet.write_column(0, 0, ["a", True, 1, 0, False, "1"])
+        sheet.write_column(0, 1, ["b", "x", "x", "x", "x", "x"])
+    assert [row[0] for _, row in open_table(path).records()] == ["true", "1", "0", "false", "1"]
+
+
+def test_the_first_sheet_is_the_first_that_a_person_sees(tmp_path: Path) -> None:
+    path = tmp_path / "book.xlsx"
+    padded = {"num_format": "00000"}
+    with xlsxwriter.Workbook(str(path)) as book:
+        hidden = book.add_worksheet("Paramètres")
+        hidden.write(0, 0, "not this one")
+        chart = book.add_chartsheet("Courbe")
+        sheet = book.add_worksheet("Ventes")
+        sheet.write_row(0, 0, ["CP", "b"])
+        sheet.write_number(1, 0, 1000, book.add_format(padded))
+        lines = book.add_chart({"type": "line"})
+        lines.add_series({"values": "=Ventes!$A$2:$A$2"})
+        chart.set_chart(lines)
+        sheet.activate()
+        hidden.hide()
+    assert list(open_table(path).records()) == [(2, ["01000", ""])]
+
+
+def test_an_empty_first_sheet_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "book.xlsx"
+    with xlsxwriter.Workbook(str(path)) as book:
+        book.add_worksheet("Feuil1")
+        book.add_worksheet("Ventes").write_row(0, 0, ["a", "b"])
+    with pytest.raises(UnreadableError, match=r"nothing on its first sheet \('Feuil1'\).*also 'Ventes'"):
+        open_table(path)
 
 
 def test_an_empty_workbook_is_refused(tmp_path: Path) -> None:
