@@ -484,6 +484,7 @@ C2;F2;P1;31/04/2024;1;9
 C2;F2;P1;30/04/2024;2;18
 C3;F3;P1
 C3;F4;P1;06/03/2024;x;9
+C2;F5;P9;07/03/2024;1;9
 """
 PRODUCTS = "Code produit;Produit;Prix TTC;Famille\nP1;Riesling 2022;12;Vins\nP2;Muscat 2022;9;Vins\n"
 
@@ -521,12 +522,23 @@ def test_mended_rows_count_and_the_others_come_back_once(
     folder = environment.data / "mending" / "raw"
     drop(folder, "ventes.csv", EXPORT)
     drop(folder, "produits.csv", PRODUCTS)
-    drop(folder, "clients.csv", "Code client;Nom\nC1;Haas\nC2;Roth\nC3;Kuhn\n")
+    drop(folder, "clients.csv", "Code client;Nom\nC1;Haas\nC2;Roth\n#N/A;Kuhn\n")
     warehouse = estate()
     sales = file_id(warehouse, "ventes.csv")
     tenant = Registry(environment.tenants).get("mending")
-    path = books(warehouse, tmp_path, tenant=tenant)["ventes_lignes"]
+    made = books(warehouse, tmp_path, tenant=tenant)
+    path = made["ventes_lignes"]
     assert references(path) == [f"{sales}:{line}" for line in (3, 4, 5, 7, 8)]
+    (client,) = references(made["clients"], "clients")
+    drop(folder, "x.xlsx", mend(made["clients"], {str(client): {"Code client": "C3"}}))
+    labels = workbooks.unmatched_products(warehouse, tenant, NOW, tmp_path / "labels.xlsx")
+    assert labels is not None
+    workbooks.save(labels)
+    assert [(row["libelle"], row["crm_lignes"]) for row in shown(labels.path)] == [("P9", 1)]
+    answered = openpyxl.load_workbook(labels.path)
+    answered.worksheets[0]["B2"].value = "P2 – Muscat 2022"
+    answered.save(labels.path)
+    drop(folder, "y.xlsx", labels.path.read_bytes())
 
     # Two people mend copies of the workbook; the later one knows better how many line 3 and line 8 are.
     copy = tmp_path / "copie.xlsx"
@@ -548,15 +560,19 @@ def test_mended_rows_count_and_the_others_come_back_once(
         ("F1", "C1", "P1", 6, sales), ("F1", "C1", "P2", 3, two),
         ("F2", "C2", "P1", 1, one), ("F2", "C2", "P1", 2, sales),
         ("F4", "C3", "P1", 2, two),
+        ("F5", "C2", "P2", 1, sales),
     ]  # fmt: skip
+    assert workbooks.unmatched_products(warehouse, tenant, NOW, tmp_path / "again.xlsx") is None
+    assert warehouse.rows("select last_name from curated.dim_customers where 'C3' = any(client_codes)") == [("Kuhn",)]
     assert warehouse.rows(
         "select source_line, resolved_by from curated.quarantined_rows where file_id = %s order by source_line", [sales]
     ) == [(3, two), (4, None), (5, one), (7, None), (8, two)]
     again = books(warehouse, tmp_path / "2", tenant=tenant)["ventes_lignes"]
     assert references(again) == [f"{sales}:{line}" for line in (4, 7)]
+    assert not (tmp_path / "2" / "refus-clients.xlsx").exists()
     # Every row of every file is accounted for.
     assert warehouse.rows(
         "select (select sum(row_count) from raw.files where dataset = 'sales_lines'),"
         " sum(curated + superseded + quarantined) from curated.file_accounting"
         " inner join raw.files using (file_id) where raw.files.dataset = 'sales_lines'"
-    ) == [(17, 17)]
+    ) == [(18, 18)]
