@@ -479,7 +479,8 @@ def match_products(
     keys = normalize_code(sold["product_key"])
     keys = keys.where(is_valid_code(keys), "")
     labels = normalize_label(sold["product_label"])
-    has_product = keys.ne("") | sold["product_label"].str.translate(_SPACES).str.strip().ne("")
+    # A label of punctuation alone, or what Excel writes for an error, names nothing.
+    has_product = keys.ne("") | is_valid_code(normalize_code(sold["product_label"]))
 
     matched: list[tuple[str, str, str, int, str, str, float | None, str | None, bool]] = []
     unmatched: list[tuple[tuple[str, str, str], str, str]] = []

@@ -528,7 +528,14 @@ def test_a_product_without_key_goes_by_its_label() -> None:
 
 def test_rows_without_key_and_label_and_products_without_either_are_none() -> None:
     catalogue = products(("#REF!", "Bretzel", ""), ("K", "---", ""))
-    assert match([("", "", "2020"), ("#N/A", " \u00a0", "")], catalogue).empty
+    nothing = [
+        ("", "", "2020"),
+        ("#N/A", " \u00a0", ""),
+        ("", "---", ""),
+        ("", "#VALEUR!", ""),
+        ("???", "1,23E+11", ""),
+    ]
+    assert match(nothing, catalogue).empty
     assert one(("K", "", ""), catalogue)["matched_by"] == "inferred"
     assert one(("", "Bretzel", ""), catalogue)["matched_by"] == "inferred"
 
