@@ -98,12 +98,13 @@ def _examined(table: TableFile, source: SourceSpec, name: str, pivot: int, path:
         report = file_report(table, mapping, source, name, pivot)
         return {**report, "verdict": {"status": status, "reason": fault}}
     rows = RowMaker(mapping, "", is_spreadsheet=table.format != "csv")
-    profiler = Profiler(mapping, source, pivot, is_spreadsheet=table.format != "csv")
+    named = date_in_name(path.name, pivot)
+    profiler = Profiler(mapping, source, pivot, is_spreadsheet=table.format != "csv", has_dated_name=named is not None)
     for batch in table.batches():
         profiler.add(batch, rows.fields(batch))
     profile = profiler.finish(has_decimal_points=table.has_decimal_points)
     report = file_report(table, mapping, source, name, pivot, profile)
-    day = date_in_name(path.name, pivot) or profile.last_date
+    day = named or profile.last_date
     report["file_date"] = day.isoformat() if day else None
     status = "loads" if profile.plain_rows else "ragged" if profile.row_count else "empty"
     return {**report, "verdict": {"status": status, "reason": None}}

@@ -229,7 +229,8 @@ def _nearest(name: str, dataset: DatasetSpec) -> str:
 
 def _choice(text: str) -> str:
     """A value of a closed list as the list has it: `Prestige ` -> `prestige`, `2.0` -> `2`."""
-    return normalise_header(re.sub(r"[.,]0+$", "", text.strip()))
+    plain = text.strip().lower()
+    return plain[0] if plain in ("1,0", "0,0") else plain.removesuffix(".0").strip("-")
 
 
 def load_source(path: Path = ISAVIGNE) -> SourceSpec:
@@ -712,7 +713,13 @@ class Profiler:
     """Goes through a file's batches and ends with its profile. Memory grows with the distinct days only."""
 
     def __init__(
-        self, mapping: HeaderMapping, source: SourceSpec, two_digit_year_pivot: int, *, is_spreadsheet: bool = False
+        self,
+        mapping: HeaderMapping,
+        source: SourceSpec,
+        two_digit_year_pivot: int,
+        *,
+        is_spreadsheet: bool = False,
+        has_dated_name: bool = False,
     ) -> None:
         self._mapping = mapping
         self._boolean_words = source.booleans.words
@@ -726,6 +733,10 @@ class Profiler:
         # What is no day of the calendar depends on the order of day and month, which is known at the end.
         self._bad_days: dict[DateOrder, Refusals] = {"dmy": Refusals(), "mdy": Refusals()}
         self._refused_rows: dict[DateOrder, int] = {"dmy": 0, "mdy": 0}
+        # Stock without a day is of the file's day; of no day where neither name nor rows have one.
+        self._has_dated_name = has_dated_name
+        self._undated = Refusals()
+        self._refused_undated: dict[DateOrder, int] = {"dmy": 0, "mdy": 0}
 
     def add(self, batch: Batch, fields: dict[str, pa.Array]) -> None:
         """Take in one batch, its columns by field."""
@@ -796,14 +807,20 @@ class Profiler:
                 refuse(MISSING_CODES[name], no_key)
             if name in ("client_code", "product_key"):
                 no_key = _no_keys(column)
-                if no_key is not None and (others := _instead_of(name, dataset)):
-                    no_key = no_key & np.logical_and.reduce([blank(other) for other in others])
+                if no_key is not None and "product_label" in dataset.fields and name == "product_key":
+                    no_key = no_key & blank("product_label")  # a product is known by its label too
                 if no_key is not None and no_key.any():
                     self._note_mask("High", name, "can be no code", no_key, batch.lines, column)
                     refuse(INVALID_KEY, no_key)
             if bad is not None:
                 refuse(INVALID_DATE if spec.type == "date" else INVALID_NUMBER, bad)
-        self._count_refusals(codes, list(days.values()), batch.lines)
+        if "email" in fields and ["client_code", "email"] in dataset.one_of:
+            unnamed = blank("client_code") & ~blank("email")
+            if unnamed.any() and (wrong := _no_emails(fields["email"], unnamed)).any():
+                self._note_mask("High", "email", "is no e-mail address", wrong, batch.lines, fields["email"])
+                refuse(INVALID_KEY, wrong)
+        undated = blank("as_of") if "as_of" in dataset.fields else None
+        self._count_refusals(codes, list(days.values()), batch.lines, undated)
         self._note_period(fields, days)
 
     def finish(self, *, has_decimal_points: bool = False) -> FileProfile:
@@ -824,6 +841,10 @@ class Profiler:
         profile.findings = sorted(self._findings.values(), key=lambda f: (SEVERITIES.index(f.severity), -f.count))
         known = [found for day in self._period if (found := day.as_date(profile.date_order))]
         profile.first_date, profile.last_date = min(known, default=None), max(known, default=None)
+        if self._undated.count and not known and not self._has_dated_name:
+            ragged = profile.row_count - profile.plain_rows
+            profile.refusals["MISSING_DATE"] = self._undated
+            profile.refused_rows = self._refused_undated[profile.date_order] + ragged
         return profile
 
     # --- notes
@@ -848,8 +869,12 @@ class Profiler:
             values = [] if texts is None else [text or "" for text in texts.take(pa.array(first)).to_pylist()]
             self._note(severity, name, problem, count, lines[first].tolist(), values)
 
-    def _count_refusals(self, codes: dict[str, np.ndarray], days: list[_Days], lines: np.ndarray) -> None:
+    def _count_refusals(
+        self, codes: dict[str, np.ndarray], days: list[_Days], lines: np.ndarray, undated_stock: np.ndarray | None
+    ) -> None:
         """Count the batch's rows by code, and those that have any."""
+        if undated_stock is not None:
+            self._undated.note(undated_stock, lines)
         undated = codes.pop(INVALID_DATE, None)  # texts that are no date in either order
         for code, mask in codes.items():
             self._profile.refusals.setdefault(code, Refusals()).note(mask, lines)
@@ -865,6 +890,9 @@ class Profiler:
             refused = [mask for mask in (common, masks) if isinstance(mask, np.ndarray)]
             if refused:
                 self._refused_rows[order] += int(np.logical_or.reduce(refused).sum())
+            if undated_stock is not None:
+                refused.append(undated_stock)
+                self._refused_undated[order] += int(np.logical_or.reduce(refused).sum())
 
     # --- columns by type
 
@@ -1001,9 +1029,17 @@ def _names_only(known: Sequence[str], text: str) -> bool:
     return set(normalise_header(text).split("_")) <= set(known)
 
 
-def _instead_of(name: str, dataset: DatasetSpec) -> list[str]:
-    """The fields that may stand for a code: a product without a key is known by its label."""
-    return [other for group in dataset.one_of if name in group for other in group if other != name]
+def _no_emails(column: pa.Array, among: np.ndarray) -> np.ndarray:
+    """The rows among those given whose text is no e-mail address, by the validator that staging asks."""
+    from crm_assets.logic.curated import validate_emails
+
+    at = np.flatnonzero(among)
+    texts = column.take(pa.array(at)).to_pylist()
+    found = validate_emails(dict.fromkeys(texts))
+    wrong = set(found.loc[found["email"].isna(), "raw_email"])
+    mask = np.zeros(len(column), dtype=bool)
+    mask[at[np.array([text in wrong for text in texts], dtype=bool)]] = True
+    return mask
 
 
 def _by_row(of_distinct: np.ndarray, encoded: pa.DictionaryArray) -> np.ndarray:

@@ -337,7 +337,7 @@ class _Landing:
         from psycopg.types.json import Jsonb
 
         from crm_assets import tables
-        from crm_assets.logic.landing import Profiler, RowMaker, map_header
+        from crm_assets.logic.landing import Profiler, RowMaker, date_in_name, map_header
         from crm_assets.logic.mapping_report import file_report, masked
         from crm_assets.logic.mended import as_export, own_dataset
         from crm_assets.logic.reading import UnreadableError, open_table
@@ -355,7 +355,13 @@ class _Landing:
                     raise _FaultyError("refused", fault, about)
                 rows = RowMaker(mapping, sha256[:16], is_spreadsheet=table.format != "csv")
                 pivot = self.rules.values.two_digit_year_pivot
-                profiler = Profiler(mapping, self.source, pivot, is_spreadsheet=table.format != "csv")
+                profiler = Profiler(
+                    mapping,
+                    self.source,
+                    pivot,
+                    is_spreadsheet=table.format != "csv",
+                    has_dated_name=date_in_name(file.path, pivot) is not None,
+                )
                 target = tables.RAW_TABLES[dataset]
                 with self.warehouse.transaction() as connection:
                     self._claim(connection, sha256, replaces)

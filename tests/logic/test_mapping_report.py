@@ -129,6 +129,32 @@ def test_values_that_are_none_of_a_list(tmp_path: Path) -> None:
     assert [refusal["code"] for refusal in report["refusals"]] == ["INVALID_NUMBER"]
 
 
+def test_who_was_contacted_must_be_known(tmp_path: Path) -> None:
+    rows = "C1;;\n;jo@example.org;\n;jo@example;\n;;\n#N/A;jo@example.org;\n"
+    report = report_of(
+        tmp_path, "contacts.csv", f"client;email;date_contact\n{rows.replace(';' + chr(10), ';5/3/24' + chr(10))}"
+    )
+    assert {refusal["code"]: refusal["lines"] for refusal in report["refusals"]} == {
+        "INVALID_KEY": [4, 6], "MISSING_CLIENT": [5],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "refused"),
+    [
+        ("stock.csv", "sku;qte;quantite\nA;;1\nB;;2\nC;;x\n", 3),
+        ("stock_2025-12-31.csv", "sku;quantite\nA;1\nB;2\nC;x\n", 1),
+        ("stock.csv", "sku;quantite;date_snapshot\nA;1;31/12/2025\nB;2;\nC;x;\n", 1),
+        ("stock.csv", "sku;quantite;date_snapshot\nA;1;30/02/2025\nB;2;\nC;x;\nD\n", 4),
+    ],
+)
+def test_stock_of_no_day_is_refused(tmp_path: Path, name: str, text: str, refused: int) -> None:
+    report = report_of(tmp_path, name, text)
+    codes = {refusal["code"] for refusal in report["refusals"]}
+    assert report["rows"]["refused"] == refused
+    assert ("MISSING_DATE" in codes) == (refused > 1)
+
+
 def test_a_tenants_names_and_fixed_values_are_told_apart(tmp_path: Path) -> None:
     source = SOURCE.with_tenant(
         {"clients": {"email": ["Adresse mél"]}},
