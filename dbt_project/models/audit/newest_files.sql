@@ -9,23 +9,12 @@ with parameters as (
 
 mended as (
 
+    -- Such a workbook says so from its first rows on; the index of the raw tables knows where those are.
     {% for dataset in datasets -%}
-    select files.file_id
-    from {{ ref('stg_files') }} as files
-    where
-        files.dataset = '{{ dataset }}'
-        and exists (
-            select 1
-            from (
-                select lines.mends
-                from {{ source('raw', dataset) }} as lines
-                where files.file_id = lines.file_id
-                order by lines.source_line
-                limit 20
-            ) as first_rows
-            where first_rows.mends is not null
-        )
-    {{ 'union all' if not loop.last }}
+    select file_id
+    from {{ source('raw', dataset) }}
+    where source_line <= 64 and mends is not null
+    {{ 'union' if not loop.last }}
     {% endfor %}
 ),
 
@@ -58,7 +47,11 @@ later_rows as (
         count(*) as n_rows
     from files
     inner join {{ ref('stg_sales_lines') }} as lines on files.file_id = lines.file_id
-    where files.is_clipped and files.dataset = 'sales_lines' and lines.sale_date > {{ as_of() }}
+    where
+        files.is_clipped
+        and files.dataset = 'sales_lines'
+        and lines.sale_date > {{ as_of() }}
+        and (select bool_or(clipped.is_clipped) from files as clipped)
     group by lines.file_id
 
 ),
@@ -83,24 +76,30 @@ volumes as (
 
 ),
 
--- Of the sales, the same weekdays 52 weeks before.
-year_before as (
+-- Of the sales, the same weekdays 52 weeks before, as long as the history reaches back so far; else the window would
+-- look emptier than it was.
+window_before as (
 
     select
-        newest.dataset,
-        count(*) / (newest.last_date - newest.first_date + 1)::double precision as volume
-    from volumes as newest
-    inner join {{ ref('fct_sales_lines') }} as known
-        on known.sale_date between newest.first_date - 364 and newest.last_date - 364
-    where
-        newest.age = 1
-        and newest.dataset = 'sales_lines'
-        -- Only where the history reaches back so far; else the window would look emptier than it was.
-        and exists (
-            select 1 from {{ ref('known_sales_lines') }} as earlier
-            where earlier.sale_date <= newest.first_date - 364
+        first_date - 364 as first_date,
+        last_date - 364 as last_date
+    from volumes
+    where dataset = 'sales_lines' and age = 1
+
+),
+
+year_before as materialized (
+
+    select
+        'sales_lines' as dataset,
+        count(*) filter (
+            where
+            sale_date between (select past.first_date from window_before as past)
+            and (select past.last_date from window_before as past)
         )
-    group by newest.dataset, newest.first_date, newest.last_date
+        / (select (past.last_date - past.first_date + 1)::double precision from window_before as past) as volume
+    from {{ ref('fct_sales_lines') }}
+    having min(sale_date) filter (where is_counted) <= (select past.first_date from window_before as past)
 
 ),
 
