@@ -209,7 +209,7 @@ class _Words:
                 rows.append(("dates", t["date_order"][report["format"]["date_order"]]))
             if span["first_date"]:
                 first, last = self._day(span["first_date"]), self._day(span["last_date"])
-                rows.append(("period", t["period"].format(first=first, last=last)))
+                rows.append(("period", first if first == last else t["period"].format(first=first, last=last)))
             if report.get("file_date"):
                 rows.append(("place", self._day(report["file_date"])))
         if mapping := report.get("mapping"):
