@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
 import logging
 import socket
 import threading
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
 
 import asyncssh
+
+AZURE_TIME = "Mon, 05 Jan 2026 06:00:00 GMT"
 
 
 @dataclass
@@ -99,6 +105,79 @@ def s3_server() -> Iterator[str]:
         yield f"http://{host}:{port}"
     finally:
         server.stop()
+
+
+class _AzureBlobs(http.server.BaseHTTPRequestHandler):
+    """The few answers of Azure's Blob service that reading needs, for one container `estate` of the account `cave`."""
+
+    protocol_version = "HTTP/1.1"
+    blobs: ClassVar[dict[str, bytes]]
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        question = parse_qs(parts.query)
+        _, account, container, *key = unquote(parts.path).split("/", 3)
+        name = "".join(key)
+        if "SharedKey cave:" not in self.headers.get("Authorization", ""):
+            self._answer(403, b"", {"x-ms-error-code": "AuthenticationFailed"})
+        elif (account, container) != ("cave", "estate"):
+            self._answer(404, b"", {"x-ms-error-code": "ContainerNotFound"})
+        elif question.get("comp") == ["list"]:
+            prefix = question.get("prefix", [""])[0]
+            rows = "".join(
+                f"<Blob><Name>{escape(each)}</Name><Properties><Last-Modified>{AZURE_TIME}</Last-Modified>"
+                f"<Etag>{self._tag(content)}</Etag><Content-Length>{len(content)}</Content-Length>"
+                "<BlobType>BlockBlob</BlobType></Properties></Blob>"
+                for each, content in sorted(self.blobs.items())
+                if each.startswith(prefix)
+            )
+            head = '<?xml version="1.0" encoding="utf-8"?><EnumerationResults ContainerName="estate">'
+            body = f"{head}<Blobs>{rows}</Blobs><NextMarker/></EnumerationResults>"
+            self._answer(200, body.encode(), {"Content-Type": "application/xml"})
+        elif not name:
+            self._answer(200, b"", {"Last-Modified": AZURE_TIME, "ETag": '"0x1"'})
+        elif name in self.blobs:
+            content = self.blobs[name]
+            about = {"Last-Modified": AZURE_TIME, "ETag": f'"{self._tag(content)}"', "x-ms-blob-type": "BlockBlob"}
+            if self.headers.get("x-ms-range") and content:
+                about["Content-Range"] = f"bytes 0-{len(content) - 1}/{len(content)}"
+                self._answer(206, content, about)
+            else:
+                self._answer(200, content, about)
+        else:
+            self._answer(404, b"", {"x-ms-error-code": "BlobNotFound"})
+
+    @staticmethod
+    def _tag(content: bytes) -> str:
+        return f"0x{zlib.crc32(content):X}"
+
+    def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def azure_server() -> Iterator[tuple[str, dict[str, bytes]]]:
+    """A stand-in for Azure (no server of its kind is in Debian or on PyPI): its URL, and the blobs to be."""
+    blobs: dict[str, bytes] = {}
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Blobs", (_AzureBlobs,), {"blobs": blobs}))
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/cave", blobs
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @contextmanager

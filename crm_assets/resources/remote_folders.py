@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
@@ -154,28 +154,32 @@ class FsspecFolder:
             self._filesystem.retries = 2
 
     def is_there(self) -> bool:
-        with _errors(self._where, self._secrets):
-            if self._protocol in {"s3", "s3a"}:
-                try:
+        try:
+            with _errors(self._where, self._secrets):
+                if self._protocol in {"s3", "s3a"}:
                     self._ask("lsdir", self._root, refresh=True, max_items=1)
-                except FileNotFoundError:
-                    return False
-                return True
-            is_container = self._protocol in {"abfs", "abfss", "az"}
-            return bool(self._ask("exists", self._root.split("/")[0] if is_container else self._root))
+                elif self._protocol in {"abfs", "abfss", "az"}:
+                    self._ask("info", self._root.split("/")[0])  # its "exists" takes a refusal for a yes
+                else:
+                    return bool(self._ask("exists", self._root))
+        except FileNotFoundError:
+            return False
+        return True
 
     def files(self) -> list[RemoteFile]:
+        # S3 says itself that a bucket is missing; the others list nothing, and Azure's driver asks on for minutes.
+        if self._protocol not in {"s3", "s3a"} and not self.is_there():
+            raise FileNotFoundError(errno.ENOENT, "no such folder", self._where)
         with _errors(self._where, self._secrets):
             found = self._ask("find", self._root, detail=True, seconds=LISTING_SECONDS)
-            files = []
-            for full, info in found.items() if isinstance(found, dict) else ():
-                # A key that ends in a slash is a folder's marker, or its bytes cannot be a file's here.
-                is_below = full.startswith(f"{self._root}/") and not full.endswith("/")
-                if is_below and info["type"] == "file":
-                    files.append(_from_info(full[len(self._root) + 1 :], info))
-            if not files and not self.is_there():
-                raise FileNotFoundError
-            return files
+        files: list[RemoteFile] = []
+        for full, info in found.items() if isinstance(found, dict) else ():
+            is_below = full.startswith(f"{self._root}/") and not full.endswith("/")
+            if is_below and info["type"] == "file":
+                files.append(_from_info(full[len(self._root) + 1 :], info))
+        # A key that is a folder's marker, with or without its slash, holds nothing.
+        folders = {str(folder) for file in files for folder in PurePosixPath(file.name).parents}
+        return [file for file in files if file.size_bytes or file.name not in folders]
 
     def look(self, name: str) -> RemoteFile | None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 import tempfile
@@ -22,7 +23,16 @@ from crm_assets.resources.drop_zone import DropZone, DropZoneError, shown_name
 from crm_assets.resources.raw_store import LandingReport, has_news, land
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.tenants import Tenant
-from tests.servers import SftpServer, free_port, only_known_keys, relay, s3_server, sftp_server, silent_server
+from tests.servers import (
+    SftpServer,
+    azure_server,
+    free_port,
+    only_known_keys,
+    relay,
+    s3_server,
+    sftp_server,
+    silent_server,
+)
 
 NOW = datetime(2026, 1, 5, 6, tzinfo=UTC)
 CLIENTS = b"Code client;Nom;E-mail\n00123;Muller;anne@example.org\nC2;Haas;\n"
@@ -217,6 +227,29 @@ def test_a_missing_folder_on_an_sftp_server_is_not_there(tenant_warehouse: Wareh
     report = landing(tenant_warehouse, place.zone())
     assert report.folder_missing
     assert tenant_warehouse.rows("select count(*) from raw.files where deleted_at is not null") == [(0,)]
+
+
+def test_azure_lands_too(tenant_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    with azure_server() as (url, blobs):
+        key = base64.b64encode(b"a-secret-key").decode()
+        login = f"DefaultEndpointsProtocol=http;AccountName=cave;AccountKey={key};BlobEndpoint={url};"
+        monkeypatch.setenv("CRM_DROP_SECRET", login)
+        zone = DropZone("abfs://estate/raw", {}, {"connection_string": "CRM_DROP_SECRET"}, owner="test.yaml")
+        assert zone.exists()
+        assert zone.list() == []
+        blobs |= {"raw/isavigne": b"", "raw/isavigne/clients/é #1.csv": CLIENTS, "raw2/clients.csv": b"x"}
+        (file,) = zone.list()
+        assert zone.look(file.path) == file
+        assert landing(tenant_warehouse, zone).loaded_rows == {"customers": 2}
+        assert landing(tenant_warehouse, zone).loaded_rows == {}
+        blobs["raw/isavigne/clients/é #1.csv"] = MORE_CLIENTS
+        assert landing(tenant_warehouse, zone).loaded_rows == {"customers": 3}
+        monkeypatch.setenv("CRM_DROP_SECRET", login.replace("AccountName=cave", "AccountName=other"))
+        assert "abfs://estate/raw" in fault(DropZone(zone.url, {}, zone._secrets, owner="test.yaml"))
+        monkeypatch.setenv("CRM_DROP_SECRET", login)
+        with DropZone("abfs://nowhere/raw", {}, {"connection_string": "CRM_DROP_SECRET"}) as nowhere:
+            assert not nowhere.exists()
+            assert nowhere.list() == []
 
 
 # --- names, numbers and sizes
