@@ -18,12 +18,10 @@ FILE_ORDER = """
     file_order as (
         select
             file_id,
-            4294967296 * dense_rank() over (
-                order by min(order_key) collate "C" nulls first, file_id collate "C"
-            ) as start
+            file_no,
+            4294967296 * row_number() over (order by order_key collate "C" nulls first, file_id collate "C") as start
         from raw.files
         where status = 'loaded'
-        group by file_id
     )
 """
 
@@ -31,13 +29,17 @@ CODES = f"""
     with {FILE_ORDER}
     select met.client_code, min(file_order.start + met.source_line) as position
     from (
-        select file_id, client_code, min(source_line) as source_line from raw.customers group by 1, 2
+        select file_no, client_code, source_line from staging.client_texts
         union all
-        select file_id, client_code, min(source_line) from raw.sales_lines group by 1, 2
-        union all
-        select file_id, client_code, min(source_line) from raw.contacts group by 1, 2
+        select file_order.file_no, codes.client_code, codes.source_line
+        from (
+            select file_id, client_code, min(source_line) as source_line from raw.customers group by 1, 2
+            union all
+            select file_id, client_code, min(source_line) from raw.contacts group by 1, 2
+        ) as codes
+        inner join file_order using (file_id)
     ) as met
-    inner join file_order using (file_id)
+    inner join file_order using (file_no)
     where met.client_code is not null
     group by met.client_code
 """
@@ -67,12 +69,7 @@ CARDS = f"""
 """
 
 SOLD = """
-    select distinct
-        coalesce(product_key, '') as product_key,
-        coalesce(product_label, '') as product_label,
-        coalesce(vintage, '') as vintage
-    from raw.sales_lines
-    where file_id in (select file_id from raw.files where status = 'loaded')
+    select distinct product_key, product_label, vintage from staging.product_texts_met
 """
 
 PRODUCTS = f"""
@@ -105,8 +102,8 @@ SOLD_YEARS = """
     deps=[
         ("raw", "files"),
         ("raw", "customers"),
-        ("raw", "sales_lines"),
         ("raw", "contacts"),
+        ("staging", "client_texts"),
         ("staging", "emails"),
         ("staging", "phones"),
     ],
@@ -133,7 +130,7 @@ def customer_xref(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> d
 
 @tenant_asset(
     tables.product_matches,
-    deps=[("raw", "files"), ("raw", "sales_lines"), ("raw", "products"), ("raw", "aliases")],
+    deps=[("raw", "files"), ("staging", "product_texts_met"), ("raw", "products"), ("raw", "aliases")],
 )
 def product_matches(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg.MaterializeResult[Any]:
     """By key, alias, label or likeness; what none of these finds is inferred, and reported as unmatched."""

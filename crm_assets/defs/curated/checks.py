@@ -19,7 +19,7 @@ SEEN_CODES = """
     with loaded as (select file_id from raw.files where status = 'loaded')
     select client_code from raw.customers where file_id in (select file_id from loaded)
     union
-    select client_code from raw.sales_lines where file_id in (select file_id from loaded)
+    select client_code from staging.client_texts
     union
     select client_code from raw.contacts where file_id in (select file_id from loaded)
 """

@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
-from crm_assets import run_context, tables
+from crm_assets import run_context, tables, versions
 from crm_assets.defs.common import TenantRun, materialized, tenant_asset
 
 
@@ -17,6 +17,7 @@ def parameters(run: run_context.TenantRun) -> dict[str, Any]:
         "as_of": run.as_of.isoformat(),
         "is_historical": run.is_historical,
         "rules_version": run.rules.version,
+        "code_version": versions.code_version(),
         "tenant.country": tenant.country,
         "tenant.own_addresses": [address.strip().lower() for address in tenant.own_addresses],
         "tenant.document_numbers": tenant.document_numbers,

@@ -1,23 +1,6 @@
 with documents as (
 
-    select
-        order_id,
-        min(customer_id) as customer_id,
-        min(client_code) as client_code,
-        min(document_type) as document_type,
-        min(document_no) as document_no,
-        min(treatment) as treatment,
-        min(sale_date) as order_date,
-        max(delivery_date) as delivery_date,
-        count(*) as lines,
-        sum(bottles) as bottles,
-        sum(amount_ht) as amount_ht,
-        sum(amount_ttc) as amount_ttc,
-        sum(margin) as margin,
-        bool_or(is_document_inferred) as is_document_inferred,
-        min(file_id) <> max(file_id) as is_split
-    from {{ ref('fct_sales_lines') }}
-    group by order_id
+    select * from {{ ref('order_totals') }}
 
 ),
 

@@ -1,17 +1,29 @@
-{#- Lines of credit documents come out negative whatever the export's habit; `is_positive` tells which were not. -#}
-with lines as (
+{{ config(
+    materialized='incremental',
+    incremental_strategy='append',
+    on_schema_change='fail',
+    meta={'follows': 'sales_line_versions'},
+    pre_hook=["{{ draw_build_number() }}", "{{ forget_changed_lines() }}"],
+    post_hook="{{ note_what_it_was_built_with() }}",
+) }}
+{#- Lines of credit documents come out negative whatever the export's habit; `is_negated` tells which were not. -#}
+with current_lines as (
 
-    select sales.*, versions.order_id, versions.line_id, versions.line_no as line_number, versions.has_conflict
+    select versions.*
     from {{ ref('sales_line_versions') }} as versions
-    inner join {{ ref('stg_sales_lines') }} as sales on versions.row_id = sales.row_id
+    {% if is_incremental() %}
+        inner join changed_lines as changed on versions.row_id = changed.row_id
+    {% endif %}
     where versions.is_current
 
 ),
 
 treatments as (
 
+    -- Fenced: else the join would normalise the type again for every line.
     select {{ normalize_label('key') }} as document_type, value as treatment
     from jsonb_each_text({{ rule_json('documents.types') }})
+    limit all
 
 ),
 
@@ -33,39 +45,40 @@ joined as (
 
     select
         lines.row_id,
+        lines.file_version,
         lines.file_id,
         lines.source_line,
-        lines.line_id,
-        lines.order_id,
+        current_lines.line_id,
+        current_lines.order_id,
+        current_lines.line_no,
+        current_lines.has_conflict,
+        current_lines.is_split,
         lines.client_code,
         lines.document_type,
         lines.document_no,
-        lines.line_number,
         lines.is_document_inferred,
-        lines.has_conflict,
         lines.sale_date,
         lines.delivery_date,
-        lines.product_label,
         lines.quantity,
         lines.unit_price_ht,
         lines.amount_ht,
         lines.amount_ttc,
         lines.margin,
 
-        lines.customer_id,
-        profiles.is_inferred as is_customer_inferred,
-        lines.product_key,
-        lines.matched_by,
-        lines.is_vintage_ambiguous,
-        products.wine_id,
-        products.kind,
-        products.label,
-        products.is_inferred as is_product_inferred,
+        clients.customer_id,
+        clients.is_inferred as is_customer_inferred,
+        clients.client_version,
 
-        case
-            when products.is_drink then coalesce(lines.bottle_coefficient, products.bottle_coefficient)
-            else 0
-        end as bottle_coefficient,
+        lines.text_id,
+        texts.product_key,
+        texts.matched_by,
+        texts.is_vintage_ambiguous,
+        texts.wine_id,
+        texts.kind,
+        texts.product_label,
+        texts.is_inferred as is_product_inferred,
+        texts.bottle_coefficient,
+        texts.product_version,
 
         coalesce(treatments.treatment, 'unmapped') as treatment,
 
@@ -77,19 +90,25 @@ joined as (
 
         lines.delivery_name is not null and (
             (
-                profiles.name_words <> '{}'
-                and not profiles.name_words <@ words.delivery_words
-                and not words.delivery_words <@ profiles.name_words
+                clients.name_words <> '{}'
+                and not clients.name_words <@ words.delivery_words
+                and not words.delivery_words <@ clients.name_words
             )
-            or lines.delivery_postal_code <> profiles.postal_code
+            or lines.delivery_postal_code <> clients.postal_code
         ) as is_gift
-    from lines
-    inner join {{ ref('customer_profiles') }} as profiles on lines.customer_id = profiles.customer_id
-    inner join {{ ref('product_profiles') }} as products on lines.product_key = products.product_key
+    from current_lines
+    inner join {{ ref('stg_sales_lines') }} as lines on current_lines.row_id = lines.row_id
+    left join {{ ref('sale_clients') }} as clients on lines.client_code = clients.client_code
+    left join {{ ref('product_texts') }} as texts
+        on lines.text_id = texts.text_id and texts.sale_year in (0, extract(year from lines.sale_date))
+    left join {{ ref('country_texts') }} as countries on lines.raw_country = countries.country_text
+    left join
+        {{ ref('country_texts') }} as delivery_countries
+        on lines.raw_delivery_country = delivery_countries.country_text
     left join treatments on lines.document_type = treatments.document_type
     left join country_rates
-        on coalesce(lines.delivery_country, lines.country, profiles.country) = country_rates.country
-    left join family_rates on products.family = family_rates.family
+        on coalesce(delivery_countries.country, countries.country, clients.country) = country_rates.country
+    left join family_rates on texts.family = family_rates.family
     cross join lateral (
         select
             case
@@ -124,7 +143,7 @@ select
     client_code,
     document_type,
     document_no,
-    line_number as line_no,
+    line_no,
     order_id,
     sale_date,
     delivery_date,
@@ -132,7 +151,7 @@ select
     product_key,
     wine_id,
     kind,
-    coalesce(product_label, label) as product_label,
+    product_label,
     case when treatment = 'credit' then -abs(quantity) else quantity end as quantity,
     case when treatment = 'credit' then -abs(quantity) else quantity end * bottle_coefficient as bottles,
     unit_price_ht,
@@ -149,7 +168,14 @@ select
     is_product_inferred,
     is_customer_inferred,
     has_conflict,
+    is_split,
     matched_by,
     file_id,
-    source_line
+    source_line,
+    row_id,
+    file_version,
+    text_id,
+    client_version,
+    product_version,
+    {{ build_no() }} as build_no
 from priced

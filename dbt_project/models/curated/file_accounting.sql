@@ -51,11 +51,15 @@ accepted as (
 
 superseded_sales as (
 
-    select lines.file_id, count(*) as rows
-    from {{ ref('sales_line_versions') }} as versions
-    inner join {{ ref('stg_sales_lines') }} as lines on versions.row_id = lines.row_id
-    where not versions.is_current
-    group by lines.file_id
+    select files.file_id, sum(versions.rows)::bigint as rows
+    from (
+        select row_id >> 32 as file_no, count(*) as rows
+        from {{ ref('sales_line_versions') }}
+        where not is_current
+        group by row_id >> 32
+    ) as versions
+    inner join {{ ref('stg_files') }} as files on versions.file_no = files.file_no
+    group by files.file_id
 
 )
 

@@ -5,29 +5,38 @@ with doubtful as (
 
 ),
 
-sold as (
+texts as (
 
-    select
+    select distinct
         doubtful.raw_product_key,
         doubtful.raw_product_label,
         doubtful.raw_vintage,
         doubtful.sale_year,
+        {{ text_id('met.') }} as text_id
+    from doubtful
+    inner join {{ source('staging', 'product_texts_met') }} as met
+        on
+            doubtful.raw_product_key = met.product_key
+            and doubtful.raw_product_label = met.product_label
+            and doubtful.raw_vintage = met.vintage
+
+),
+
+sold as (
+
+    select
+        texts.raw_product_key,
+        texts.raw_product_label,
+        texts.raw_vintage,
+        texts.sale_year,
         count(*) as lines,
         sum(sales.amount_ht) as amount_ht,
         max(sales.sale_date) as last_sale_date
-    from doubtful
-    inner join {{ source('raw', 'sales_lines') }} as texts
-        on
-            doubtful.raw_product_key = coalesce(texts.product_key, '')
-            and doubtful.raw_product_label = coalesce(texts.product_label, '')
-            and doubtful.raw_vintage = coalesce(texts.vintage, '')
+    from texts
     inner join {{ ref('fct_sales_lines') }} as sales
-        on
-            texts.file_id = sales.file_id
-            and texts.source_line = sales.source_line
-            and doubtful.sale_year in (0, extract(year from sales.sale_date))
+        on texts.text_id = sales.text_id and texts.sale_year in (0, extract(year from sales.sale_date))
     group by
-        doubtful.raw_product_key, doubtful.raw_product_label, doubtful.raw_vintage, doubtful.sale_year
+        texts.raw_product_key, texts.raw_product_label, texts.raw_vintage, texts.sale_year
 
 )
 

@@ -1,8 +1,8 @@
 -- Read once per distinct pair of texts: a million lines sell a few hundred articles.
 with articles as (
 
-    select distinct coalesce(article, '') as article, coalesce(product_label, '') as product_label
-    from {{ source('raw', 'sales_lines') }}
+    select distinct article, product_label
+    from {{ source('staging', 'product_texts_met') }}
 
 )
 

@@ -2,7 +2,7 @@
 with texts as (
 
     select unnest(array[country, delivery_country]) as country_text
-    from (select distinct country, delivery_country from {{ source('raw', 'sales_lines') }}) as sales
+    from (select distinct country, delivery_country from {{ source('staging', 'client_texts') }}) as sales
     union
     select country from {{ source('raw', 'customers') }}
 

@@ -37,7 +37,7 @@ codes as (
 
 survivors as (
 
-    -- Newest non-null of each field; a refused row tells nothing here, its refusals are read in address_refusals.
+    -- Newest non-null of each field; of a refused row only what bars counts, below and in address_refusals.
     select
         cards.customer_id,
         {% for field in ['last_name', 'first_name', 'full_name', 'email', 'address', 'postal_code', 'city', 'country',
@@ -79,20 +79,28 @@ refusals as (
 strangers as (
 
     -- Customers no customer file knows: what the newest sale that says anything says of them.
-    select distinct on (sales.customer_id collate "C")
-        sales.customer_id,
+    select distinct on (members.customer_id collate "C")
+        members.customer_id,
         emails.email,
         texts.email is not null as has_email,
         {{ clean_text('texts.postal_code') }} as postal_code,
         {{ clean_text('texts.city') }} as city,
-        sales.country
-    from {{ ref('stg_sales_lines') }} as sales
+        sale_countries.country
+    from {{ source('curated', 'customer_xref') }} as members
+    left join survivors on members.customer_id = survivors.customer_id
+    inner join {{ ref('stg_sales_lines') }} as sales on members.client_code = sales.client_code
+    inner join {{ ref('stg_files') }} as files on sales.file_id = files.file_id
     inner join {{ source('raw', 'sales_lines') }} as texts
         on sales.file_id = texts.file_id and sales.source_line = texts.source_line
-    left join survivors on sales.customer_id = survivors.customer_id
     left join {{ source('staging', 'emails') }} as emails on texts.email = emails.raw_email
+    left join {{ ref('country_texts') }} as sale_countries on sales.raw_country = sale_countries.country_text
     where survivors.customer_id is null and sales.codes is null
-    order by sales.customer_id collate "C", emails.email is not null desc, sales.sale_date desc, sales.row_id desc
+    order by
+        members.customer_id collate "C",
+        emails.email is not null desc,
+        sales.sale_date desc,
+        files.file_rank desc,
+        sales.source_line desc
 
 )
 

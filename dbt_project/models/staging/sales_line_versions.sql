@@ -1,18 +1,52 @@
+{{ config(
+    materialized='incremental',
+    incremental_strategy='append',
+    meta={'follows': 'stg_files'},
+    indexes=[{'columns': ['row_id'], 'unique': true}],
+    pre_hook=["{{ draw_build_number() }}", "{{ forget_touched_documents() }}"],
+    post_hook="{{ note_what_it_was_built_with() }}",
+) }}
 -- Narrow on purpose: every window and every set of keys of the sales runs over these few columns.
 with lines as (
 
-    select row_id, file_rank, document_id, sale_date, line_no, content_hash
-    from {{ ref('stg_sales_lines') }}
-    where codes is null
+    -- A mended row stands where the refused row stood that it names; `own_rank` then tells the newest of several.
+    select
+        sales.row_id,
+        sales.file_version,
+        sales.document_id,
+        sales.sale_date,
+        sales.line_no,
+        sales.content_hash,
+        files.file_rank as own_rank,
+        coalesce(mended.file_rank, files.file_rank) as file_rank,
+        case when mended.file_rank is null then sales.source_line else sales.mends_line end as place
+    from {{ ref('stg_sales_lines') }} as sales
+    inner join {{ ref('stg_files') }} as files on sales.row_id >> 32 = files.file_no
+    left join {{ ref('stg_files') }} as mended
+        on sales.mends_file_id = mended.file_id and mended.dataset = 'sales_lines'
+    {% if is_incremental() %}
+        inner join touched_documents as touched on sales.document_id = touched.document_id
+    {% endif %}
+    where sales.codes is null
 
 ),
 
 spans as (
 
-    -- Days a file speaks about, refused rows included.
-    select file_rank, min(sale_date) as first_date, max(sale_date) as last_date
-    from {{ ref('stg_sales_lines') }}
-    group by file_rank
+    -- Days a file speaks about, refused rows included; mended rows speak for the file they mend.
+    select
+        coalesce(mended.file_rank, files.file_rank) as file_rank,
+        min(days.first_date) as first_date,
+        max(days.last_date) as last_date
+    from (
+        select row_id >> 32 as file_no, mends_file_id, min(sale_date) as first_date, max(sale_date) as last_date
+        from {{ ref('stg_sales_lines') }}
+        group by row_id >> 32, mends_file_id
+    ) as days
+    inner join {{ ref('stg_files') }} as files on days.file_no = files.file_no
+    left join {{ ref('stg_files') }} as mended
+        on days.mends_file_id = mended.file_id and mended.dataset = 'sales_lines'
+    group by coalesce(mended.file_rank, files.file_rank)
 
 ),
 
@@ -62,15 +96,11 @@ reuses as (
 identified as (
 
     select
-        lines.row_id,
-        lines.file_rank,
-        lines.sale_date,
-        lines.line_no,
-        lines.content_hash,
+        lines.*,
         case
             when reuses.started_on is null then lines.document_id
-            else md5(lines.document_id || '|' || reuses.started_on)
-        end as order_id,
+            else hashtextextended(lines.document_id || '|' || reuses.started_on, 0)
+        end as order_hash,
         coalesce(documents.is_in_many_files, false) as is_in_many_files
     from lines
     left join documents on lines.document_id = documents.document_id
@@ -81,7 +111,7 @@ identified as (
 
 exported as (
 
-    select distinct identified.order_id, identified.file_rank, spans.first_date, spans.last_date
+    select distinct identified.order_hash, identified.file_rank, spans.first_date, spans.last_date
     from identified
     inner join spans on identified.file_rank = spans.file_rank
     where identified.is_in_many_files
@@ -93,7 +123,7 @@ replaced as (
     -- A newer file replaces the document's lines whose date lies inside its own first and last date.
     select distinct older.row_id
     from identified as older
-    inner join exported as newer on older.order_id = newer.order_id
+    inner join exported as newer on older.order_hash = newer.order_hash
     where
         older.is_in_many_files
         and newer.file_rank > older.file_rank
@@ -101,61 +131,57 @@ replaced as (
 
 ),
 
+ordinals as (
+
+    -- A line without a number is the nth of its document and day in its file.
+    select
+        row_id,
+        dense_rank() over (partition by order_hash, file_rank, sale_date order by place) as ordinal
+    from identified
+    where line_no is null
+
+),
+
 numbered as (
 
     select
-        identified.row_id,
-        identified.file_rank,
-        identified.order_id,
-        identified.line_no,
-        identified.content_hash,
-        identified.line_no as line_key
+        identified.*,
+        coalesce(identified.line_no, ordinals.ordinal::text) as line_number,
+        hashtextextended(concat_ws(
+            '|',
+            identified.order_hash,
+            coalesce(identified.line_no, identified.sale_date || '#' || ordinals.ordinal)
+        ), 0) as line_hash
     from identified
-    where identified.line_no is not null
-
-    union all
-
-    select
-        unnumbered.row_id,
-        unnumbered.file_rank,
-        unnumbered.order_id,
-        unnumbered.ordinal::text as line_no,
-        unnumbered.content_hash,
-        unnumbered.sale_date || '#' || unnumbered.ordinal as line_key
-    from (
-        select
-            row_id,
-            file_rank,
-            order_id,
-            sale_date,
-            content_hash,
-            row_number() over (partition by order_id, file_rank, sale_date order by row_id) as ordinal
-        from identified
-        where line_no is null
-    ) as unnumbered
+    left join ordinals on identified.row_id = ordinals.row_id
 
 ),
 
 repeated as (
 
-    -- The same key again: the newest file wins, in one file the last line.
-    select order_id, line_key, max(row_id) as row_id, max(file_rank) as file_rank
+    select line_hash
     from numbered
-    group by order_id, line_key
+    group by line_hash
     having count(*) > 1
+
+),
+
+winners as (
+
+    -- The same key again: the newest file wins, in one file the last line.
+    select distinct on (numbered.line_hash) numbered.line_hash, numbered.row_id
+    from numbered
+    inner join repeated on numbered.line_hash = repeated.line_hash
+    order by numbered.line_hash, numbered.file_rank desc, numbered.place desc, numbered.own_rank desc
 
 ),
 
 conflicts as (
 
-    select repeated.row_id
-    from repeated
-    inner join numbered
-        on
-            repeated.order_id = numbered.order_id
-            and repeated.line_key = numbered.line_key
-            and repeated.file_rank = numbered.file_rank
-    group by repeated.row_id
+    select winners.row_id
+    from winners
+    inner join numbered on winners.line_hash = numbered.line_hash and winners.row_id >> 32 = numbered.row_id >> 32
+    group by winners.row_id
     having min(numbered.content_hash) < max(numbered.content_hash)
 
 ),
@@ -163,25 +189,57 @@ conflicts as (
 newest_export as (
 
     -- Where every export tells all, the documents that still exist; empty otherwise.
-    select distinct order_id
+    select distinct order_hash
     from identified
     where
         {{ rule_text('tenant.exports') }} = 'full'
         and file_rank = (select max(spans.file_rank) from spans)
 
+),
+
+decided as (
+
+    select
+        numbered.row_id,
+        numbered.file_version,
+        numbered.document_id,
+        numbered.order_hash,
+        numbered.file_rank,
+        numbered.is_in_many_files,
+        numbered.line_number as line_no,
+        numbered.line_hash,
+        replaced.row_id is null
+        and (winners.row_id is null or winners.row_id = numbered.row_id)
+        and ({{ rule_text('tenant.exports') }} <> 'full' or newest_export.order_hash is not null) as is_current,
+        conflicts.row_id is not null as has_conflict
+    from numbered
+    left join replaced on numbered.row_id = replaced.row_id
+    left join winners on numbered.line_hash = winners.line_hash
+    left join conflicts on numbered.row_id = conflicts.row_id
+    left join newest_export on numbered.order_hash = newest_export.order_hash
+
+),
+
+split as (
+
+    select order_hash
+    from decided
+    where is_in_many_files and is_current
+    group by order_hash
+    having min(file_rank) < max(file_rank)
+
 )
 
 select
-    numbered.row_id,
-    numbered.order_id,
-    numbered.line_no,
-    md5(numbered.order_id || '|' || numbered.line_key) as line_id,
-    replaced.row_id is null
-    and (repeated.row_id is null or repeated.row_id = numbered.row_id)
-    and ({{ rule_text('tenant.exports') }} <> 'full' or newest_export.order_id is not null) as is_current,
-    conflicts.row_id is not null as has_conflict
-from numbered
-left join replaced on numbered.row_id = replaced.row_id
-left join repeated on numbered.order_id = repeated.order_id and numbered.line_key = repeated.line_key
-left join conflicts on numbered.row_id = conflicts.row_id
-left join newest_export on numbered.order_id = newest_export.order_id
+    decided.row_id,
+    decided.file_version,
+    decided.document_id,
+    to_hex(decided.order_hash) as order_id,
+    decided.line_no,
+    to_hex(decided.line_hash) as line_id,
+    decided.is_current,
+    decided.has_conflict,
+    split.order_hash is not null as is_split,
+    {{ build_no() }} as build_no
+from decided
+left join split on decided.order_hash = split.order_hash

@@ -8,6 +8,7 @@ renamed as (
 
     select distinct on (file_id collate "C")
         file_id,
+        file_no,
         path,
         dataset,
         min(order_key collate "C") over (partition by file_id) as order_key,
@@ -32,5 +33,7 @@ select
     -- Rules every row of the file needs, as columns: a join runs in parallel, a scalar subquery may not.
     {{ rule_number('values.two_digit_year_pivot') }} as year_pivot,
     {{ rule_text('tenant.document_numbers') }} = 'yearly' as has_yearly_numbers,
-    row_number() over (order by order_key collate "C", file_id collate "C") as file_rank
+    row_number() over (order by order_key collate "C", file_id collate "C") as file_rank,
+    -- The file's place among the others: a copy dropped later under another name may move it.
+    hashtextextended(order_key, 0) as file_version
 from renamed

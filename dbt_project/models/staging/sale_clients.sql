@@ -1,0 +1,19 @@
+with members as (
+
+    select
+        codes.client_code,
+        codes.customer_id,
+        profiles.name_words,
+        profiles.postal_code,
+        profiles.country,
+        profiles.is_inferred
+    from {{ source('curated', 'customer_xref') }} as codes
+    inner join {{ ref('customer_profiles') }} as profiles on codes.customer_id = profiles.customer_id
+
+)
+
+select
+    members.*,
+    -- Changes with anything that a sales line takes from here.
+    hash_record_extended(members, 0) as client_version
+from members
