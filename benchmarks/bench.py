@@ -165,7 +165,7 @@ def measure_sensor() -> dict[str, Measure]:
 
 
 def measure_landing(name: str, repeat: int) -> dict[str, dict[str, float]]:
-    """Landing beside a bare COPY (see benchmarks/landing.py), by variant; `landing-5m` and more: the plain one alone."""
+    """Landing beside a bare COPY (see benchmarks/landing.py), by variant; of `landing-5m` and more the plain one."""
     case = Case(name)
     try:
         out = case.folder / "landing.json"
@@ -213,9 +213,10 @@ def main() -> int:
         print(f"{label:32} {figures}   {row['all_seconds']}  {row['aim']}")
     for label, found in landed.items():
         print(
-            f"{label:32} {found['ratio']:7.2f} x the bare COPY, {found['landing_seconds']} s to {found['copy_seconds']} s"
-            f" for {found['lines']} lines, {found['file_mib']} MiB; peak {found['peak_mib']} MiB, the server"
-            f" {found['server_peak_mib']} MiB   1 M lines: <= 2.5 x; 5 M: <= 1 GiB"
+            f"{label:32} {found['ratio']:7.2f} x the bare COPY, {found['landing_seconds']} s to"
+            f" {found['copy_seconds']} s for {found['lines']} lines, {found['file_mib']} MiB; peak"
+            f" {found['peak_mib']} MiB, the server {found['server_peak_mib']} MiB"
+            "   1 M lines: <= 2.5 x; 5 M: <= 1 GiB"
         )
     if args.out:
         args.out.write_text(json.dumps({**rows, **landed}, indent=2))

@@ -71,26 +71,30 @@ def write_files(folder: Path, lines: int, variants: list[str]) -> dict[str, tupl
         copied = export
         if name == "utf16":
             copied = folder / "ventes_tab.txt"
-            with plain.open(encoding="utf-8", newline="") as text:
-                with copied.open("w", encoding="utf-8", newline="") as sink:
-                    with export.open("w", encoding="utf-16", newline="") as wide:
-                        for line in text:
-                            tabbed = line.replace(";", "\t")
-                            sink.write(tabbed)
-                            wide.write(tabbed)
+            with (
+                plain.open(encoding="utf-8", newline="") as text,
+                copied.open("w", encoding="utf-8", newline="") as sink,
+                export.open("w", encoding="utf-16", newline="") as wide,
+            ):
+                for line in text:
+                    tabbed = line.replace(";", "\t")
+                    sink.write(tabbed)
+                    wide.write(tabbed)
         elif name == "xlsx":
             copied = folder / "ventes_short.csv"
             _write_sheet(plain, export, copied)
         elif name != "plain":
             encoding = "cp1252" if name == "cp1252" else "utf-8"
-            with plain.open(encoding="utf-8", newline="") as text:
-                with export.open("w", encoding=encoding, newline="") as sink:
-                    for line in text:
-                        values = line.rstrip("\r\n")
-                        if name == "quoted":
-                            sink.write('"' + values.replace(";", '";"') + '"\r\n')
-                        else:
-                            sink.write(values.replace(",", ".").replace(";", ",") + "\n")
+            with (
+                plain.open(encoding="utf-8", newline="") as text,
+                export.open("w", encoding=encoding, newline="") as sink,
+            ):
+                for line in text:
+                    values = line.rstrip("\r\n")
+                    if name == "quoted":
+                        sink.write('"' + values.replace(";", '";"') + '"\r\n')
+                    else:
+                        sink.write(values.replace(",", ".").replace(";", ",") + "\n")
         made[name] = (export, copied)
     return made
 
@@ -99,16 +103,19 @@ def _write_sheet(plain: Path, export: Path, copied: Path) -> None:
     """The first rows as a workbook, numbers as numbers, and as the text of the same rows."""
     import xlsxwriter
 
-    with plain.open(encoding="utf-8", newline="") as text, copied.open("w", encoding="utf-8", newline="") as sink:
-        with xlsxwriter.Workbook(str(export), {"constant_memory": True}) as book:
-            sheet = book.add_worksheet("Ventes")
-            for number, line in zip(range(SHEET_LINES + 1), text, strict=False):
-                sink.write(line)
-                for column, value in enumerate(next(csv.reader([line], delimiter=";"))):
-                    if "," in value and value.replace(",", "").lstrip("-").isdigit():
-                        sheet.write_number(number, column, float(value.replace(",", ".")))
-                    else:
-                        sheet.write_string(number, column, value)
+    with (
+        plain.open(encoding="utf-8", newline="") as text,
+        copied.open("w", encoding="utf-8", newline="") as sink,
+        xlsxwriter.Workbook(str(export), {"constant_memory": True}) as book,
+    ):
+        sheet = book.add_worksheet("Ventes")
+        for number, line in zip(range(SHEET_LINES + 1), text, strict=False):
+            sink.write(line)
+            for column, value in enumerate(next(csv.reader([line], delimiter=";"))):
+                if "," in value and value.replace(",", "").lstrip("-").isdigit():
+                    sheet.write_number(number, column, float(value.replace(",", ".")))
+                else:
+                    sheet.write_string(number, column, value)
 
 
 def copy_seconds(url: str, path: Path, delimiter: str, encoding: str) -> float:
@@ -124,10 +131,13 @@ def copy_seconds(url: str, path: Path, delimiter: str, encoding: str) -> float:
         connection.execute(sql.SQL("create table public.bare ({})").format(columns))
     statement = sql.SQL("copy public.bare from stdin (format csv, header, delimiter {}, encoding {})")
     started = time.perf_counter()
-    with psycopg.connect(url) as connection, path.open("rb") as stream:
-        with connection.cursor().copy(statement.format(delimiter, encoding)) as copy:
-            while chunk := stream.read(1 << 20):
-                copy.write(chunk)
+    with (
+        psycopg.connect(url) as connection,
+        path.open("rb") as stream,
+        connection.cursor().copy(statement.format(delimiter, encoding)) as copy,
+    ):
+        while chunk := stream.read(1 << 20):
+            copy.write(chunk)
     seconds = time.perf_counter() - started
     with psycopg.connect(url) as connection:
         connection.execute("drop table public.bare")
@@ -136,7 +146,7 @@ def copy_seconds(url: str, path: Path, delimiter: str, encoding: str) -> float:
 
 def land_once(url: str, path: Path) -> None:
     """Land one file into empty raw tables and print the seconds and rows as JSON: the child process."""
-    import psycopg.types.json
+    import psycopg.types.json  # noqa: F401
     import pyarrow.compute
     import pyarrow.csv  # noqa: F401
 

@@ -69,3 +69,17 @@ def test_setting_up_twice_changes_nothing_and_new_columns_are_added(cluster: Clu
         # …and with an older mark, what is missing is added and what is there stays.
         assert connection.execute(columns).fetchone() == (1,)
         assert connection.execute("select count(*) from landing.parameters").fetchone() == (1,)
+
+
+def test_a_key_that_a_table_does_without_is_dropped_and_its_index_made(cluster: Cluster) -> None:
+    url = databases.ensure_tenant(cluster, "older")
+    constraints = "select count(*) from pg_constraint where conrelid = 'raw.stock'::regclass and contype = 'p'"
+    indexes = "select array_agg(indexname::text) from pg_indexes where schemaname = 'raw' and tablename = 'stock'"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("drop index raw.stock_place")
+        connection.execute("alter table raw.stock add primary key (file_id, source_line)")
+        connection.execute("comment on schema landing is 'tables of an older version'")
+    databases.ensure_tenant(cluster, "older")
+    with psycopg.connect(url) as connection:
+        assert connection.execute(constraints).fetchone() == (0,)
+        assert connection.execute(indexes).fetchone() == (["stock_place"],)

@@ -7,11 +7,14 @@ import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import fsspec
+import psycopg
 import pytest
 
 from crm_assets import tables
+from crm_assets.logic import reading
 from crm_assets.logic.landing import load_source
 from crm_assets.resources import raw_store
 from crm_assets.resources.drop_zone import DroppedFile, DropZone, settled
@@ -257,6 +260,58 @@ def test_a_crash_between_rows_and_ledger_leaves_neither(
     report = landing(tenant_warehouse, folder)
     assert report.loaded_rows == {"sales_lines": 2}
     assert report.status_counts == {"loaded": 2}
+
+
+def test_a_file_that_breaks_off_after_many_blocks_leaves_no_row(
+    tenant_warehouse: Warehouse, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 1000)
+    header, line, _ = SALES.splitlines(keepends=True)
+    drop(folder, "ventes.csv", header + line * 500 + '00123;F1;"P1;05/03/2024;6;60,50\n')
+    drop(folder, "ventes_2.csv", header + line * 500)
+    report = landing(tenant_warehouse, folder)
+    assert statuses(report) == {"ventes.csv": "unreadable", "ventes_2.csv": "loaded"}
+    found = tenant_warehouse.rows(
+        "select count(*), count(distinct source_line), count(distinct row_no), count(distinct file_id)"
+        " from raw.sales_lines"
+    )
+    assert found == [(500, 500, 500, 1)]
+
+
+def test_two_landings_at_once_load_a_content_once(
+    tenant_warehouse: Warehouse, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(folder, "ventes.csv", SALES)
+    drop(folder, "ventes_copy.csv", SALES)
+    claim = raw_store._Landing._claim
+    reports = []
+
+    def other_was_faster(connection: psycopg.Connection, *content: Any) -> None:
+        if not reports:
+            reports.append(None)
+            reports.append(landing(tenant_warehouse, folder))
+        claim(connection, *content)
+
+    monkeypatch.setattr(raw_store._Landing, "_claim", staticmethod(other_was_faster))
+    late = landing(tenant_warehouse, folder)
+    assert late.loaded_rows == {}
+    assert statuses(late) == statuses(reports[1]) == {"ventes.csv": "loaded", "ventes_copy.csv": "duplicate"}
+    assert tenant_warehouse.count("raw", "sales_lines") == 2
+    ledger = tenant_warehouse.rows("select path, status from raw.files order by path")
+    assert ledger == [("ventes.csv", "loaded"), ("ventes_copy.csv", "duplicate")]
+
+
+def test_the_index_leads_to_a_files_rows_as_soon_as_it_is_loaded(tenant_warehouse: Warehouse, folder: Path) -> None:
+    drop(folder, "ventes.csv", SALES)
+    landing(tenant_warehouse, folder)
+    with tenant_warehouse.transaction() as connection:
+        connection.execute("set enable_seqscan = off")
+        plan = connection.execute(
+            "explain (analyze, costs off) select from raw.sales_lines where file_id = repeat('0', 16)"
+        ).fetchall()
+    text = "\n".join(line for (line,) in plan)
+    assert "sales_lines_place" in text
+    assert "Rows Removed by Index Recheck" not in text, "the pages are summarised: no page is read for another file"
 
 
 def test_a_growing_file_waits_and_temporary_names_are_not_seen(tenant_warehouse: Warehouse, folder: Path) -> None:
