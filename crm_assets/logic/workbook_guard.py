@@ -8,6 +8,7 @@ what the cells say, and whether the rest is sound, is the reader's business (`re
 
 from __future__ import annotations
 
+import re
 import struct
 import zipfile
 import zlib
@@ -32,9 +33,9 @@ _OFFICE_REL = "{http://schemas.openxmlformats.org/officeDocument/2006/relationsh
 _RELATIONS = "xl/_rels/workbook.xml.rels"
 _CHUNK = 1 << 20
 _CELL = b'<c r="'
-# Other ways to write a cell's element: XML allows them, few programs use them.
-_ODD_CELLS = (b"<c>", b"<c/", b"<c\t", b"<c\n", b"<c\r", b":c ", b":c>", b":c/", b":c\t", b":c\n", b":c\r")
-_REFERENCE_BYTES = 16  # `XFD1048576"` and some
+# A cell's element with a prefix of its own: XML allows it, few programs write it.
+_PREFIXED_CELL = re.compile(rb":c[\s/>]")
+_REFERENCE_BYTES = 10  # of `XFD1048576`, the last cell of a sheet
 _SECTOR_IDS = 0xFFFFFFFA  # from here on a number is a sign, not a sector
 _STREAM, _ROOT = 2, 5  # kinds of directory entries
 _RECORD = struct.Struct("<HH")
@@ -151,25 +152,26 @@ class _Reach:
         self._limits = limits
         self._rest = b""
         self._rectangle = _NOWHERE
-        self._filled = 0
+        self._cells = 0
         self.is_uncertain = False
 
     def add(self, chunk: bytes) -> None:
-        """Take the next chunk of the sheet's XML; GuardError once it has too many cells."""
+        """Take the next chunk of the sheet's XML."""
         text = self._rest + chunk
         # Half an element waits for its other half; what goes on for so long without one is no cell.
         cut = text.rfind(b"<")
         self._rest, text = (text[cut:][-_CHUNK:], text[:cut]) if cut >= 0 else (b"", text)
-        self._filled += text.count(b"<v>") + text.count(b"<is>")
-        if self._filled > self._limits.cells:
-            raise _too_many(self._limits)
         if self.is_uncertain:
             return
-        cells = text.count(_CELL)
-        if text.count(b"<c ") != cells or any(text.count(odd) for odd in _ODD_CELLS):
+        data = np.frombuffer(text + bytes(len(_CELL) + _REFERENCE_BYTES), np.uint8)
+        opens = np.flatnonzero((data[:-1] == ord("<")) & (data[1:] == ord("c")))
+        at = opens[np.logical_and.reduce([data[opens + n] == byte for n, byte in enumerate(_CELL)])] + len(_CELL)
+        is_otherwise = len(at) < len(opens) and len(at) < len(opens) - text.count(b"<col")
+        self._cells += len(at)
+        if is_otherwise or self._cells > self._limits.cells or _PREFIXED_CELL.search(text):
             self.is_uncertain = True
-        elif cells:
-            self._rectangle = _around(self._rectangle, *_places(text))
+        elif len(at):
+            self._rectangle = _around(self._rectangle, *_places(data, at))
             self.is_uncertain = _span(self._rectangle) > self._limits.cells or _is_outside(self._rectangle)
 
 
@@ -199,24 +201,28 @@ def _too_many(limits: WorkbookLimits) -> GuardError:
     return GuardError(f"spans more than {limits.cells} cells: delete what stands far below or far to the right")
 
 
-def _places(text: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns, from 1, of the cells in a piece of XML, by their references."""
-    data = np.frombuffer(text + bytes(len(_CELL) + _REFERENCE_BYTES), np.uint8)
-    starts = data[: len(text)] == _CELL[0]
-    for offset, byte in enumerate(_CELL[1:], start=1):
-        starts &= data[offset : offset + len(text)] == byte
-    at = np.flatnonzero(starts) + len(_CELL)
-    columns, rows = np.zeros(len(at), np.int64), np.zeros(len(at), np.int64)
+def _places(data: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns, from 1, of the references that begin at some places of a text; enormous where they go on."""
+    columns, rows = np.zeros(len(at), np.int32), np.zeros(len(at), np.int32)
     goes_on = np.ones(len(at), bool)
+    is_enormous = np.zeros(len(at), bool)
     for offset in range(_REFERENCE_BYTES):
-        codes = data[at + offset].astype(np.int64)
-        is_letter = goes_on & (codes >= ord("A")) & (codes <= ord("Z"))
-        is_digit = goes_on & (codes >= ord("0")) & (codes <= ord("9"))
-        goes_on = is_letter | is_digit
+        codes = data[at + offset]
+        is_digit = goes_on & (codes - ord("0") < 10)  # bytes below a digit come round to large ones
+        is_letter = goes_on & (codes - ord("A") < 26)
+        if is_letter.any():
+            if offset > 2:
+                is_enormous |= is_letter
+            np.multiply(columns, 26, out=columns, where=is_letter)
+            np.add(columns, codes - (ord("A") - 1), out=columns, where=is_letter, casting="unsafe")
+        np.multiply(rows, 10, out=rows, where=is_digit)
+        np.add(rows, codes - ord("0"), out=rows, where=is_digit, casting="unsafe")
+        goes_on = is_digit | is_letter
         if not goes_on.any():
             break
-        columns = np.where(is_letter, columns * 26 + codes - ord("A") + 1, columns)
-        rows = np.where(is_digit, rows * 10 + codes - ord("0"), rows)
+    if goes_on.any():
+        is_enormous |= goes_on & (data[at + _REFERENCE_BYTES] != ord('"'))
+    rows[is_enormous | (columns == 0)] = np.iinfo(np.int32).max
     return rows, columns
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xlsxwriter
 
@@ -68,9 +70,29 @@ def test_cells_that_hold_nothing_do_not_count(tmp_path: Path) -> None:
 
 
 def test_places_are_read_from_the_references_alone() -> None:
-    rows, columns = _places(b'<c r="A1" s="12" t="s"><v>3</v></c><c r="XFD1048576"/><c r="AB10"><v>99</v></c><c r="B2')
-    assert rows.tolist() == [1, 1_048_576, 10, 2]
-    assert columns.tolist() == [1, 16_384, 28, 2]
+    references = ["A1", "XFD1048576", "AB10", "A10485760001", "ABCDEFG7", "1234567890", "B2"]
+    text = "".join(f'<c r="{reference}" s="12" t="s"><v>3</v></c>' for reference in references).encode()
+    at = np.array([match.end() for match in re.finditer(rb'<c r="', text)])
+    rows, columns = _places(np.frombuffer(text + bytes(16), np.uint8), at)
+    enormous = (1 << 31) - 1
+    assert rows.tolist() == [1, 1_048_576, 10, enormous, enormous, enormous, 2]
+    assert [columns.tolist()[n] for n in (0, 1, 2, 6)] == [1, 16_384, 28, 2]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "<c><v>1</v></c>",
+        "<c r='XFD9'><v>1</v></c>",
+        '<x:c r="XFD9"><v>1</v></x:c>',
+        '<c\tr="XFD9"/>',
+        '<c s="1" r="B2"/>',
+    ],
+)
+def test_cells_written_in_another_way_are_left_to_a_parser(cell: str) -> None:
+    reach = _Reach(LIMITS)
+    reach.add(f'<worksheet><cols><col min="1"/></cols><row><c r="A1"><v>1</v></c>{cell}</row></worksheet>'.encode())
+    assert reach.is_uncertain
 
 
 def test_a_glance_and_a_parser_agree_wherever_the_xml_is_cut() -> None:
