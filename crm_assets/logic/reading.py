@@ -609,7 +609,8 @@ def _open_spreadsheet(path: Path, head: bytes, limits: WorkbookLimits) -> TableF
         sheet = workbook.get_sheet_by_name(sheet_name)
         first_column = (sheet.start or (0, 0))[1]
         padded = _zero_padded_cells(path) if is_zip else {}
-    body = _SheetBody(_rows_of(sheet), first_column, padded, hashlib.sha256(content).hexdigest())
+        errors = _error_cells(path) if is_zip else {}
+    body = _SheetBody(_rows_of(sheet), first_column, padded, errors, hashlib.sha256(content).hexdigest())
     try:
         header_line, header = body.take_header()
     except StopIteration:
@@ -653,6 +654,8 @@ def _reader_faults() -> Iterator[None]:
 
     try:
         yield
+    except workbook_guard.LockedError as error:
+        raise UnreadableError(str(error)) from error
     except workbook_guard.GuardError as error:
         raise UnreadableError(f"{error}: {_SAVE_AGAIN}") from error
     except PasswordError as error:
@@ -672,12 +675,19 @@ class _SheetBody:
     has_decimal_points = False
 
     def __init__(
-        self, rows: Iterator[list[Any]], first_column: int, padded: dict[tuple[int, int], int], digest: str
+        self,
+        rows: Iterator[list[Any]],
+        first_column: int,
+        padded: dict[tuple[int, int], int],
+        errors: dict[tuple[int, int], str],
+        digest: str,
     ) -> None:
         self._rows = enumerate(rows)
         self._first_column = first_column
         self._padded = padded
         self._padded_columns = {column for _, column in padded}
+        self._errors = errors
+        self._error_columns = {column for _, column in errors}
         self._digest = digest
 
     def sha256(self) -> str:
@@ -691,9 +701,13 @@ class _SheetBody:
         else:
             known = {value: cell_text(value) for value in set(values)}
             texts = list(map(known.__getitem__, values))
+        column = self._first_column + place
+        if column in self._error_columns:
+            texts = [
+                text or self._errors.get((number, column), "") for number, text in zip(numbers, texts, strict=True)
+            ]
         if float in kinds:
             self.has_decimal_points |= any("." in t for v, t in zip(values, texts, strict=True) if type(v) is float)
-            column = self._first_column + place
             if column in self._padded_columns:
                 texts = [
                     text.zfill(self._padded.get((number, column), 0)) if type(value) is float else text
@@ -772,6 +786,38 @@ def _zero_padded_cells(path: Path) -> dict[tuple[int, int], int]:
     return cells
 
 
+_ERROR_CELL = re.compile(rb"""\st=["']e["']""")
+
+
+def _error_cells(path: Path) -> dict[tuple[int, int], str]:
+    """Cells that hold an error, as `#N/A`: (row, column) from 0 -> its text. The reader gives them as empty ones."""
+    cells: dict[tuple[int, int], str] = {}
+    place: str | None = None  # of the error cell that is open
+    is_value = False
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        nonlocal place, is_value
+        if name == "c":
+            place = attributes.get("r") if attributes.get("t") == "e" else None
+        is_value = name == "v" and place is not None
+
+    def text(part: str) -> None:
+        if is_value and place is not None:
+            cells[_position(place)] = cells.get(_position(place), "") + part.strip()
+
+    with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
+        first = workbook_guard.first_sheet(archive)
+        if first is None:
+            return {}
+        end = b""
+        for chunk in workbook_guard.inflated_chunks(stream, archive.getinfo(first)):
+            if _ERROR_CELL.search(end + chunk):
+                _parse(workbook_guard.inflated_chunks(stream, archive.getinfo(first)), start, text)
+                break
+            end = chunk[-8:]
+    return cells
+
+
 def _padding_styles(chunks: Iterable[bytes]) -> dict[str, int]:
     """Style number of a cell -> digits that its number format shows, of formats that are nothing but zeros."""
     formats: dict[str, int] = {}
@@ -795,9 +841,13 @@ def _padding_styles(chunks: Iterable[bytes]) -> dict[str, int]:
     return widths
 
 
-def _parse(chunks: Iterable[bytes], start: Callable[[str, dict[str, str]], None]) -> None:
-    """Go through XML and call `start` with each element's name, without its prefix, and its attributes."""
+def _parse(
+    chunks: Iterable[bytes], start: Callable[[str, dict[str, str]], None], text: Callable[[str], None] | None = None
+) -> None:
+    """Go through XML: `start` gets each element's name, without its prefix, and its attributes; `text` the rest."""
     parser = expat.ParserCreate()
+    if text is not None:
+        parser.CharacterDataHandler = text
     parser.StartElementHandler = lambda name, attributes: start(name.rpartition(":")[2], attributes)
     for chunk in chunks:
         parser.Parse(chunk)

@@ -342,6 +342,18 @@ def test_formulas_percents_and_merged_cells(tmp_path: Path) -> None:
     ]
 
 
+def test_an_error_in_a_cell_is_not_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "book.xlsx"
+    with xlsxwriter.Workbook(str(path)) as book:
+        sheet = book.add_worksheet()
+        sheet.write_row(2, 1, ["a", "b"])
+        sheet.write_formula(3, 1, "=NA()", None, "#N/A")
+        sheet.write_formula(3, 2, "=1+1", None, 2)
+        sheet.write(4, 1, "x")
+        sheet.write_formula(4, 2, "=1/0", None, "#DIV/0!")
+    assert list(open_table(path).records()) == [(4, ["#N/A", "2"]), (5, ["x", "#DIV/0!"])]
+
+
 def test_dates_of_a_workbook_that_counts_from_1904(tmp_path: Path) -> None:
     path = tmp_path / "mac.xlsx"
     with xlsxwriter.Workbook(str(path), {"date_1904": True}) as book:
