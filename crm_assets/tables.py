@@ -186,7 +186,7 @@ phones = _table(
 
 client_texts = _table(
     "staging.client_texts",
-    "One row per distinct client, e-mail and countries on the lines of a sales file, with the first line that has them.",
+    "One row per distinct client, e-mail and countries in a sales file, with the first line that has them.",
     [
         sa.Column("file_no", BigInt, nullable=False, index=True),
         *_columns("client_code email country delivery_country"),

@@ -91,7 +91,8 @@
     {{ row_id }} >= {{ file_no }} << 32 and {{ row_id }} < ({{ file_no }} + 1) << 32
 {%- endmacro %}
 
-{#- Before stg_sales_lines: forget files that were read anew or have another place among the others. -#}
+{#- Before stg_sales_lines: forget files that were read anew or have another place among the others, and those that mend
+    a file which is new, for its rows are read in that file's style. -#}
 {% macro forget_stale_files() -%}
     {%- if is_incremental() -%}
         delete from {{ this }} as kept
@@ -103,6 +104,11 @@
             left join {{ ref('stg_files') }} as files
                 on built.file_no = files.file_no and built.file_version = files.file_version
             where files.file_no is null
+            union
+            select mending.row_id >> 32
+            from {{ ref('stg_files') }} as files
+            inner join {{ this }} as mending on files.file_id = mending.mends_file_id
+            where files.file_no not in (select built.file_no from built)
         ) as stale
         where {{ is_row_of('kept.row_id', 'stale.file_no') }}
     {%- endif -%}
@@ -142,10 +148,21 @@
         from stale
         inner join {{ this }} as lines on {{ is_row_of('lines.row_id', 'stale.file_no') }}
         union
+        -- What mends a row of a new file, or a row that a new file mends too.
         select lines.document_id
-        from fresh
-        inner join {{ ref('stg_sales_lines') }} as lines on fresh.file_id = lines.mends_file_id
-        where lines.mends_file_id is not null and lines.codes is null;
+        from {{ ref('stg_sales_lines') }} as lines
+        where
+            lines.mends_file_id is not null
+            and lines.codes is null
+            and (
+                lines.mends_file_id in (select fresh.file_id from fresh)
+                or (lines.mends_file_id, lines.mends_line) in (
+                    select other.mends_file_id, other.mends_line
+                    from fresh
+                    inner join {{ ref('stg_sales_lines') }} as other on {{ is_row_of('other.row_id', 'fresh.file_no') }}
+                    where other.mends_file_id is not null
+                )
+            );
         analyze touched_documents;
         delete from {{ this }} as kept
         using touched_documents as touched

@@ -34,7 +34,7 @@ from tests.conftest import PREFIX, fresh_warehouse
 MODIFIED = datetime(2025, 12, 31, 12).timestamp()
 # What tells files and lines apart, and the refused row as it stood in its file.
 NAMING = frozenset(
-    {"file_id", "file_no", "source_line", "path", "row", "row_id", "position", "file_rank", "file_version"}
+    {"file_id", "file_no", "source_line", "path", "row", "row_id", "position", "file_rank", "file_version", "build_no"}
 )
 
 Value = str | Decimal | date

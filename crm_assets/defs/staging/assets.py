@@ -14,7 +14,9 @@ from crm_assets.defs.common import TenantRun, materialized, tenant_asset
 from crm_assets.logic import curated
 
 # What a million lines say of clients and products is a few thousand texts. They are gathered once per file.
-FORGET_TEXTS = "delete from staging.{table} where file_no not in (select file_no from raw.files where status = 'loaded')"
+FORGET_TEXTS = (
+    "delete from staging.{table} where file_no not in (select file_no from raw.files where status = 'loaded')"
+)
 NEW_CLIENT_TEXTS = """
     insert into staging.client_texts (file_no, client_code, email, country, delivery_country, source_line)
     select files.file_no, lines.client_code, lines.email, lines.country, lines.delivery_country, min(lines.source_line)

@@ -44,7 +44,17 @@ resolved_{{ dataset }} as (
                 and refused.{{ field }} is not distinct from accepted.{{ field }}
                 {%- endfor %}
         inner join {{ ref('stg_files') }} as files on accepted.file_id = files.file_id
-        where accepted.codes is null and files.file_rank > refused.file_rank
+        where
+            accepted.codes is null
+            and files.file_rank > refused.file_rank
+            -- A mended row stands for the one it names, not for all that its key fits.
+            and not exists (
+                select from {{ source('raw', dataset) }} as own
+                where
+                    accepted.file_id = own.file_id
+                    and accepted.source_line = own.source_line
+                    and own.mends is not null
+            )
     ) as resolvers
     group by resolvers.file_id, resolvers.source_line
 

@@ -7,9 +7,26 @@
     post_hook="{{ note_what_it_was_built_with() }}",
 ) }}
 -- Narrow on purpose: every window and every set of keys of the sales runs over these few columns.
-with lines as (
+with attempts as (
 
-    -- A mended row stands where the refused row stood that it names; `own_rank` then tells the newest of several.
+    -- Mended rows: each stands where the refused row stood that it names, and of several only the newest counts. A name
+    -- that leads to no refused row is not believed.
+    select
+        mending.row_id,
+        mended.file_rank,
+        mending.mends_line as place,
+        row_number() over (partition by refused.row_id order by files.file_rank desc) = 1 as is_newest
+    from {{ ref('stg_sales_lines') }} as mending
+    inner join {{ ref('stg_files') }} as files on mending.file_id = files.file_id
+    inner join {{ ref('stg_files') }} as mended on mending.mends_file_id = mended.file_id
+    inner join {{ ref('stg_sales_lines') }} as refused
+        on refused.row_id = (mended.file_no << 32) + mending.mends_line
+    where mending.mends_file_id is not null and mending.codes is null and refused.codes is not null
+
+),
+
+lines as (
+
     select
         sales.row_id,
         sales.file_version,
@@ -17,13 +34,12 @@ with lines as (
         sales.sale_date,
         sales.line_no,
         sales.content_hash,
-        files.file_rank as own_rank,
-        coalesce(mended.file_rank, files.file_rank) as file_rank,
-        case when mended.file_rank is null then sales.source_line else sales.mends_line end as place
+        coalesce(attempts.file_rank, files.file_rank) as file_rank,
+        coalesce(attempts.place, sales.source_line) as place,
+        coalesce(attempts.is_newest, true) as is_newest_attempt
     from {{ ref('stg_sales_lines') }} as sales
     inner join {{ ref('stg_files') }} as files on sales.row_id >> 32 = files.file_no
-    left join {{ ref('stg_files') }} as mended
-        on sales.mends_file_id = mended.file_id and mended.dataset = 'sales_lines'
+    left join attempts on sales.row_id = attempts.row_id
     {% if is_incremental() %}
         inner join touched_documents as touched on sales.document_id = touched.document_id
     {% endif %}
@@ -33,20 +49,17 @@ with lines as (
 
 spans as (
 
-    -- Days a file speaks about, refused rows included; mended rows speak for the file they mend.
-    select
-        coalesce(mended.file_rank, files.file_rank) as file_rank,
-        min(days.first_date) as first_date,
-        max(days.last_date) as last_date
+    -- Days a file speaks about, refused rows included, those it only mends not.
+    select files.file_rank, min(days.first_date) as first_date, max(days.last_date) as last_date
     from (
-        select row_id >> 32 as file_no, mends_file_id, min(sale_date) as first_date, max(sale_date) as last_date
-        from {{ ref('stg_sales_lines') }}
-        group by row_id >> 32, mends_file_id
+        select sales.row_id >> 32 as file_no, min(sales.sale_date) as first_date, max(sales.sale_date) as last_date
+        from {{ ref('stg_sales_lines') }} as sales
+        left join attempts on sales.row_id = attempts.row_id
+        where attempts.row_id is null
+        group by sales.row_id >> 32
     ) as days
     inner join {{ ref('stg_files') }} as files on days.file_no = files.file_no
-    left join {{ ref('stg_files') }} as mended
-        on days.mends_file_id = mended.file_id and mended.dataset = 'sales_lines'
-    group by coalesce(mended.file_rank, files.file_rank)
+    group by files.file_rank
 
 ),
 
@@ -172,7 +185,7 @@ winners as (
     select distinct on (numbered.line_hash) numbered.line_hash, numbered.row_id
     from numbered
     inner join repeated on numbered.line_hash = repeated.line_hash
-    order by numbered.line_hash, numbered.file_rank desc, numbered.place desc, numbered.own_rank desc
+    order by numbered.line_hash, numbered.is_newest_attempt desc, numbered.file_rank desc, numbered.place desc
 
 ),
 
@@ -208,7 +221,8 @@ decided as (
         numbered.is_in_many_files,
         numbered.line_number as line_no,
         numbered.line_hash,
-        replaced.row_id is null
+        numbered.is_newest_attempt
+        and replaced.row_id is null
         and (winners.row_id is null or winners.row_id = numbered.row_id)
         and ({{ rule_text('tenant.exports') }} <> 'full' or newest_export.order_hash is not null) as is_current,
         conflicts.row_id is not null as has_conflict

@@ -17,14 +17,16 @@ with source as (
         {{ text_id() }} as text_id,
         files.file_no,
         files.file_version,
-        files.decimal_separator,
-        files.date_order,
-        files.is_spreadsheet,
+        -- A mended row has the style of the file it was refused from: that is what its other cells are written in.
+        coalesce(mended.decimal_separator, files.decimal_separator) as decimal_separator,
+        coalesce(mended.date_order, files.date_order) as date_order,
+        files.is_spreadsheet or coalesce(mended.is_spreadsheet, false) as is_spreadsheet,
         files.year_pivot,
         files.has_yearly_numbers,
         files.has_document_no
     from {{ source('raw', 'sales_lines') }} as lines
     inner join {{ ref('stg_files') }} as files on lines.file_id = files.file_id
+    left join {{ ref('stg_files') }} as mended on split_part(lines.mends, ':', 1) = mended.file_id
     {% if is_incremental() %}
         where files.file_no not in ({{ built_file_numbers() }})
     {% endif %}
