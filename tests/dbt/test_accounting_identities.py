@@ -36,7 +36,7 @@ ESTATE = """
     select id || '.csv', id, id, 'sales_lines', status, 1, now(), now()
     from (values ('f1', 'loaded'), ('f2', 'loaded'), ('f3', 'refused')) as files (id, status);
     create table staging.stg_files as
-    select * from (values ('f1', ','), ('f2', '.')) as files (file_id, decimal_separator);
+    select * from (values ('f1', 1::bigint, ','), ('f2', 2, '.')) as files (file_id, file_rank, decimal_separator);
 
     insert into raw.sales_lines (
         file_id, source_line, row_no, document_type, quantity, unit_price_ht, amount_ht, amount_ttc
@@ -119,14 +119,15 @@ def test_an_estate_that_is_right_is_left_in_peace(estate: Warehouse) -> None:
          "update curated.fct_orders set amount_ttc = amount_ttc + 0.01 where order_id = 'o3'", {REVENUE}),
         ("update curated.fct_sales_lines set amount_ht = 22.4 where line_id = 'l4';"
          "update curated.fct_orders set amount_ht = amount_ht - 0.1 where order_id = 'o3'", {REVENUE}),
-        # money that goes from one order to another
+        # money or bottles that go from one order to another
+        ("update curated.fct_orders set bottles = bottles + case order_id when 'o1' then 1 else -1 end"
+         " where order_id in ('o1', 'o3')", {ORDERS}),
         ("update curated.fct_orders set amount_ht = amount_ht + case order_id when 'o1' then 1 else -1 end"
          " where order_id in ('o1', 'o3')", {ORDERS}),
         ("update curated.fct_orders set margin = 5 where order_id = 'o3'", {ORDERS}),
         ("update curated.fct_orders set margin = 1 where order_id = 'o2'", {ORDERS}),
         ("update curated.fct_orders set lines = 3 where order_id = 'o3'", {ORDERS}),
-        ("insert into curated.fct_orders (order_id, client_code, customer_id, lines) values ('o9', 'A', 'idA', 1)",
-         {ORDERS}),
+        ("insert into curated.fct_orders values ('o9', 'A', 'idA', 1, 0, 0, 0, 0)", {ORDERS}),
         # who it was
         ("delete from curated.customer_xref where client_code = 'B'", {CODES}),
         ("update curated.fct_sales_lines set customer_id = 'idB' where line_id = 'l1'", {CODES}),
