@@ -23,7 +23,7 @@ with source as (
         files.is_spreadsheet or coalesce(mended.is_spreadsheet, false) as is_spreadsheet,
         files.year_pivot,
         files.has_yearly_numbers,
-        files.has_document_no
+        coalesce(mended.has_document_no, files.has_document_no) as has_document_no
     from {{ source('raw', 'sales_lines') }} as lines
     inner join {{ ref('stg_files') }} as files on lines.file_id = files.file_id
     left join {{ ref('stg_files') }} as mended on split_part(lines.mends, ':', 1) = mended.file_id
