@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -50,6 +51,8 @@ LANDING_BYTES = 6 << 30
 RESIDENT_BYTES = 1 << 30  # what landing may really hold (issue 3)
 AS_OF = date(2025, 12, 31)
 NOW = datetime(2026, 1, 5, 6, tzinfo=UTC)
+# A reason says what to do, or, of a duplicate, that nothing needs to be done.
+ADVICE = re.compile("export it|save it|put it|must end in|check its permissions|has the content of")
 DATABASE_VARIABLE = "CRM_HOSTILE_DATABASE"  # the landing process's only way to a database
 
 
@@ -186,6 +189,8 @@ class Arena:
                 self.outcome.fault(drop, f"is {status} ({reason}), expected {'/'.join(sorted(drop.statuses))}")
             if status not in ANY | {"unseen"} or (status != "loaded" and status != "unseen" and not reason):
                 self.outcome.fault(drop, f"has status {status!r} and reason {reason!r}")
+            if reason and not ADVICE.search(reason):
+                self.outcome.fault(drop, f"its reason does not say what to do: {reason}")
             if drop.secret and reason and drop.secret in reason:
                 self.outcome.fault(drop, "its reason quotes what stands in it")
             if status == "loaded" and drop.rows:

@@ -47,6 +47,10 @@ class GuardError(Exception):
     """A workbook that must not be opened. The message goes on after the file's name: what is wrong."""
 
 
+class LockedError(GuardError):
+    """A workbook that a password locks. The message also says what to do."""
+
+
 def check_zip(path: Path, limits: WorkbookLimits) -> None:
     """Look at all parts of an archive; GuardError for one that would inflate, expand or lay out too much.
 
@@ -58,7 +62,7 @@ def check_zip(path: Path, limits: WorkbookLimits) -> None:
     with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
         parts = archive.infolist()
         if any(part.flag_bits & 1 for part in parts):
-            raise GuardError("is protected by a password")
+            raise LockedError("is protected by a password: save it without one")
         first = first_sheet(archive)
         inflated = 0
         for part in parts:
@@ -310,7 +314,7 @@ def check_compound(content: bytes, limits: WorkbookLimits) -> None:
     if any(length > len(content) for _, _, length in entries.values()):
         raise GuardError("is a damaged spreadsheet: its directory announces more than the file holds")
     if "EncryptedPackage" in entries:
-        raise GuardError("is protected by a password")
+        raise LockedError("is protected by a password: save it without one")
     if (workbook := entries.get("Workbook", entries.get("Book"))) is None:
         raise GuardError("is an old Office document, but no workbook")
     _, start, length = workbook

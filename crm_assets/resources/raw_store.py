@@ -399,7 +399,7 @@ class _Landing:
                 raise _FaultyError("unreadable", str(error)) from error
             except psycopg.DataError as error:
                 # Its message would quote the value.
-                reason = f"holds a value that the database cannot keep (SQLSTATE {error.sqlstate})"
+                reason = f"holds a value that the database cannot keep (SQLSTATE {error.sqlstate}): export it again"
                 raise _FaultyError("refused", reason, about) from error
         self.loaded[sha256] = file.path
         self.report.loaded_rows[dataset] += profile.row_count
