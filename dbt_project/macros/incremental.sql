@@ -19,8 +19,19 @@
     {{- return(found.columns[0].values()[0]) -}}
 {%- endmacro %}
 
+{#- Whether the table exists and was built with the rules and the code in force: its comment says so. -#}
+{% macro is_built_alike() -%}
+    {%- set description = run_query("select obj_description(to_regclass('" ~ this ~ "'))").columns[0].values()[0] or '' -%}
+    {{- return(description.split(' ')[0] == built_with()) -}}
+{%- endmacro %}
+
+{#- The number of the table's last build, from its comment too. -#}
+{% macro last_build() -%}
+    (select split_part(obj_description('{{ this }}'::regclass), ' ', 2)::bigint)
+{%- endmacro %}
+
 {#- dbt's own answer; else yes when the table was built with other rules or code than those in force, or when so much of
-    what it follows is new that building it anew is quicker. -#}
+    what it follows is new that building it anew is quicker. dbt asks several times for one model: answered once. -#}
 {% macro should_full_refresh() -%}
     {%- set asked = config.get('full_refresh') -%}
     {%- set asked = flags.FULL_REFRESH if asked is none else asked -%}
@@ -28,12 +39,16 @@
     {%- if asked or not execute or not follows -%}
         {{- return(asked) -}}
     {%- endif -%}
-    {%- set description = run_query("select obj_description(to_regclass('" ~ this ~ "'))").columns[0].values()[0] -%}
-    {%- if description != built_with() -%}
-        {{- return(true) -}}
+    {%- if 'is_built_anew' not in model -%}
+        {%- do model.update({'is_built_anew': not is_built_alike() or share_of_news(follows) > 0.3}) -%}
     {%- endif -%}
+    {{- return(model['is_built_anew']) -}}
+{%- endmacro %}
+
+{#- The share 0..1 of the rows it follows that the table has not seen. -#}
+{% macro share_of_news(follows) -%}
     {%- if follows == 'stg_files' -%}
-        {%- set share_new -%}
+        {%- set share -%}
             with {{ built_files() }}
 
             select sum(files.row_count) filter (where built.file_no is null) / sum(files.row_count)
@@ -42,12 +57,11 @@
             where files.dataset = 'sales_lines'
         {%- endset -%}
     {%- else -%}
-        {%- set share_new -%}
-            select avg((build_no > (select coalesce(max(build_no), 0) from {{ this }}))::int)
-            from {{ ref(follows) }}
+        {%- set share -%}
+            select avg((build_no > {{ last_build() }})::int) from {{ ref(follows) }}
         {%- endset -%}
     {%- endif -%}
-    {{- return((run_query(share_new).columns[0].values()[0] or 0) > 0.3) -}}
+    {{- return(run_query(share).columns[0].values()[0] or 0) -}}
 {%- endmacro %}
 
 {#- A number that grows from build to build tells one table what another has written since. It is drawn before the
@@ -84,6 +98,11 @@
     with {{ built_files() }}
 
     select built.file_no from built
+{%- endmacro %}
+
+{#- A condition where the table is added to; where it is built anew, none. -#}
+{% macro when_incremental(condition) -%}
+    {{ condition if is_incremental() else 'true' }}
 {%- endmacro %}
 
 {#- Whether a row is of a file: by its number, so that the index of row_id serves. -#}
@@ -170,62 +189,129 @@
     {%- endif -%}
 {%- endmacro %}
 
+{#- A table that is made anew each time and tells which of its rows have changed: a row that says what it said keeps its
+    build number. `rows` is the CTE of the new rows, `key` their columns, `version` the hash of what they say. -#}
+{% macro rows_with_build_of_change(rows, key, version) -%}
+    {%- set before = before_this_build() -%}
+    select
+        {{ rows }}.*,
+        {% if before -%}
+        coalesce(before.build_no, {{ build_no() }}) as build_no
+        {%- else -%}
+        {{ build_no() }} as build_no
+        {%- endif %}
+    from {{ rows }}
+    {%- if before %}
+    left join {{ before }} as before
+        on
+            {{ rows }}.{{ version }} = before.{{ version }}
+            {%- for column in key %}
+            and {{ rows }}.{{ column }} = before.{{ column }}
+            {%- endfor %}
+    {%- endif %}
+{%- endmacro %}
+
+{#- The table as the last build left it, if there was one that this build follows. -#}
+{% macro before_this_build() -%}
+    {{- return(this if execute and not flags.FULL_REFRESH and is_built_alike() else none) -}}
+{%- endmacro %}
+
+{#- Orders whose lines have changed and whose totals have not yet: written with the lines, cleared with the totals. -#}
+{% macro touched_orders() -%}
+    {{ ref('stg_files').schema }}.touched_orders
+{%- endmacro %}
+
 {#- Before fct_sales_lines: the lines that were decided anew, whose file is gone, or whose client or product says
     something else than it did. -#}
 {% macro forget_changed_lines() -%}
-    {%- if is_incremental() -%}
+    create table if not exists {{ touched_orders() }} (order_id text);
+    {%- if is_incremental() %}
         create temporary table changed_lines on commit drop as
+        with recursive files as (
+
+            (select row_id >> 32 as file_no from {{ this }} order by row_id limit 1)
+            union all
+            select (
+                select facts.row_id >> 32
+                from {{ this }} as facts
+                where facts.row_id >= (files.file_no + 1) << 32
+                order by facts.row_id
+                limit 1
+            )
+            from files
+            where files.file_no is not null
+
+        ),
+
+        gone as (
+
+            select files.file_no
+            from files
+            left join {{ ref('stg_files') }} as known on files.file_no = known.file_no
+            where files.file_no is not null and known.file_no is null
+
+        )
+
+        select versions.row_id
+        from {{ ref('sales_line_versions') }} as versions
+        where versions.build_no > {{ last_build() }}
+        union
         select facts.row_id
         from {{ this }} as facts
-        left join {{ ref('stg_files') }} as files
-            on facts.row_id >> 32 = files.file_no and facts.file_version = files.file_version
-        left join {{ ref('sale_clients') }} as clients on facts.client_code = clients.client_code
-        left join {{ ref('product_texts') }} as texts
-            on facts.text_id = texts.text_id and texts.sale_year in (0, extract(year from facts.sale_date))
-        where
-            files.file_no is null
-            or facts.client_version is distinct from clients.client_version
-            or facts.product_version is distinct from texts.product_version
+        inner join {{ ref('sale_clients') }} as clients on facts.client_code = clients.client_code
+        where clients.build_no > {{ last_build() }}
         union
-        select row_id
-        from {{ ref('sales_line_versions') }}
-        where build_no > (select coalesce(max(build_no), 0) from {{ this }});
+        select facts.row_id
+        from {{ this }} as facts
+        inner join {{ ref('product_texts') }} as texts on facts.text_id = texts.text_id
+        where texts.build_no > {{ last_build() }}
+        union
+        select facts.row_id
+        from gone
+        inner join {{ this }} as facts on {{ is_row_of('facts.row_id', 'gone.file_no') }};
         analyze changed_lines;
+        insert into {{ touched_orders() }} (order_id)
+        select facts.order_id
+        from changed_lines as changed
+        inner join {{ this }} as facts on changed.row_id = facts.row_id
+        union
+        select versions.order_id
+        from changed_lines as changed
+        inner join {{ ref('sales_line_versions') }} as versions on changed.row_id = versions.row_id;
         delete from {{ this }} as kept
         using changed_lines as changed
-        where kept.row_id = changed.row_id;
+        where kept.row_id = changed.row_id
     {%- endif -%}
 {%- endmacro %}
 
-{#- Before order_totals: the orders of which a line was decided or written anew, and those that have none left. -#}
+{#- Before order_totals: the orders of which a line has come, gone or changed. -#}
 {% macro forget_changed_orders() -%}
     {%- if is_incremental() -%}
         create temporary table changed_orders on commit drop as
-        select order_id
-        from {{ ref('fct_sales_lines') }}
-        where build_no > (select coalesce(max(build_no), 0) from {{ this }})
-        group by order_id;
+        select distinct order_id from {{ touched_orders() }};
         analyze changed_orders;
         delete from {{ this }} as kept
         using changed_orders as changed
-        where kept.order_id = changed.order_id;
-        -- Only where the lines do not add up is there an order to look for that is gone altogether.
-        delete from {{ this }} as kept
-        where
-            (select sum(lines) from {{ this }}) <> (
-                select count(*)
-                from {{ ref('fct_sales_lines') }} as facts
-                left join changed_orders as changed on facts.order_id = changed.order_id
-                where changed.order_id is null
-            )
-            and not exists (select from {{ ref('fct_sales_lines') }} as facts where facts.order_id = kept.order_id);
+        where kept.order_id = changed.order_id
     {%- endif -%}
 {%- endmacro %}
 
-{#- After such a model: say what it was built with, and count it when it was built anew. -#}
+{#- After such a model: say with what it was built, and in which build. -#}
 {% macro note_what_it_was_built_with() -%}
+    do $$
+    begin
+        execute format(
+            'comment on table {{ this }} is %L', concat('{{ built_with() }} ', current_setting('crm.build_no', true))
+        );
+    end $$
+{%- endmacro %}
+
+{#- After an incremental model that was built anew: count its rows, as is done after every plain table. -#}
+{% macro settle_when_built_anew() -%}
     {%- if not is_incremental() %}
-        analyze {{ this }};
+        {%- if this.name == 'stg_sales_lines' %}
+        create index on {{ this }} (mends_file_id) where mends_file_id is not null;
+        {%- endif %}
+        analyze {{ this }}
     {%- endif %}
-    comment on table {{ this }} is '{{ built_with() }}'
 {%- endmacro %}

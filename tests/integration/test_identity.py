@@ -1,4 +1,4 @@
-"""The four identity assets and their checks on a real database: what SQL reads, and what they write."""
+"""The identity assets, the texts they read and their checks on a real database: what SQL reads, and what they write."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from crm_assets.defs.staging import checks as staging_checks
 from crm_assets.resources.warehouse import Warehouse
 
 ASSETS = [
+    staging_assets.client_texts,
+    staging_assets.product_texts_met,
     staging_assets.emails,
     staging_assets.phones,
     curated_assets.customer_xref,
@@ -38,6 +40,7 @@ def drop(
         "path": f"{file_id}.csv",
         "sha256": file_id * 4,
         "file_id": file_id,
+        "dataset": name,
         "status": status,
         "size_bytes": 1,
         "modified_at": seen,
@@ -140,7 +143,8 @@ def test_only_new_texts_are_validated_and_a_second_refresh_changes_nothing(estat
         for event in again.get_asset_materialization_events()
         if event.asset_key and event.asset_key.path[0] == "staging"
     }
-    assert new == {"staging/emails": 0, "staging/phones": 0}
+    texts = ("client_texts", "product_texts_met", "emails", "phones")
+    assert new == dict.fromkeys([f"staging/{name}" for name in texts], 0)
 
 
 def test_checks_explain_themselves(estate: Warehouse) -> None:

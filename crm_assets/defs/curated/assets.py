@@ -19,10 +19,34 @@ FILE_ORDER = """
         select
             file_id,
             file_no,
+            dataset,
             4294967296 * row_number() over (order by order_key collate "C" nulls first, file_id collate "C") as start
         from raw.files
         where status = 'loaded'
     )
+"""
+
+# The rows of a raw table with their position. A mended row has that of the row it stands for, and of several that
+# stand for one the newest is taken: the same as dbt_project/macros/mended_rows.sql and its callers say.
+PLACED = """
+    (
+        select
+            texts.*,
+            case
+                when mended.file_id is not null and texts.mends ~ '^[^:]+:[0-9]{{1,9}}$'
+                    then mended.start + split_part(texts.mends, ':', 2)::bigint
+                else own.start + texts.source_line
+            end as position
+        from raw.{table} as texts
+        inner join file_order as own on own.file_id = texts.file_id
+        left join file_order as mended
+            on mended.file_id = split_part(texts.mends, ':', 1) and mended.dataset = own.dataset
+        where texts.mends is null or not exists (
+            select from raw.{table} as later
+            inner join file_order as its on its.file_id = later.file_id
+            where later.mends = texts.mends and its.start > own.start
+        )
+    ) as {table}
 """
 
 CODES = f"""
@@ -51,9 +75,8 @@ CARDS = f"""
         select
             client_code, last_name, first_name, full_name, email, phone, mobile,
             coalesce(%s::jsonb ->> country, %s) as country,
-            max(file_order.start + source_line) as newest
-        from raw.customers
-        inner join file_order using (file_id)
+            max(position) as newest
+        from {PLACED.format(table="customers")}
         where client_code is not null
         group by 1, 2, 3, 4, 5, 6, 7, 8
     )
@@ -74,17 +97,15 @@ SOLD = """
 
 PRODUCTS = f"""
     with {FILE_ORDER}
-    select product_key, label, vintage, max(file_order.start + source_line) as newest
-    from raw.products
-    inner join file_order using (file_id)
+    select product_key, label, vintage, max(position) as newest
+    from {PLACED.format(table="products")}
     group by 1, 2, 3
 """
 
 ALIASES = f"""
     with {FILE_ORDER}
-    select label, product_key, max(file_order.start + source_line) as newest
-    from raw.aliases
-    inner join file_order using (file_id)
+    select label, product_key, max(position) as newest
+    from {PLACED.format(table="aliases")}
     group by 1, 2
 """
 

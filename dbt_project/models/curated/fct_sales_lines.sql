@@ -3,18 +3,18 @@
     incremental_strategy='append',
     on_schema_change='fail',
     meta={'follows': 'sales_line_versions'},
+    indexes=[{'columns': ['row_id'], 'unique': true}],
     pre_hook=["{{ draw_build_number() }}", "{{ forget_changed_lines() }}"],
-    post_hook="{{ note_what_it_was_built_with() }}",
+    post_hook=["{{ settle_when_built_anew() }}", "{{ note_what_it_was_built_with() }}"],
 ) }}
 {#- Lines of credit documents come out negative whatever the export's habit; `is_negated` tells which were not. -#}
 with current_lines as (
 
     select versions.*
     from {{ ref('sales_line_versions') }} as versions
-    {% if is_incremental() %}
-        inner join changed_lines as changed on versions.row_id = changed.row_id
-    {% endif %}
-    where versions.is_current
+    where
+        versions.is_current
+        and {{ when_incremental('versions.row_id in (select row_id from changed_lines)') }}
 
 ),
 
@@ -45,7 +45,6 @@ joined as (
 
     select
         lines.row_id,
-        lines.file_version,
         lines.file_id,
         lines.source_line,
         current_lines.line_id,
@@ -67,7 +66,6 @@ joined as (
 
         clients.customer_id,
         clients.is_inferred as is_customer_inferred,
-        clients.client_version,
 
         lines.text_id,
         texts.product_key,
@@ -78,7 +76,6 @@ joined as (
         texts.product_label,
         texts.is_inferred as is_product_inferred,
         texts.bottle_coefficient,
-        texts.product_version,
 
         coalesce(treatments.treatment, 'unmapped') as treatment,
 
@@ -173,9 +170,6 @@ select
     file_id,
     source_line,
     row_id,
-    file_version,
     text_id,
-    client_version,
-    product_version,
     {{ build_no() }} as build_no
 from priced

@@ -1,7 +1,5 @@
 with current_rows as (
 
-    select file_id from {{ ref('fct_sales_lines') }}
-    union all
     select file_id from {{ ref('stock_levels') }}
     union all
     select file_id from {{ ref('contact_events') }}
@@ -10,21 +8,21 @@ with current_rows as (
         select distinct on (client_code collate "C") file_id
         from {{ ref('stg_customers') }}
         where codes is null
-        order by client_code collate "C", file_rank desc, source_line desc
+        order by client_code collate "C", position desc, file_rank desc
     )
     union all
     (
         select distinct on (product_key collate "C") file_id
         from {{ ref('stg_products') }}
         where codes is null
-        order by product_key collate "C", file_rank desc, source_line desc
+        order by product_key collate "C", position desc, file_rank desc
     )
     union all
     (
         select distinct on (label collate "C") file_id
         from {{ ref('stg_aliases') }}
         where codes is null
-        order by label collate "C", file_rank desc, source_line desc
+        order by label collate "C", position desc, file_rank desc
     )
 
 ),
@@ -32,6 +30,14 @@ with current_rows as (
 curated as (
 
     select file_id, count(*) as rows from current_rows group by file_id
+    union all
+    select files.file_id, lines.rows
+    from (
+        select row_id >> 32 as file_no, count(*) as rows
+        from {{ ref('fct_sales_lines') }}
+        group by row_id >> 32
+    ) as lines
+    inner join {{ ref('stg_files') }} as files on lines.file_no = files.file_no
 
 ),
 

@@ -18,20 +18,35 @@ refused_{{ dataset }} as (
 
 ),
 
+mended_{{ dataset }} as (
+
+    -- Accepted rows that stand for a refused one.
+    {% if dataset == 'sales_lines' -%}
+    select file_id, source_line, mends_file_id, mends_line
+    from {{ ref(model) }}
+    where mends_file_id is not null and codes is null
+    {%- else -%}
+    select
+        texts.file_id,
+        texts.source_line,
+        split_part(texts.mends, ':', 1) as mends_file_id,
+        substring(texts.mends from ':([0-9]{1,9})$')::bigint as mends_line
+    from {{ source('raw', dataset) }} as texts
+    inner join {{ ref(model) }} as accepted
+        on texts.file_id = accepted.file_id and texts.source_line = accepted.source_line
+    where texts.mends is not null and accepted.codes is null
+    {%- endif %}
+
+),
+
 resolved_{{ dataset }} as (
 
     -- A mended row that names it, or the same key from a newer file, was accepted.
     select resolvers.file_id, resolvers.source_line, max(resolvers.file_rank) as file_rank
     from (
-        select
-            split_part(texts.mends, ':', 1) as file_id,
-            substring(texts.mends from ':([0-9]{1,9})$')::bigint as source_line,
-            files.file_rank
-        from {{ source('raw', dataset) }} as texts
-        inner join {{ ref(model) }} as mended
-            on texts.file_id = mended.file_id and texts.source_line = mended.source_line
-        inner join {{ ref('stg_files') }} as files on texts.file_id = files.file_id
-        where texts.mends is not null and mended.codes is null
+        select mended.mends_file_id as file_id, mended.mends_line as source_line, files.file_rank
+        from mended_{{ dataset }} as mended
+        inner join {{ ref('stg_files') }} as files on mended.file_id = files.file_id
 
         union all
 
@@ -48,12 +63,8 @@ resolved_{{ dataset }} as (
             accepted.codes is null
             and files.file_rank > refused.file_rank
             -- A mended row stands for the one it names, not for all that its key fits.
-            and not exists (
-                select from {{ source('raw', dataset) }} as own
-                where
-                    accepted.file_id = own.file_id
-                    and accepted.source_line = own.source_line
-                    and own.mends is not null
+            and (accepted.file_id, accepted.source_line) not in (
+                select mended.file_id, mended.source_line from mended_{{ dataset }} as mended
             )
     ) as resolvers
     group by resolvers.file_id, resolvers.source_line

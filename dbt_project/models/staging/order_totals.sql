@@ -3,7 +3,11 @@
     incremental_strategy='append',
     meta={'follows': 'fct_sales_lines'},
     pre_hook=["{{ draw_build_number() }}", "{{ forget_changed_orders() }}"],
-    post_hook="{{ note_what_it_was_built_with() }}",
+    post_hook=[
+        "truncate {{ touched_orders() }}",
+        "{{ settle_when_built_anew() }}",
+        "{{ note_what_it_was_built_with() }}",
+    ],
 ) }}
 -- Sums only: what depends on the day, or on the customer's other documents, is decided in fct_orders.
 select
@@ -24,7 +28,9 @@ select
     bool_or(lines.is_split) as is_split,
     {{ build_no() }} as build_no
 from {{ ref('fct_sales_lines') }} as lines
-{% if is_incremental() %}
-    inner join changed_orders as changed on lines.order_id = changed.order_id
-{% endif %}
+where {{ when_incremental("lines.row_id in (
+    select versions.row_id
+    from " ~ ref('sales_line_versions') ~ " as versions
+    inner join changed_orders as changed on versions.order_id = changed.order_id
+)") }}
 group by lines.order_id

@@ -1,3 +1,4 @@
+{{ config(pre_hook="{{ draw_build_number() }}", post_hook="{{ note_what_it_was_built_with() }}") }}
 with texts as (
 
     select distinct
@@ -37,10 +38,16 @@ resolved as (
     left join {{ ref('article_formats') }} as formats
         on texts.raw_article = formats.article and texts.raw_product_label = formats.product_label
 
+),
+
+hashed as (
+
+    -- Changes with anything that a sales line takes from here.
+    select
+        resolved.*,
+        hash_record_extended(resolved, 0) as product_version
+    from resolved
+
 )
 
-select
-    resolved.*,
-    -- Changes with anything that a sales line takes from here.
-    hash_record_extended(resolved, 0) as product_version
-from resolved
+{{ rows_with_build_of_change('hashed', ['text_id', 'sale_year'], 'product_version') }}

@@ -1,3 +1,4 @@
+{{ config(pre_hook="{{ draw_build_number() }}", post_hook="{{ note_what_it_was_built_with() }}") }}
 with members as (
 
     select
@@ -10,10 +11,16 @@ with members as (
     from {{ source('curated', 'customer_xref') }} as codes
     inner join {{ ref('customer_profiles') }} as profiles on codes.customer_id = profiles.customer_id
 
+),
+
+hashed as (
+
+    -- Changes with anything that a sales line takes from here.
+    select
+        members.*,
+        hash_record_extended(members, 0) as client_version
+    from members
+
 )
 
-select
-    members.*,
-    -- Changes with anything that a sales line takes from here.
-    hash_record_extended(members, 0) as client_version
-from members
+{{ rows_with_build_of_change('hashed', ['client_code'], 'client_version') }}

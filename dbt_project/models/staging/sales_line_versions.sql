@@ -4,7 +4,7 @@
     meta={'follows': 'stg_files'},
     indexes=[{'columns': ['row_id'], 'unique': true}],
     pre_hook=["{{ draw_build_number() }}", "{{ forget_touched_documents() }}"],
-    post_hook="{{ note_what_it_was_built_with() }}",
+    post_hook=["{{ settle_when_built_anew() }}", "{{ note_what_it_was_built_with() }}"],
 ) }}
 -- Narrow on purpose: every window and every set of keys of the sales runs over these few columns.
 with attempts as (
@@ -40,10 +40,9 @@ lines as (
     from {{ ref('stg_sales_lines') }} as sales
     inner join {{ ref('stg_files') }} as files on sales.row_id >> 32 = files.file_no
     left join attempts on sales.row_id = attempts.row_id
-    {% if is_incremental() %}
-        inner join touched_documents as touched on sales.document_id = touched.document_id
-    {% endif %}
-    where sales.codes is null
+    where
+        sales.codes is null
+        and {{ when_incremental('sales.document_id in (select document_id from touched_documents)') }}
 
 ),
 

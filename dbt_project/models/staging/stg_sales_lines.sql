@@ -4,7 +4,7 @@
     meta={'follows': 'stg_files'},
     indexes=[{'columns': ['row_id'], 'unique': true}],
     pre_hook="{{ forget_stale_files() }}",
-    post_hook="{{ note_what_it_was_built_with() }}",
+    post_hook=["{{ settle_when_built_anew() }}", "{{ note_what_it_was_built_with() }}"],
 ) }}
 {#- Three steps, each fenced with `limit all` so that PostgreSQL computes a value once and not wherever it
     is named (`offset 0` would do so too, but never in parallel):
@@ -26,10 +26,9 @@ with source as (
         coalesce(mended.has_document_no, files.has_document_no) as has_document_no
     from {{ source('raw', 'sales_lines') }} as lines
     inner join {{ ref('stg_files') }} as files on lines.file_id = files.file_id
-    left join {{ ref('stg_files') }} as mended on split_part(lines.mends, ':', 1) = mended.file_id
-    {% if is_incremental() %}
-        where files.file_no not in ({{ built_file_numbers() }})
-    {% endif %}
+    left join {{ ref('stg_files') }} as mended
+        on split_part(lines.mends, ':', 1) = mended.file_id
+    where {{ when_incremental('files.file_no not in (' ~ built_file_numbers() ~ ')') }}
 
 ),
 
@@ -157,8 +156,10 @@ renamed as (
             when
                 typed.client_code is null or {{ is_invalid_code('typed.client_code') }}
                 or (typed.document_no is null and typed.has_document_no)
-                or (typed.product_code is null and typed.product_label is null)
-                or ({{ is_invalid_code('typed.product_code') }} and typed.product_label is null)
+                or (
+                    (typed.product_code is null or {{ is_invalid_code('typed.product_code') }})
+                    and (typed.product_label is null or {{ is_invalid_code('upper(typed.product_label)') }})
+                )
                 or (typed.order_day is null and typed.delivery_day is null)
                 or (typed.order_day is null and typed.order_date is not null)
                 or (typed.delivery_day is null and typed.delivery_date is not null)
@@ -171,7 +172,12 @@ renamed as (
                 then array_remove(array[
                     case when typed.client_code is null then 'MISSING_CLIENT' end,
                     case when typed.document_no is null and typed.has_document_no then 'MISSING_DOCUMENT' end,
-                    case when typed.product_code is null and typed.product_label is null then 'MISSING_PRODUCT' end,
+                    case
+                        when
+                            typed.product_code is null
+                            and (typed.product_label is null or {{ is_invalid_code('upper(typed.product_label)') }})
+                            then 'MISSING_PRODUCT'
+                    end,
                     case when typed.order_date is null and typed.delivery_date is null then 'MISSING_DATE' end,
                     case
                         when
@@ -196,7 +202,10 @@ renamed as (
                     case
                         when
                             {{ is_invalid_code('typed.client_code') }}
-                            or ({{ is_invalid_code('typed.product_code') }} and typed.product_label is null)
+                            or (
+                                {{ is_invalid_code('typed.product_code') }}
+                                and (typed.product_label is null or {{ is_invalid_code('upper(typed.product_label)') }})
+                            )
                             then 'INVALID_KEY'
                     end
                 ], null)
