@@ -53,7 +53,7 @@ AS_OF = date(2025, 12, 31)
 NOW = datetime(2026, 1, 5, 6, tzinfo=UTC)
 # A reason says what to do, or, of a duplicate, that nothing needs to be done.
 ADVICE = re.compile("export it|save it|put it|must end in|check its permissions|has the content of")
-DATABASE_VARIABLE = "CRM_HOSTILE_DATABASE"  # the landing process's only way to a database
+DATABASE_VARIABLE = "HOSTILE_DATABASE"  # the landing process's only way to a database
 
 
 @dataclass

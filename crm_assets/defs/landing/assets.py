@@ -22,7 +22,10 @@ MAX_FILES_SHOWN = 200
     name="land_drop",
     specs=[
         table_spec(tables.landing_files),
-        *(table_spec(table, deps=[FILES_KEY]) for table in (tables.raw_files, *tables.RAW_TABLES.values())),
+        *(
+            table_spec(table, deps=[FILES_KEY])
+            for table in (tables.raw_files, tables.file_reports, *tables.RAW_TABLES.values())
+        ),
     ],
 )
 def land_drop(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> Iterator[dg.MaterializeResult[Any]]:
@@ -43,6 +46,7 @@ def land_drop(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> Itera
     yield materialized(
         warehouse.count("raw", "files"), tables.raw_files, tenant_run, n_deleted=len(report.deleted), **shown
     )
+    yield materialized(warehouse.count("raw", "file_reports"), tables.file_reports, tenant_run)
     for name, table in tables.RAW_TABLES.items():
         mine = [outcome for outcome in report.outcomes if outcome.dataset == name and outcome.row_count is not None]
         yield materialized(

@@ -102,6 +102,22 @@ def raw_rows_match_the_ledger(context: dg.AssetCheckExecutionContext, tenant_run
     )
 
 
+@tenant_check(["raw", "file_reports"])
+def every_loaded_file_has_its_report(
+    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
+) -> dg.AssetCheckResult:
+    """How each loaded file was read can be looked up."""
+    missing = tenant_run.warehouse.rows(
+        "select path from raw.files where status = 'loaded'"
+        ' and file_id not in (select file_id from raw.file_reports) order by path collate "C"'
+    )
+    return dg.AssetCheckResult(
+        passed=not missing,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={"n_missing": len(missing), "n_allowed": 0, "missing": listed([f"* `{path}`" for (path,) in missing])},
+    )
+
+
 @tenant_check(["raw", "sales_lines"], name="landed_batch_expectations")
 def sales_batch_expectations(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
     """The newest sales file looks like sales: required values there, dates, numbers, postal codes fit."""
