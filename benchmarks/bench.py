@@ -3,7 +3,7 @@
 No figure here decides whether a build passes: timings on a shared machine lie. The case fuzz fails on a fault. Each
 case gets a CRM_HOME, a drop folder and an embedded server of its own.
 
-    ./crm bench [--cases sample,100k,1m,load,sensor,fuzz] [--repeat 3] [--files 20000] [--out results.json]
+    ./crm bench [--cases sample,100k,1m,load,sensor,landing,building,fuzz] [--repeat 3] [--out results.json]
 """
 
 from __future__ import annotations
@@ -179,6 +179,21 @@ def measure_landing(name: str, repeat: int) -> dict[str, dict[str, float]]:
         case.close()
 
 
+def measure_building(name: str) -> dict[str, object]:
+    """From raw to curated, then a week's file (see benchmarks/building.py); `building-10m` is of ten million lines."""
+    case = Case(name)
+    try:
+        out = case.folder / "building.json"
+        command = [sys.executable, "-m", "benchmarks.building", "--out", str(out)]
+        if size := name.removeprefix("building").removeprefix("-").removesuffix("m"):
+            command += ["--lines", f"{size}000000", "--customers", f"{size}00000"]
+        measure(command, {**case.environment, "PYTHONPATH": str(ROOT)})
+        found: dict[str, object] = json.loads(out.read_text())
+        return found
+    finally:
+        case.close()
+
+
 def main() -> int:
     """Measure the chosen cases and print a table; JSON where asked."""
     parser = argparse.ArgumentParser(prog="crm bench", description=__doc__.splitlines()[0])
@@ -193,7 +208,8 @@ def main() -> int:
     landed: dict[str, dict[str, float]] = {}
     for name in (name for name in names if name.startswith("landing")):
         landed |= measure_landing(name, args.repeat)
-    for name in (name for name in names if name != "fuzz" and not name.startswith("landing")):
+    built = {name: measure_building(name) for name in names if name.startswith("building")}
+    for name in (name for name in names if name != "fuzz" and not name.startswith(("landing", "building"))):
         for number in range(args.repeat):
             print(f"{name}: {number + 1} of {args.repeat}", file=sys.stderr, flush=True)
             other = {"load": measure_load, "sensor": measure_sensor}.get(name)
@@ -218,8 +234,10 @@ def main() -> int:
             f" {found['peak_mib']} MiB, the server {found['server_peak_mib']} MiB"
             "   1 M lines: <= 2.5 x; 5 M: <= 1 GiB"
         )
+    for name, figures in built.items():
+        print(f"{name}: {json.dumps(figures, indent=2)}")
     if args.out:
-        args.out.write_text(json.dumps({**rows, **landed}, indent=2))
+        args.out.write_text(json.dumps({**rows, **landed, **built}, indent=2))
     return failed
 
 

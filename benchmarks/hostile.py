@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 BATCH = 200
 FILE_SECONDS = 30.0  # of one file in landing, on a machine that others use too
-BUILD_SECONDS = 600.0
+BUILD_SECONDS = 1800.0
 # Address space of the landing process: an allocation beyond fails there instead of taking the machine down.
 LANDING_BYTES = 6 << 30
 RESIDENT_BYTES = 1 << 30  # what landing may really hold (issue 3)
@@ -277,7 +277,8 @@ def estate() -> Tenant:
     return Tenant(slug="hostile", name="H", legal_name="H", address="1 rue", siren="123456789", as_of=AS_OF)
 
 
-def _run_of(warehouse: Warehouse) -> TenantRun:
+def run_of(warehouse: Warehouse) -> TenantRun:
+    """A run on this database, whatever the registry says."""
     from crm_assets import databases, run_context
     from crm_assets.settings import settings
 
@@ -287,19 +288,35 @@ def _run_of(warehouse: Warehouse) -> TenantRun:
 
 def build(warehouse: Warehouse, *, with_tests: bool = True) -> str:
     """What a refresh does between landing and curated; what dbt said went wrong, empty when nothing did."""
+    run = run_of(warehouse)
+    return compute_identities(run) or build_models(run, with_tests=with_tests)
+
+
+def compute_identities(run: TenantRun) -> str:
+    """What Python computes between landing and dbt; the error, empty when there was none."""
     import dagster as dg
 
-    from crm_assets import run_context
-    from crm_assets.dbt_manifest import PROJECT, dbt_executable
-
-    run = _run_of(warehouse)
     for asset in _python_assets():
         try:
             asset(dg.build_asset_context(), tenant_run=run)
         except Exception as error:  # whatever it is, it is the fault looked for
             return f"{asset.key.to_user_string()}: {type(error).__name__}: {error}"
-    target, variables = run_context.dbt_target(run.tenant, warehouse, run.config)
-    target = target.with_name(f"{target.name}-{run.warehouse.url.rpartition('/')[2].split('?')[0]}")
+    return ""
+
+
+def target_of(run: TenantRun) -> tuple[Path, dict[str, str]]:
+    """dbt's target folder for the database, and the variables it connects by."""
+    from crm_assets import run_context
+
+    target, variables = run_context.dbt_target(run.tenant, run.warehouse, run.config)
+    return target.with_name(f"{target.name}-{run.warehouse.url.rpartition('/')[2].split('?')[0]}"), variables
+
+
+def build_models(run: TenantRun, *, with_tests: bool) -> str:
+    """Staging and curated by dbt; what it said went wrong, empty when nothing did."""
+    from crm_assets.dbt_manifest import PROJECT, dbt_executable
+
+    target, variables = target_of(run)
     try:
         done = subprocess.run(
             [dbt_executable(), "build", "--quiet", "--select", "staging", "curated"]
