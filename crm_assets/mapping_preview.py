@@ -175,7 +175,7 @@ class _Words:
         return str(format_decimal(value, locale=self.locale))
 
     def _day(self, iso: str) -> str:
-        return str(format_date(date.fromisoformat(iso), format="long", locale=self.locale))
+        return rendering.long_date(date.fromisoformat(iso), self.locale)
 
     def _numbers(self, lines: Sequence[int], count: int) -> str:
         shown = ", ".join(map(str, lines))

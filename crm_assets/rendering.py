@@ -42,7 +42,7 @@ def environment(locale: str) -> jinja2.Environment:
     )
     made.filters["number"] = lambda value, pattern=None: format_decimal(value, format=pattern, locale=locale)
     made.filters["percent"] = lambda value: format_percent(value, format="#,##0.0 %", locale=locale)
-    made.filters["day"] = lambda value: format_date(value, format="long", locale=locale)
+    made.filters["day"] = lambda value: long_date(value, locale)
     made.globals["t"] = texts(locale)
     made.globals["locale"] = locale
     return made
@@ -68,5 +68,6 @@ def centilitres(format_cl: float, locale: str) -> str:
 
 
 def long_date(day: date, locale: str) -> str:
-    """A date as written in `locale`: 31 décembre 2025."""
-    return str(format_date(day, format="long", locale=locale))
+    """A date as written in `locale`: 31 décembre 2025, 1er janvier 2026."""
+    written = str(format_date(day, format="long", locale=locale))
+    return f"1er{written[1:]}" if locale == "fr" and day.day == 1 else written
