@@ -98,9 +98,11 @@ def fresh_warehouse(cluster: databases.Cluster, template: str, name: str) -> Ite
         admin.execute(
             sql.SQL("create database {} template {} owner {}").format(*map(sql.Identifier, (name, template, template)))
         )
-    yield Warehouse(cluster.url(template, database=name))
-    with psycopg.connect(cluster.admin_url, autocommit=True) as admin:
-        admin.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+    try:
+        yield Warehouse(cluster.url(template, database=name))
+    finally:
+        with psycopg.connect(cluster.admin_url, autocommit=True) as admin:
+            admin.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
 
 
 @pytest.fixture

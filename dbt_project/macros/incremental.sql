@@ -64,12 +64,16 @@
     {{- return(run_query(share).columns[0].values()[0] or 0) -}}
 {%- endmacro %}
 
+{#- What the incremental models share beside their tables, made before the first of them: stg_files, which all follow. -#}
+{% macro make_build_numbers() -%}
+    create sequence if not exists {{ this.schema }}.builds;
+    create table if not exists {{ this.schema }}.touched_orders (order_id text)
+{%- endmacro %}
+
 {#- A number that grows from build to build tells one table what another has written since. It is drawn before the
     statement, for `nextval` inside it would keep PostgreSQL from running it in parallel. -#}
 {% macro draw_build_number() -%}
-    {%- set sequence = ref('stg_files').schema ~ '.builds' -%}
-    create sequence if not exists {{ sequence }};
-    select set_config('crm.build_no', nextval('{{ sequence }}')::text, true)
+    select set_config('crm.build_no', nextval('{{ ref('stg_files').schema }}.builds')::text, true)
 {%- endmacro %}
 
 {% macro build_no() -%}
@@ -224,8 +228,7 @@
 {#- Before fct_sales_lines: the lines that were decided anew, whose file is gone, or whose client or product says
     something else than it did. -#}
 {% macro forget_changed_lines() -%}
-    create table if not exists {{ touched_orders() }} (order_id text);
-    {%- if is_incremental() %}
+    {%- if is_incremental() -%}
         create temporary table changed_lines on commit drop as
         with recursive files as (
 

@@ -20,6 +20,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from crm_assets import rules, tables
 from crm_assets.dbt_manifest import PROJECT, dbt_executable
+from crm_assets.defs.staging import assets as staging
 from crm_assets.resources.warehouse import Warehouse
 
 AS_OF = date(2024, 6, 30)
@@ -158,6 +159,8 @@ def _fill(warehouse: Warehouse) -> None:
         tables.customer_xref,
         pd.DataFrame({"client_code": list(CASE), "customer_id": list(CASE), "matched_by": "code"}),
     )
+    for statement in (staging.NEW_CLIENT_TEXTS, staging.NEW_PRODUCT_TEXTS):
+        warehouse.execute(statement)
     warehouse.replace(
         tables.product_matches,
         pd.DataFrame(

@@ -1,3 +1,4 @@
+{{ config(pre_hook="{{ make_build_numbers() }}") }}
 with source as (
 
     select * from {{ source('raw', 'files') }}
