@@ -82,17 +82,15 @@ strangers as (
     select distinct on (members.customer_id collate "C")
         members.customer_id,
         emails.email,
-        texts.email is not null as has_email,
-        {{ clean_text('texts.postal_code') }} as postal_code,
-        {{ clean_text('texts.city') }} as city,
+        sales.raw_email is not null as has_email,
+        {{ clean_text('sales.raw_postal_code') }} as postal_code,
+        {{ clean_text('sales.raw_city') }} as city,
         sale_countries.country
     from {{ source('curated', 'customer_xref') }} as members
     left join survivors on members.customer_id = survivors.customer_id
     inner join {{ ref('stg_sales_lines') }} as sales on members.client_code = sales.client_code
     inner join {{ ref('stg_files') }} as files on sales.file_id = files.file_id
-    inner join {{ source('raw', 'sales_lines') }} as texts
-        on sales.file_id = texts.file_id and sales.source_line = texts.source_line
-    left join {{ source('staging', 'emails') }} as emails on texts.email = emails.raw_email
+    left join {{ source('staging', 'emails') }} as emails on sales.raw_email = emails.raw_email
     left join {{ ref('country_texts') }} as sale_countries on sales.raw_country = sale_countries.country_text
     where survivors.customer_id is null and sales.codes is null
     order by

@@ -68,6 +68,9 @@ cleaned as (
         {{ number_text('amount_ttc') }} as amount_ttc,
         {{ number_text('margin') }} as margin,
 
+        email as raw_email,
+        postal_code as raw_postal_code,
+        city as raw_city,
         country as raw_country,
         {{ clean_text('delivery_name') }} as delivery_name,
         {{ clean_text('delivery_postal_code') }} as delivery_postal_code,
@@ -143,6 +146,9 @@ renamed as (
         typed.amount_ttc_number as amount_ttc,
         typed.margin_number as margin,
 
+        typed.raw_email,
+        typed.raw_postal_code,
+        typed.raw_city,
         typed.raw_country,
         typed.delivery_name,
         typed.delivery_postal_code,
