@@ -38,8 +38,11 @@
     logic/curated.py is_valid_code. -#}
 {% macro is_invalid_code(code) -%}
     (
-        {{ code }} !~ '[0-9A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u1fff\u3040-\ufaff]'
-        or {{ code }} ~ '^(#(N/A|NV|[^ ]+[!?])|[0-9]([.,][0-9]+)?E\+[0-9]{2,3})$'
+        {{ code }} !~ '^[A-Za-z]'  {#- most are told by this alone #}
+        and (
+            {{ code }} !~ '[0-9A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u1fff\u3040-\ufaff]'
+            or {{ code }} ~ '^(#(N/A|NV|[^ ]+[!?])|[0-9]([.,][0-9]+)?E\+[0-9]{2,3})$'
+        )
     )
 {%- endmacro %}
 

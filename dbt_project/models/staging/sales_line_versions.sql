@@ -51,11 +51,17 @@ spans as (
     -- Days a file speaks about, refused rows included, those it only mends not.
     select files.file_rank, min(days.first_date) as first_date, max(days.last_date) as last_date
     from (
-        select sales.row_id >> 32 as file_no, min(sales.sale_date) as first_date, max(sales.sale_date) as last_date
+        select row_id >> 32 as file_no, min(sale_date) as first_date, max(sale_date) as last_date
+        from {{ ref('stg_sales_lines') }}
+        where mends_file_id is null
+        group by row_id >> 32
+
+        union all
+
+        select sales.row_id >> 32 as file_no, sales.sale_date as first_date, sales.sale_date as last_date
         from {{ ref('stg_sales_lines') }} as sales
         left join attempts on sales.row_id = attempts.row_id
-        where attempts.row_id is null
-        group by sales.row_id >> 32
+        where sales.mends_file_id is not null and attempts.row_id is null
     ) as days
     inner join {{ ref('stg_files') }} as files on days.file_no = files.file_no
     group by files.file_rank
