@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import psycopg
@@ -116,3 +117,21 @@ def tenant_warehouse(cluster: databases.Cluster, template: str) -> Iterator[Ware
 def samples() -> Path:
     """The sample estate's files."""
     return ROOT / "data" / "samples"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty drop folder."""
+    made = tmp_path / "raw"
+    made.mkdir()
+    return made
+
+
+def drop(folder: Path, path: str, content: str | bytes, modified: str = "2025-06-01T12:00:00+00:00") -> Path:
+    """Write a file as if it had been dropped at `modified`."""
+    target = folder / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(content.encode() if isinstance(content, str) else content)
+    stamp = datetime.fromisoformat(modified).timestamp()
+    os.utime(target, (stamp, stamp))
+    return target

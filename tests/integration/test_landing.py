@@ -21,6 +21,7 @@ from crm_assets.resources.drop_zone import DroppedFile, DropZone, settled
 from crm_assets.resources.raw_store import LandingReport, failures, has_news, land
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.tenants import Source, Tenant
+from tests.conftest import drop
 
 NOW = datetime(2026, 1, 5, 6, tzinfo=UTC)
 CLIENTS = "Code client;Nom;Prénom;E-mail\n00123;Muller;Anne;anne@example.org\nC2;Haas;Luc;\n"
@@ -32,23 +33,6 @@ C2;F2;P1;06/03/2024;1;9
 
 def tenant(source: Source | None = None) -> Tenant:
     return Tenant(slug="test", name="T", legal_name="T", address="1 rue", siren="123456789", source=source or Source())
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "raw"
-    made.mkdir()
-    return made
-
-
-def drop(folder: Path, path: str, content: str | bytes, modified: str = "2025-06-01T12:00:00+00:00") -> Path:
-    """Write a file as if it had been dropped at `modified`."""
-    target = folder / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content.encode() if isinstance(content, str) else content)
-    stamp = datetime.fromisoformat(modified).timestamp()
-    os.utime(target, (stamp, stamp))
-    return target
 
 
 def landing(

@@ -26,6 +26,7 @@ from crm_assets.resources.raw_store import LandingReport, land
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.settings import Settings
 from crm_assets.tenants import Registry, Tenant
+from tests.conftest import drop
 
 NOW = datetime(2026, 1, 5, 6, tzinfo=UTC)
 SOURCE = load_source()
@@ -38,22 +39,6 @@ C4;F4
 """
 CLIENTS = "Code client;Nom;E-mail\n#N/A;Haas;luc@example.org\n00123;Muller;anne@example.org\n"
 TENANT = Tenant(slug="test", name="T", legal_name="T", address="1 rue", siren="123456789")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "raw"
-    made.mkdir()
-    return made
-
-
-def drop(folder: Path, path: str, content: str | bytes, modified: str = "2025-06-01T12:00:00+00:00") -> Path:
-    target = folder / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content.encode() if isinstance(content, str) else content)
-    stamp = datetime.fromisoformat(modified).timestamp()
-    os.utime(target, (stamp, stamp))
-    return target
 
 
 def landing(warehouse: Warehouse, folder: Path) -> LandingReport:
