@@ -11,7 +11,8 @@ from crm_assets.resources import raw_store
 from crm_assets.resources.raw_store import READ_AGAIN
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.tenants import Source
-from tests.integration.test_landing import CLIENTS, SALES, drop, folder, landing, statuses, tenant
+from tests.conftest import drop
+from tests.integration.test_landing import CLIENTS, SALES, landing, statuses, tenant
 
 __all__ = ["folder"]
 
