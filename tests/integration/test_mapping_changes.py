@@ -14,8 +14,6 @@ from crm_assets.tenants import Source
 from tests.conftest import drop
 from tests.integration.test_landing import CLIENTS, SALES, landing, statuses, tenant
 
-__all__ = ["folder"]
-
 SYNONYM = Source(synonyms={"customers": {"city": ["Commune"]}})
 NO_CITY = "Code client;Nom;Commune\nC1;Muller;Colmar\nC2;Haas;\n"
 
