@@ -194,10 +194,14 @@ class Clusters(Section):
     seed: int
     k_min: int
     k_max: int
+    starts: int
     stability_min: float
     stability_resamples: int
     smallest_share_min: float
+    silhouette_tolerance: float
+    match_distance_max: float
     sample_max: int
+    silhouette_sample: int
 
 
 class Engagement(Section):

@@ -107,7 +107,8 @@ RAW_FIELDS = {
     "order_date delivery_date quantity unit_price_ht amount_ht amount_ttc margin email postal_code city country "
     "delivery_name delivery_postal_code delivery_country",
     "customers": "client_code last_name first_name full_name email phone mobile address postal_code city country "
-    "type status email_opt_in opt_in_date opt_in_source email_opt_out phone_opt_out post_opt_out birth_date language",
+    "type status email_opt_in opt_in_date opt_in_source email_opt_out phone_opt_out post_opt_out "
+    "profiling_opt_out birth_date language",
     "products": "product_key label article vintage family sub_family macro_category colour kind grape sweetness "
     "price_ttc cost margin price_band premium_tier aroma_fruit aroma_floral aroma_spice aroma_mineral aroma_acidity "
     "aroma_body aroma_tannin season_tags is_active is_archived allocation sold_by url image_url description awards",
@@ -268,6 +269,7 @@ cluster_profiles = _table(
         sa.Column("centroid", ARRAY(Float), nullable=False),
         sa.Column("silhouette", Float),
         sa.Column("stability", Float),
+        sa.Column("last_number", BigInt),  # highest number a cluster of the population ever had: none is used twice
     ],
 )
 

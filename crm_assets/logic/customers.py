@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import pandas as pd
 
 if TYPE_CHECKING:
     from crm_assets.rules import BusinessRules
+    from crm_assets.rules import Clusters as ClusterRules
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -163,16 +165,17 @@ CLUSTER_FEATURES = [
     "diversity",
 ]
 _LOGGED = CLUSTER_FEATURES[:5]
-# What a low and a high centroid of a feature are called, as an adjective.
+# What a low and a high centroid of a feature are called. Money and habit first: names are read in this order.
 _NAME_WORDS = {
-    "recency_days": ("recent", "lapsed"),
-    "frequency": ("occasional", "frequent"),
     "monetary": ("low spending", "high spending"),
+    "frequency": ("occasional", "frequent"),
+    "recency_days": ("recent", "lapsed"),
     "average_order_value": ("small orders", "large orders"),
     "mean_interval_days": ("short rhythm", "long rhythm"),
     "diversity": ("single taste", "varied taste"),
 }
-_KMEANS_STARTS = 4
+_UNREMARKABLE = "average"
+_REMARKABLE = 0.25  # standard deviations from the population's mean: less is not worth a word
 
 
 @dataclass(frozen=True)
@@ -210,10 +213,13 @@ def cluster_customers(
 ) -> Clustering:
     """Seeded k-means within private and within professional customers.
 
-    `previous` = the last `customers.cluster_profiles`: a new cluster takes the id of the old centroid it is
-    matched with, so ids stay from run to run. A centroid is stored in unscaled feature units (logs,
-    diversity as it is).
+    `previous` = the last `customers.cluster_profiles`: k stays while it is as good as any, a new cluster takes
+    the id of the old centroid it is matched with, and its name while that is true, so that a campaign written
+    for a cluster finds it again. A centroid is stored in unscaled feature units (logs, diversity as it is).
     """
+    # Both before the limit: it binds the thread pools that are loaded when it is set.
+    import sklearn.cluster
+    import sklearn.metrics  # noqa: F401
     from threadpoolctl import threadpool_limits
 
     features = cluster_features(rfm, preferences)
@@ -229,13 +235,17 @@ def cluster_customers(
         matrix = members[CLUSTER_FEATURES].to_numpy(dtype="float64")
         mean, deviation = matrix.mean(axis=0), matrix.std(axis=0)
         deviation = np.where(deviation > 0, deviation, 1.0)
+        known = _known_clusters(previous, population)
         # One thread: sums add up in one order, on any machine.
         with threadpool_limits(limits=1):
-            labels, chosen = _fit(np.round((matrix - mean) / deviation, 9), rules)
+            labels, chosen = _fit(np.round((matrix - mean) / deviation, 9), len(known.ids), rules.clusters)
         centroids = np.stack([matrix[labels == label].mean(axis=0) for label in range(labels.max() + 1)])
-        old = None if previous is None else previous[previous["population"] == population]
-        ids = _stable_ids(centroids, deviation, population, old)
-        names = _names((centroids - mean) / deviation, ids)
+        ids, last_number = _stable_ids(centroids, deviation, population, known, rules.clusters.match_distance_max)
+        own = natural.loc[members["customer_id"], CLUSTER_FEATURES].astype("float64").reset_index(drop=True)
+        standardised = (centroids - mean) / deviation
+        # Of a feature that few members have (the rhythm of customers with one order), nothing is said.
+        standardised[own.notna().groupby(labels).mean().to_numpy() < 0.5] = 0.0
+        names = _names(standardised, ids, known)
         quality[population] = {"customers": len(members), **chosen}
         assignments.append(
             pd.DataFrame(
@@ -247,9 +257,8 @@ def cluster_customers(
                 }
             )
         )
-        medians = natural.loc[members["customer_id"], CLUSTER_FEATURES].astype("float64").groupby(labels).median()
         sizes = np.bincount(labels)
-        frame = medians.round(DECIMALS).reset_index(drop=True)
+        frame = own.groupby(labels).median().round(DECIMALS).reset_index(drop=True)
         frame.insert(0, "cluster_id", ids)
         frame.insert(1, "population", population)
         frame.insert(2, "cluster_name", names)
@@ -257,11 +266,12 @@ def cluster_customers(
         frame.insert(4, "share", np.round(sizes / len(members), DECIMALS))
         frame["centroid"] = [[round(float(v), DECIMALS) for v in row] for row in centroids]
         frame["silhouette"], frame["stability"] = chosen["silhouette"], chosen["stability"]
+        frame["last_number"] = last_number
         profiles.append(frame)
     columns = ["customer_id", "population", "cluster_id", "cluster_name"]
     head, tail = (
         ["cluster_id", "population", "cluster_name", "size", "share"],
-        ["centroid", "silhouette", "stability"],
+        ["centroid", "silhouette", "stability", "last_number"],
     )
     profile_columns = [*head, *CLUSTER_FEATURES, *tail]
     return Clustering(
@@ -277,115 +287,188 @@ def _stack(frames: list[pd.DataFrame], columns: list[str], by: list[str]) -> pd.
     return pd.concat(frames, ignore_index=True)[columns].sort_values(by, kind="stable").reset_index(drop=True)
 
 
-def _fit(scaled: Floats, rules: BusinessRules) -> tuple[Ints, dict[str, Any]]:
+def _fit(scaled: Floats, last_k: int, rules: ClusterRules) -> tuple[Ints, dict[str, Any]]:
     """Cluster label 0..k-1 of each row, and {k, silhouette, stability, smallest_share, relaxed, tried}.
 
-    Among the k that are stable and whose smallest cluster is large enough, the best silhouette. When none
-    is, the criterion given up is named in `relaxed`: stability first (the most stable k with large enough
-    clusters), then the smallest share, then both. Under 3·k_min customers k = n // 3 (at least 1), and
-    nothing is measured.
+    `scaled`: customers × features; `last_k`: the number of clusters of the last run, 0 without any.
+    stability: mean adjusted Rand index of the fits on bootstrap resamples, two by two, over the whole sample
+    (von Luxburg 2010, "Clustering stability"). A k qualifies when it is stable and its smallest cluster large
+    enough. Silhouettes closer than `silhouette_tolerance` to the best are level: of those the last run's k,
+    else the most stable. When none qualifies, the criterion given up is named in `relaxed`: stability first
+    (the most stable k with large enough clusters), then the smallest share, then both. Under 3·k_min
+    customers k = n // 3 (at least 1), and nothing is measured.
     """
     from sklearn.cluster import KMeans
-    from sklearn.metrics import adjusted_rand_score, pairwise_distances, silhouette_score
+    from sklearn.metrics import adjusted_rand_score, silhouette_score
 
-    settings = rules.clusters
     n, n_distinct = len(scaled), len(np.unique(scaled, axis=0))
-    candidates = [k for k in range(settings.k_min, settings.k_max + 1) if n >= 3 * k and n_distinct > k]
+    candidates = [k for k in range(rules.k_min, rules.k_max + 1) if n >= 3 * k and n_distinct > k]
     if not candidates:
-        k = max(1, min(n // 3, settings.k_min, n_distinct))
-        labels = KMeans(k, n_init=_KMEANS_STARTS, random_state=settings.seed).fit_predict(scaled)
-        return labels.astype(np.int64), {
-            "k": k,
-            "silhouette": None,
-            "stability": None,
-            "relaxed": ["customers"],
-        }
+        k = max(1, min(n // 3, rules.k_min, n_distinct))
+        labels = KMeans(k, n_init=rules.starts, random_state=rules.seed).fit_predict(scaled)
+        return labels.astype(np.int64), {"k": k, "silhouette": None, "stability": None, "relaxed": ["customers"]}
 
-    chance = np.random.default_rng(settings.seed)
-    sample = scaled if n <= settings.sample_max else scaled[np.sort(chance.choice(n, settings.sample_max, False))]
-    resamples = [sample[chance.integers(0, len(sample), len(sample))] for _ in range(settings.stability_resamples)]
-    distances = pairwise_distances(sample.astype(np.float32))
-    np.fill_diagonal(distances, 0.0)
+    chance = np.random.default_rng(rules.seed)
+    sample = scaled if n <= rules.sample_max else scaled[np.sort(chance.choice(n, rules.sample_max, False))]
+    judged = np.sort(chance.permutation(len(sample))[: rules.silhouette_sample])
+    # How often each row is drawn: a resample as weights needs only the rows drawn at all.
+    draws = [
+        np.bincount(chance.integers(0, len(sample), len(sample)), minlength=len(sample)).astype("float64")
+        for _ in range(rules.stability_resamples)
+    ]
     tried, centres = [], {}
     for k in candidates:
-        model = KMeans(k, n_init=_KMEANS_STARTS, random_state=settings.seed).fit(sample)
-        predicted = [
-            KMeans(k, n_init=_KMEANS_STARTS, random_state=settings.seed).fit(resample).predict(sample)
-            for resample in resamples
-        ]
-        agreement = [
-            adjusted_rand_score(predicted[i], predicted[j])
-            for i in range(len(predicted))
-            for j in range(i + 1, len(predicted))
-        ]
+        model = KMeans(k, n_init=rules.starts, random_state=rules.seed).fit(sample)
+        labels = model.labels_
+        predicted = []
+        for number, times in enumerate(draws, start=1):
+            drawn = np.flatnonzero(times)
+            # Other starts for each: the same ones would make agree what only began alike.
+            fit = KMeans(min(k, len(drawn)), n_init=rules.starts, random_state=rules.seed + number)
+            predicted.append(fit.fit(sample[drawn], sample_weight=times[drawn]).predict(sample))
+        agreement = [adjusted_rand_score(a, b) for a, b in combinations(predicted, 2)]
+        is_told_apart = 1 < len(np.unique(labels[judged])) < len(judged)
         centres[k] = model.cluster_centers_
         tried.append(
             {
                 "k": k,
-                "silhouette": round(float(silhouette_score(distances, model.labels_, metric="precomputed")), 4),
+                "silhouette": round(float(silhouette_score(sample[judged], labels[judged])), 4)
+                if is_told_apart
+                else -1.0,
                 "stability": round(float(np.mean(agreement)), 4),
-                "smallest_share": round(float(np.bincount(model.labels_).min() / len(sample)), 4),
+                "stability_lowest": round(float(np.min(agreement)), 4),
+                "smallest_share": round(float(np.bincount(labels, minlength=k).min() / len(sample)), 4),
             }
         )
-    stable = [t for t in tried if t["stability"] >= settings.stability_min]
-    large = [t for t in tried if t["smallest_share"] >= settings.smallest_share_min]
+    best, relaxed = _choose(tried, last_k, rules)
+    k = int(best["k"])
+    fit = KMeans(k, init=centres[k], n_init=1, tol=0, random_state=rules.seed).fit(scaled)
+    # Gapless, should a cluster come out empty.
+    labels = np.unique(fit.labels_, return_inverse=True)[1].astype(np.int64)
+    share = round(float(np.bincount(labels).min() / n), 4)
+    return labels, {**best, "smallest_share": share, "relaxed": relaxed, "tried": tried}
+
+
+def _choose(tried: list[dict[str, Any]], last_k: int, rules: ClusterRules) -> tuple[dict[str, Any], list[str]]:
+    """The chosen one of the tried k, and the criteria given up."""
+    stable = [t for t in tried if t["stability"] >= rules.stability_min]
+    large = [t for t in tried if t["smallest_share"] >= rules.smallest_share_min]
     both = [t for t in stable if t in large]
     if both:
-        best, relaxed = max(both, key=lambda t: (t["silhouette"], -t["k"])), []
-    elif large:
-        best, relaxed = max(large, key=lambda t: (t["stability"], -t["k"])), ["stability"]
-    elif stable:
-        best, relaxed = max(stable, key=lambda t: (t["smallest_share"], -t["k"])), ["smallest_share"]
-    else:
-        best = max(tried, key=lambda t: (t["stability"], -t["k"]))
-        relaxed = ["stability", "smallest_share"]
-    k = int(best["k"])
-    labels = KMeans(k, init=centres[k], n_init=1, random_state=settings.seed).fit_predict(scaled)
-    labels = np.unique(labels, return_inverse=True)[1].astype(np.int64)  # gapless, should a cluster come out empty
-    return labels, {**best, "relaxed": relaxed, "tried": tried}
+        silhouette = max(t["silhouette"] for t in both) - rules.silhouette_tolerance
+        level = [t for t in both if t["silhouette"] >= silhouette]
+        return max(level, key=lambda t: (t["k"] == last_k, t["stability"], -t["k"])), []
+    if large:
+        return max(large, key=lambda t: (t["stability"], -t["k"])), ["stability"]
+    if stable:
+        return max(stable, key=lambda t: (t["smallest_share"], -t["k"])), ["smallest_share"]
+    return max(tried, key=lambda t: (t["stability"], -t["k"])), ["stability", "smallest_share"]
 
 
-def _stable_ids(centroids: Floats, scale: Floats, population: str, previous: pd.DataFrame | None) -> list[str]:
-    """Ids `<population>_<nn>` of the new centroids: the old ids by the assignment of least total distance.
+@dataclass(frozen=True)
+class _KnownClusters:
+    """A population's clusters of the last run, by id: centroids in unscaled feature units; the highest number
+    ever given.
+    """
 
-    Without an old partner a centroid gets the next number; numbers are given in order of falling spend.
+    ids: list[str]
+    names: list[str]
+    centroids: Floats
+    last_number: int
+
+
+def _known_clusters(previous: pd.DataFrame | None, population: str) -> _KnownClusters:
+    n_features = len(CLUSTER_FEATURES)
+    rows = None if previous is None else previous[previous["population"] == population]
+    if rows is None or rows.empty:
+        return _KnownClusters([], [], np.empty((0, n_features)), 0)
+    rows = rows.sort_values("cluster_id", kind="stable")
+    ids = rows["cluster_id"].astype(str).tolist()
+    numbers = [int(cluster_id.rsplit("_", 1)[1]) for cluster_id in ids]
+    numbers += rows["last_number"].dropna().astype(int).tolist()
+    centroids = [list(centroid) for centroid in rows["centroid"]]
+    return _KnownClusters(
+        ids, rows["cluster_name"].astype(str).tolist(), np.array(centroids, dtype="float64"), max(numbers)
+    )
+
+
+def _stable_ids(
+    centroids: Floats, scale: Floats, population: str, known: _KnownClusters, distance_max: float
+) -> tuple[list[str], int]:
+    """Ids `<population>_<nn>` of the new centroids, and the highest number ever given.
+
+    A new centroid takes the id of an old one at most `distance_max` standard deviations away, by the assignment
+    of most pairs, then of least total distance. Without an old partner it gets a number that no cluster ever
+    had; numbers are given in order of falling spend.
     """
     from scipy.optimize import linear_sum_assignment
 
     ids: list[str | None] = [None] * len(centroids)
-    taken = 0
-    if previous is not None and len(previous):
-        previous = previous.sort_values("cluster_id", kind="stable")
-        old_ids = previous["cluster_id"].astype(str).tolist()
-        old = np.array(previous["centroid"].tolist(), dtype="float64")
-        if old.shape[1] == centroids.shape[1]:
-            distance = np.linalg.norm((centroids[:, None, :] - old[None, :, :]) / scale, axis=2)
-            for new, matched in zip(*linear_sum_assignment(distance), strict=True):
-                ids[new] = old_ids[matched]
-        taken = max(int(old_id.rsplit("_", 1)[1]) for old_id in old_ids)
+    taken = known.last_number
+    if known.ids:
+        distance = np.linalg.norm((centroids[:, None, :] - known.centroids[None, :, :]) / scale, axis=2)
+        far = distance > distance_max
+        # A pair too far apart costs more than all the near ones together: it is made only where nothing else is left.
+        cost = np.where(far, distance_max * (1 + max(distance.shape)), distance)
+        for new, old in zip(*linear_sum_assignment(cost), strict=True):
+            if not far[new, old]:
+                ids[new] = known.ids[old]
     monetary = CLUSTER_FEATURES.index("monetary")
     for new in np.lexsort((np.arange(len(centroids)), -centroids[:, monetary])):
         if ids[new] is None:
             taken += 1
             ids[new] = f"{population}_{taken:02d}"
-    return [cluster_id for cluster_id in ids if cluster_id is not None]
+    return [cluster_id for cluster_id in ids if cluster_id is not None], taken
 
 
-def _names(standardised: Floats, ids: list[str]) -> list[str]:
-    """English names from what sets each centroid most apart, e.g. `Frequent, high spending`; unique among
+def _names(standardised: Floats, ids: list[str], known: _KnownClusters) -> list[str]:
+    """English names from what sets each centroid most apart, e.g. `High spending, frequent`; unique among
     them.
 
-    Two words, then a third and so on while another cluster has the same; at last the number of the id.
+    Two words, then a third and so on while another cluster has the same; at last the number of the id. A
+    cluster of the last run keeps its name while every word of it is still true.
     """
-    order = np.argsort(-np.round(np.abs(standardised), 6), axis=1, kind="stable")
     names: dict[int, str] = {}
-    for cluster in sorted(range(len(ids)), key=lambda c: ids[c]):
-        words = [_NAME_WORDS[CLUSTER_FEATURES[f]][int(standardised[cluster, f] > 0)] for f in order[cluster]]
+    by_id = dict(zip(known.ids, known.names, strict=True))
+    in_order = sorted(range(len(ids)), key=lambda c: ids[c])
+    for cluster in in_order:
+        old = by_id.get(ids[cluster])
+        if old is not None and old not in names.values() and _is_true(old, standardised[cluster]):
+            names[cluster] = old
+    for cluster in in_order:
+        if cluster in names:
+            continue
+        z = np.round(standardised[cluster], DECIMALS)
+        apart = [f for f in np.argsort(-np.abs(z), kind="stable") if abs(z[f]) >= _REMARKABLE]
         taken = set(names.values())
-        options = [", ".join(words[:length]).capitalize() for length in range(2, len(words) + 1)]
+        options = [_name(z, apart[:length]) for length in range(min(2, len(apart)), len(apart) + 1)]
         options.append(f"{options[0]} ({ids[cluster].rsplit('_', 1)[1]})")
         names[cluster] = next(option for option in options if option not in taken)
     return [names[cluster] for cluster in range(len(ids))]
+
+
+def _name(z: Floats, features: list[Any]) -> str:
+    """The words of some features (positions), in the order names are read."""
+    chosen = {CLUSTER_FEATURES[f]: bool(z[f] > 0) for f in features}
+    words = [pair[int(chosen[feature])] for feature, pair in _NAME_WORDS.items() if feature in chosen]
+    return ", ".join(words or [_UNREMARKABLE]).capitalize()
+
+
+def cluster_words(name: str) -> tuple[list[str], str]:
+    """The words of a cluster's English name, and the number that tells it from another of the same words."""
+    words, _, number = name.partition(" (")
+    return words.lower().split(", "), number.rstrip(")")
+
+
+def _is_true(name: str, z: Floats) -> bool:
+    """Whether a name still says what sets the centroid apart; one with a number is always looked at anew."""
+    words, number = cluster_words(name)
+    signs = {
+        word: (CLUSTER_FEATURES.index(feature), sign)
+        for feature, pair in _NAME_WORDS.items()
+        for word, sign in zip(pair, (-1, 1), strict=True)
+    }
+    return not number and all(word in signs and z[signs[word][0]] * signs[word][1] >= _REMARKABLE for word in words)
 
 
 # Prediction (spec.md §4.4)

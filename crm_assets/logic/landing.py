@@ -80,6 +80,7 @@ class FieldSpec(_Model):
     type: Literal["text", "number", "date", "bool", "choice"] = "text"
     required: bool = False
     expected: bool = False
+    rare: bool = False
     range: tuple[float | None, float | None] | None = None
     values: list[str] = []  # what may stand here; of a choice nothing else is read
 
@@ -365,10 +366,11 @@ class HeaderMapping:
     def quality(self) -> int:
         """Mapping quality 0..100 = int(60·mapped/total + 40·(1 − required_missing/total)), spec.md §2.1.
 
-        A field with a fixed value counts as mapped.
+        A field with a fixed value counts as mapped; one that few exports have does not count at all.
         """
-        total = len(self.dataset.fields)
-        mapped = total - len(self.missing_fields)
+        fields = [name for name, spec in self.dataset.fields.items() if not spec.rare]
+        total = len(fields)
+        mapped = len(set(fields) - set(self.missing_fields))
         return int((60 * mapped + 40 * (total - len(self.missing_requirements))) / total)
 
     @property

@@ -331,6 +331,7 @@ def test_one_more_export_updates_everything_and_garbage_fails_alone(estates: Est
     row = [values.get(fields.get(name, ""), "") for name in header.split(";")]
     (folder / "ventes_2026-01-01.csv").write_text(f"{header}\n{';'.join(row)}\n", encoding="utf-8")
     (folder / "ventes_garbage.csv").write_bytes(bytes(range(256)) * 40)
+    objector = object_to_profiling(estates)
     after = estates.crm("run", "--tenant", "demo")
     assert after["changed"]
     assert after["run_id"] != estates.first["demo"]["run_id"]
@@ -351,6 +352,48 @@ def test_one_more_export_updates_everything_and_garbage_fails_alone(estates: Est
     assert bad["reason"]
     assert any("ventes_garbage.csv" in alert["message"] for alert in status["alerts"])
     assert any("readable" in check for check in after["failed_checks"])
+    assert objector in known_to(warehouse, "gate.next_actions", f"run_id = '{after['run_id']}'")
+
+
+def object_to_profiling(estates: Estates) -> str:
+    """Drop the clients' export again with the refusal of one buyer who has everything it takes away; who it is."""
+    code, customer = estates.warehouse("demo").rows(
+        "select a.client_code, a.customer_id from gate.next_actions a join customers.clusters using (customer_id)"
+        " where a.eligible order by 1 desc limit 1"
+    )[0]
+    folder = estates.config.data / "demo" / "raw" / "isavigne" / "clients"
+    header, *cards = (folder / "clients_2025-12-31.csv").read_text("utf-8-sig").splitlines()
+    refused = [f"{card};{'oui' if card.startswith(f'{code};') else ''}" for card in cards]
+    (folder / "clients_2026-01-01.csv").write_text("\n".join([f"{header};Opposition profilage", *refused, ""]), "utf-8")
+    return str(customer)
+
+
+def known_to(warehouse: Warehouse, table: str, where: str = "true") -> set[str]:
+    return {row[0] for row in warehouse.rows(f"select customer_id from {table} where {where}")}
+
+
+def test_who_objects_to_profiling_is_in_the_accounts_and_nowhere_else(estates: Estates) -> None:
+    """spec.md §4.4: from the drop of the test above to the gate. What was known before stays in the older run."""
+    warehouse = estates.warehouse("demo")
+    (objector,) = known_to(warehouse, "curated.dim_customers", "profiling_objected")
+    for table in ("clusters", "predictions", "taste_profiles"):
+        assert warehouse.count("customers", table) > 0
+        assert objector not in known_to(warehouse, f"customers.{table}"), table
+    assert objector not in known_to(warehouse, "rfm.customer_preferences")
+    ((segment, frequency, score, method),) = warehouse.rows(
+        "select segment, frequency, rfm_score, method from rfm.customer_rfm where customer_id = %s", [objector]
+    )
+    assert (segment, score, method) == ("Not profiled", None, None)
+    assert frequency > 0
+    runs = warehouse.rows("select run_id from gate.decisions where as_of = date '2025-12-31' order by decided_at")
+    before, after = runs[0][0], runs[-1][0]
+    assert objector in known_to(warehouse, "recommendations.items", f"run_id = '{before}'")
+    assert objector not in known_to(warehouse, "recommendations.items", f"run_id = '{after}'")
+    assert warehouse.rows(
+        "select eligible, permitted, reason, scenario from gate.next_actions where customer_id = %s and run_id = %s",
+        [objector, after],
+    ) == [(False, True, "NO_RECOMMENDATION", None)]
+    assert objector in known_to(warehouse, "rfm.purchases"), "what was sold still counts"
 
 
 def test_a_plan_is_made_once_and_its_dry_run_opens_no_door(estates: Estates) -> None:

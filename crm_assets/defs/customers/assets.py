@@ -22,6 +22,10 @@ from crm_assets.defs.common import (
 )
 from crm_assets.logic import customers
 
+# In `where` of curated.dim_customers and rfm.customer_rfm: who may be scored, clustered, predicted and recommended to
+# (spec.md §4.4, a person who objects to profiling).
+PROFILED = "not profiling_objected"
+
 
 def write_present(tenant_run: TenantRun, table: sa.Table, frame: pd.DataFrame) -> dict[str, Any]:
     """Replace a table of the latest state, unless the run is for an earlier day; the metadata that says
@@ -35,7 +39,7 @@ def write_present(tenant_run: TenantRun, table: sa.Table, frame: pd.DataFrame) -
 def taste_profiles_of(tenant_run: TenantRun) -> pd.DataFrame:
     """Taste profiles as of the run's day, computed."""
     warehouse = tenant_run.warehouse
-    people = warehouse.read("curated", "dim_customers", ["customer_id"], "not is_collective")
+    people = warehouse.read("curated", "dim_customers", ["customer_id"], f"not is_collective and {PROFILED}")
     columns = ["customer_id", "wine_id", "order_id", "sale_date", "amount_ht"]
     purchases = warehouse.read("rfm", "purchases", columns)
     products = warehouse.read(
@@ -49,7 +53,9 @@ def taste_profiles_of(tenant_run: TenantRun) -> pd.DataFrame:
     deps=[("curated", "dim_customers"), ("curated", "dim_products"), ("rfm", "purchases")],
 )
 def taste_profiles(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg.MaterializeResult[Any]:
-    """Every person has a row; without described purchases it is the estate's mean with confidence 0."""
+    """Every person who does not object to profiling has a row; without described purchases it is the estate's
+    mean with confidence 0.
+    """
     profiles = taste_profiles_of(tenant_run)
     written = write_present(tenant_run, tables.taste_profiles, profiles)
     levels = profiles["confidence_level"].value_counts()
@@ -77,9 +83,11 @@ def taste_profiles(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> 
 def clusters(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> Iterator[dg.MaterializeResult[Any]]:
     warehouse = tenant_run.warehouse
     natural = [name for name in customers.CLUSTER_FEATURES if name != "diversity"]
-    rfm = warehouse.read("rfm", "customer_rfm", ["customer_id", "population", *natural])
+    rfm = warehouse.read("rfm", "customer_rfm", ["customer_id", "population", *natural], PROFILED)
     preferences = warehouse.read("rfm", "customer_preferences", ["customer_id", "diversity"])
-    previous = warehouse.read("customers", "cluster_profiles", ["cluster_id", "population", "centroid"])
+    previous = warehouse.read(
+        "customers", "cluster_profiles", ["cluster_id", "population", "cluster_name", "centroid", "last_number"]
+    )
     found = customers.cluster_customers(rfm, preferences, previous, tenant_run.rules)
     written = write_present(tenant_run, tables.clusters, found.assignments)
     write_present(tenant_run, tables.cluster_profiles, found.profiles)
@@ -124,7 +132,7 @@ def predictions(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg.
     metadata of each run.
     """
     warehouse = tenant_run.warehouse
-    people = warehouse.read("rfm", "customer_rfm", ["customer_id", "population"])
+    people = warehouse.read("rfm", "customer_rfm", ["customer_id", "population"], PROFILED)
     orders = warehouse.read(
         "curated",
         "fct_orders",

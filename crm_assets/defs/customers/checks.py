@@ -3,6 +3,7 @@
 import dagster as dg
 
 from crm_assets.defs.common import TenantRun, tenant_check
+from crm_assets.defs.customers.assets import PROFILED
 from crm_assets.logic import customers
 
 
@@ -19,9 +20,11 @@ def taste_is_on_its_scale(context: dg.AssetCheckExecutionContext, tenant_run: Te
 
 @tenant_check(["customers", "clusters"])
 def every_buyer_has_a_cluster(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
-    """Each private or professional customer with a qualifying order is in one cluster, prospects in none."""
+    """Each private or professional customer with a qualifying order is in one cluster; prospects and people
+    who object to profiling are in none.
+    """
     warehouse = tenant_run.warehouse
-    rfm = warehouse.read("rfm", "customer_rfm", ["customer_id", "population", "frequency"])
+    rfm = warehouse.read("rfm", "customer_rfm", ["customer_id", "population", "frequency"], PROFILED)
     buyers = rfm.loc[rfm["population"].isin(customers.POPULATIONS) & (rfm["frequency"].fillna(0) > 0), "customer_id"]
     clustered = warehouse.read("customers", "clusters", ["customer_id"])["customer_id"]
     # A run for an earlier day leaves the clusters of the present, which other people may be in.

@@ -12,7 +12,7 @@ import pandas as pd
 
 from crm_assets import activation, run_context, tables, versions
 from crm_assets.defs.common import TenantRun, materialized, new_figure, plot, table_spec
-from crm_assets.defs.customers.assets import calibration_plot, taste_profiles_of
+from crm_assets.defs.customers.assets import PROFILED, calibration_plot, taste_profiles_of
 from crm_assets.logic import recommendations
 from crm_assets.resources.warehouse import replace_run, upsert
 
@@ -33,7 +33,7 @@ def inputs_of(tenant_run: TenantRun) -> recommendations.RecommendationInputs:
     """What the engine works from, read table by table, as of the run's day."""
     warehouse = tenant_run.warehouse
     facts = warehouse.read(
-        "rfm", "customer_rfm", ["customer_id", "population", "frequency", "monetary", "last_order_date"]
+        "rfm", "customer_rfm", ["customer_id", "population", "frequency", "monetary", "last_order_date"], PROFILED
     )
     people = facts.rename(columns={"frequency": "n_qualifying_orders", "monetary": "lifetime_amount_ht"})
     if tenant_run.is_historical:

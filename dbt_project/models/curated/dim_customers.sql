@@ -113,6 +113,7 @@ select
     coalesce(address_refusals.is_refused, false) or coalesce(own_refusals.is_refused, false) as opted_out,
     judged.phone_opt_out,
     judged.post_opt_out,
+    judged.profiling_objected,
     -- People before tills that have an address, then the most recent buyer.
     judged.email is not null
     and row_number() over (

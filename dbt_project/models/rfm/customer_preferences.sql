@@ -87,7 +87,7 @@ budgets as (
         percentile_cont(array[1 / 3.0, 2 / 3.0])
         within group (order by average_order_value::double precision) as tertiles
     from {{ ref('customer_rfm') }}
-    where frequency > 0
+    where frequency > 0 and not profiling_objected
     group by population
 )
 
@@ -119,3 +119,4 @@ from {{ ref('customer_rfm') }} as people
 left join tastes on tastes.customer_id = people.customer_id
 left join prices on prices.customer_id = people.customer_id
 left join budgets on budgets.population = people.population
+where not people.profiling_objected

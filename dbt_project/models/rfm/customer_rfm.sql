@@ -32,6 +32,7 @@ people as (
         customers.customer_id,
         {{ as_of() }} as as_of,
         customers.population,
+        customers.profiling_objected,
         {{ as_of() }} - orders.last_order_date as recency_days,
         coalesce(orders.frequency, 0) as frequency,
         coalesce(spend.monetary, 0) as monetary,
@@ -46,7 +47,8 @@ people as (
     where not customers.is_collective
 ),
 
--- Cut points of each population apart, over those with a qualifying order, by linear interpolation.
+-- Cut points of each population apart, over those with a qualifying order, by linear interpolation. Whoever objects
+-- to profiling is neither scored nor a measure for others.
 cuts as (
     select
         population,
@@ -59,7 +61,7 @@ cuts as (
         percentile_cont(array[0.2, 0.4, 0.6, 0.8]) within group (order by frequency::double precision) as frequency,
         percentile_cont(array[0.2, 0.4, 0.6, 0.8]) within group (order by monetary::double precision) as monetary
     from people
-    where frequency > 0
+    where frequency > 0 and not profiling_objected
     group by population
 ),
 
@@ -73,7 +75,7 @@ edges as (
     {%- endfor %}
 ),
 
--- A customer without an order meets no cuts: its scores are null. An edge belongs to the better class.
+-- A customer without an order, or who objects, meets no cuts: the scores are null. An edge belongs to the better class.
 scored as (
     select
         people.*,
@@ -91,7 +93,8 @@ scored as (
             else 1 + {{ cuts_below('people.monetary::double precision', 'cuts.monetary') }}
         end as m_score
     from people
-    left join cuts on cuts.population = people.population and people.frequency > 0
+    left join cuts
+        on cuts.population = people.population and people.frequency > 0 and not people.profiling_objected
     cross join edges
 )
 
@@ -112,11 +115,13 @@ select
     r_score + f_score + m_score as rfm_score,
     r_score::text || f_score::text || m_score::text as rfm_code,
     case
+        when profiling_objected then 'Not profiled'
         when method is null then 'Prospects'
         {%- for name, condition in segments %}
         when {{ condition }} then '{{ name }}'
         {%- endfor %}
         else 'Others'
     end as segment,
-    method
+    method,
+    profiling_objected
 from scored

@@ -69,6 +69,7 @@ refusals as (
         customer_id,
         bool_or(phone_opt_out) as phone_opt_out,
         bool_or(post_opt_out) as post_opt_out,
+        bool_or(profiling_opt_out) as profiling_objected,
         bool_or(status = 'deceased') as is_deceased,
         bool_or(status = 'do_not_contact') as is_do_not_contact
     from cards
@@ -136,6 +137,7 @@ select
     survivors.opt_in_source,
     coalesce(refusals.phone_opt_out, false) as phone_opt_out,
     coalesce(refusals.post_opt_out, false) as post_opt_out,
+    coalesce(refusals.profiling_objected, false) as profiling_objected,
 
     survivors.customer_id is null as is_inferred
 from codes

@@ -60,7 +60,7 @@ cleaned as (
         source.mobile as raw_mobile,
         {{ client_code('source.client_code') }} as client_code,
         {% for field in ['last_name', 'first_name', 'full_name', 'address', 'postal_code', 'city', 'email_opt_in',
-                         'opt_in_source', 'email_opt_out', 'phone_opt_out', 'post_opt_out'] -%}
+                         'opt_in_source', 'email_opt_out', 'phone_opt_out', 'post_opt_out', 'profiling_opt_out'] -%}
         {{ clean_text('source.' ~ field) }} as {{ field }},
         {% endfor -%}
         {{ date_text('source.opt_in_date') }} as opt_in_date,
@@ -123,7 +123,7 @@ renamed as (
         typed.opt_in_day as opt_in_date,
         typed.opt_in_source,
         -- Whatever is written in a refusal column, short of a clear no, is a refusal.
-        {% for field in ['email_opt_out', 'phone_opt_out', 'post_opt_out'] -%}
+        {% for field in ['email_opt_out', 'phone_opt_out', 'post_opt_out', 'profiling_opt_out'] -%}
         typed.{{ field }} is not null and coalesce({{ parse_bool('typed.' ~ field) }}, true) as {{ field }},
         {% endfor -%}
         -- A two-digit birth year is never in the future.
