@@ -80,6 +80,11 @@ def write_report(warehouse: Warehouse, tenant: Tenant, rules: BusinessRules, run
         decision_of(warehouse, run_id),
         _of_run(warehouse, "gate", "next_actions", run_id, ["eligible", "reason", "scenario"]),
         warehouse.read("rfm", "customer_rfm", ["segment"])["segment"],
+        warehouse.read(
+            "customers",
+            "cluster_profiles",
+            ["population", "cluster_id", "cluster_name", "size", "share", "frequency", "monetary"],
+        ),
         received.assign(quarantined=of_file),
         planned,
         _of_run(

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from crm_assets import rendering
+from crm_assets.logic import customers
 from crm_assets.rules import BusinessRules
 from crm_assets.tenants import Tenant
 
@@ -42,12 +43,20 @@ def segment_chart(segments: pd.Series, locale: str) -> dict[str, str]:
     return {"svg_base64": base64.b64encode(svg.encode()).decode(), "facts": facts}
 
 
+def cluster_label(name: str, locale: str) -> str:
+    """A cluster's English name (`customers.cluster_profiles`) in the estate's language."""
+    words, number = customers.cluster_words(name)
+    said = ", ".join(rendering.texts(locale)["cluster_word"][word] for word in words)
+    return f"{said[:1].upper()}{said[1:]}{f' ({number})' if number else ''}"
+
+
 def weekly_report(
     tenant: Tenant,
     rules: BusinessRules,
     decision: Mapping[str, Any],
     actions: pd.DataFrame,
     segments: pd.Series,
+    clusters: pd.DataFrame,
     received: pd.DataFrame,
     planned: pd.DataFrame,
     quality: pd.DataFrame,
@@ -55,7 +64,7 @@ def weekly_report(
     """The report's HTML.
 
     `decision`: a row of gate.decisions; `actions`: gate.next_actions of that run; `segments`: one per
-    customer; `received`: path, status, reason, row_count of raw.files with `quarantined` rows; `planned`:
+    customer; `clusters`: customers.cluster_profiles; `received`: path, status, reason, row_count of raw.files with `quarantined` rows; `planned`:
     campaign, occurrence, batches, messages, holdout; `quality`: audit.data_quality of that run.
     """
     quality_rows = [
@@ -82,6 +91,10 @@ def weekly_report(
         reasons=_tally(actions.loc[~actions["eligible"].astype(bool), "reason"]),
         batches=planned.to_dict("records"),
         chart=segment_chart(segments, tenant.locale),
+        clusters=[
+            {**row, "name": cluster_label(row["cluster_name"], tenant.locale)}
+            for row in clusters.sort_values(["population", "cluster_id"], kind="stable").to_dict("records")
+        ],
         files=files,
         quality=quality_rows,
         min_quality=rules.circuit_breaker.min_score,

@@ -13,7 +13,7 @@ import pytest
 from crm_assets import rendering, tables
 from crm_assets import rules as rules_module
 from crm_assets.campaigns import forbidden_words
-from crm_assets.logic import audit, exports, gate, reports
+from crm_assets.logic import audit, customers, exports, gate, reports
 from tests.logic import estate
 from tests.logic.estate import item, items
 
@@ -140,11 +140,22 @@ def test_the_same_run_is_the_same_bytes() -> None:
     assert written() == written(items=ITEMS.iloc[::-1], actions=ACTIONS.iloc[::-1], findings=FINDINGS.iloc[::-1])
 
 
+CLUSTERS = pd.DataFrame(
+    [
+        ("professional", "professional_01", "Average", 30, 1.0, 4.5, 1999.5),
+        ("private", "private_02", "Low spending, lapsed (02)", 1200, 0.25, 1.0, 60.0),
+        ("private", "private_01", "High spending, frequent", 3600, 0.75, 11.0, 4093.2),
+    ],
+    columns=["population", "cluster_id", "cluster_name", "size", "share", "frequency", "monetary"],
+)
+
+
 def report(locale: str, **changes: Any) -> str:
     given: dict[str, Any] = {
         "decision": DECISION,
         "actions": ACTIONS,
         "segments": pd.Series(["Champions", "Champions", "Prospects"]),
+        "clusters": CLUSTERS,
         "received": pd.DataFrame(
             [
                 ("ventes.csv", "loaded", None, 1234, 7),
@@ -220,12 +231,38 @@ def test_an_estate_without_files_plans_or_customers() -> None:
     nothing = {
         "actions": ACTIONS.iloc[:0],
         "segments": pd.Series([], dtype="str"),
+        "clusters": CLUSTERS.iloc[:0],
         "received": pd.DataFrame(columns=["path", "status", "reason", "row_count", "quarantined"]),
         "planned": pd.DataFrame(columns=["campaign", "occurrence", "batches", "messages", "holdout"]),
     }
     html = report("fr", **nothing)
     assert "Aucun fichier." in html
     assert "Aucun lot préparé." in html
+
+
+@pytest.mark.parametrize(
+    ("locale", "names"),
+    [
+        ("fr", ["Gros achats, commandes fréquentes", "Petits achats, absents depuis longtemps (02)", "Profil moyen"]),
+        ("en", ["High spending, frequent", "Low spending, lapsed (02)", "Average"]),
+        (
+            "de",
+            ["Hoher Umsatz, häufige Bestellungen", "Geringer Umsatz, lange nicht bestellt (02)", "Durchschnittlich"],
+        ),
+    ],
+)
+def test_clusters_are_named_in_the_estates_language(locale: str, names: list[str]) -> None:
+    html = report(locale)
+    places = [html.index(f"<td>{name}</td>") for name in names]
+    assert places == sorted(places), "private customers first, by id"
+
+
+@pytest.mark.parametrize("locale", ["fr", "en", "de"])
+def test_every_word_of_a_cluster_has_its_own_in_every_language(locale: str) -> None:
+    words = rendering.texts(locale)["cluster_word"]
+    assert set(words) == set(customers.CLUSTER_WORDS)
+    assert len(set(words.values())) == len(words)
+    assert set(rendering.texts(locale)["population"]) == set(customers.POPULATIONS)
 
 
 @pytest.mark.parametrize("locale", ["fr", "en", "de"])

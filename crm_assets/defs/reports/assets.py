@@ -35,6 +35,7 @@ def _row(run_id: str, kind: str, path: Path, home: Path) -> dict[str, Any]:
         ("curated", "file_accounting"),
         ("raw", "files"),
         ("rfm", "customer_rfm"),
+        ("customers", "cluster_profiles"),
     ],
 )
 def reports_documents(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg.MaterializeResult[Any]:
