@@ -195,6 +195,7 @@ class Clusters(Section):
     k_min: int
     k_max: int
     starts: int
+    deviations_max: float
     stability_min: float
     stability_resamples: int
     smallest_share_min: float

@@ -38,6 +38,10 @@ TRIGGER_TAG = "crm/trigger"
 AFTER_REFRESH = "after-refresh"
 STAGES = tuple(TENANT_SCHEMAS)
 
+# In `where` of curated.dim_customers and rfm.customer_rfm: who may be scored, clustered, predicted and recommended to
+# (spec.md §4.4, a person who objects to profiling).
+PROFILED = "not profiling_objected"
+
 
 def column_schema(table: sa.Table) -> dg.TableSchema:
     """A table's columns as Dagster shows them."""

@@ -175,6 +175,7 @@ _NAME_WORDS = {
     "diversity": ("single taste", "varied taste"),
 }
 _UNREMARKABLE = "average"
+CLUSTER_WORDS = [*(word for pair in _NAME_WORDS.values() for word in pair), _UNREMARKABLE]
 _REMARKABLE = 0.25  # standard deviations from the population's mean: less is not worth a word
 
 
@@ -235,10 +236,12 @@ def cluster_customers(
         matrix = members[CLUSTER_FEATURES].to_numpy(dtype="float64")
         mean, deviation = matrix.mean(axis=0), matrix.std(axis=0)
         deviation = np.where(deviation > 0, deviation, 1.0)
+        # A trait that few have (a second family, where nearly all buy one) would be a cluster of its own.
+        scaled = np.clip((matrix - mean) / deviation, -rules.clusters.deviations_max, rules.clusters.deviations_max)
         known = _known_clusters(previous, population)
         # One thread: sums add up in one order, on any machine.
         with threadpool_limits(limits=1):
-            labels, chosen = _fit(np.round((matrix - mean) / deviation, 9), len(known.ids), rules.clusters)
+            labels, chosen = _fit(np.round(scaled, 9), len(known.ids), rules.clusters)
         centroids = np.stack([matrix[labels == label].mean(axis=0) for label in range(labels.max() + 1)])
         ids, last_number = _stable_ids(centroids, deviation, population, known, rules.clusters.match_distance_max)
         own = natural.loc[members["customer_id"], CLUSTER_FEATURES].astype("float64").reset_index(drop=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from crm_assets import rules as rules_module
 from crm_assets.logic import customers
 from crm_assets.logic.customers import AROMA_AXES, CLUSTER_FEATURES
 
+ROOT = Path(__file__).resolve().parents[2]
 AS_OF = date(2025, 12, 31)
 RULES = rules_module.load()
 
@@ -193,9 +197,110 @@ def test_ids_stay_when_customers_change_and_rows_move() -> None:
 def test_a_cluster_without_a_partner_gets_a_number_nobody_had() -> None:
     rfm, preferences = estate(180)
     first = customers.cluster_customers(rfm, preferences, None, RULES)
-    two = first.profiles.iloc[:2].assign(cluster_id=["private_04", "private_09"])
+    two = first.profiles.iloc[:2].assign(cluster_id=["private_04", "private_09"], last_number=12)
     second = customers.cluster_customers(rfm, preferences, two, RULES)
-    assert second.profiles["cluster_id"].tolist() == ["private_04", "private_09", "private_10"]
+    assert second.profiles["cluster_id"].tolist() == ["private_04", "private_09", "private_13"]
+    assert second.profiles["last_number"].tolist() == [13, 13, 13]
+
+
+def centroid(**changes: float) -> np.ndarray:
+    """A centroid in logs, one standard deviation (1.0) per unit."""
+    values = dict.fromkeys(CLUSTER_FEATURES, 3.0) | changes
+    return np.array([values[feature] for feature in CLUSTER_FEATURES])
+
+
+def ids_after(new: list[np.ndarray], old: dict[str, np.ndarray], last_number: int) -> list[str]:
+    known = customers._KnownClusters(list(old), [""] * len(old), np.array(list(old.values())), last_number)
+    found, _ = customers._stable_ids(np.array(new), np.ones(6), "private", known, 1.0)
+    return found
+
+
+def test_of_a_cluster_that_splits_the_nearer_half_keeps_the_id() -> None:
+    old = {"private_01": centroid(monetary=6.0), "private_02": centroid(monetary=3.0)}
+    new = [centroid(monetary=3.6), centroid(monetary=2.8), centroid(monetary=6.1)]
+    assert ids_after(new, old, 2) == ["private_03", "private_02", "private_01"]
+
+
+def test_the_id_of_a_cluster_that_vanishes_goes_to_nobody() -> None:
+    """The third group is gone, another has come far from it: as many as before, and yet no match."""
+    old = {"private_01": centroid(monetary=6.0), "private_02": centroid(), "private_03": centroid(recency_days=7.0)}
+    new = [centroid(monetary=6.1), centroid(), centroid(frequency=6.0)]
+    assert ids_after(new, old, 3) == ["private_01", "private_02", "private_04"]
+    # Next time the vanished number is known by nothing but the highest ever given.
+    del old["private_03"]
+    assert ids_after([*new, centroid(recency_days=7.0)], old, 4)[-2:] == ["private_05", "private_06"]
+
+
+def test_a_name_stays_while_it_is_true() -> None:
+    named = customers._KnownClusters(["private_01"], ["Frequent, recent"], np.zeros((1, 6)), 1)
+    z = np.array([[-0.5, 0.6, 1.5, 1.2, 0.0, 0.0]])  # recency, frequency, monetary, order value, interval, diversity
+    assert customers._names(z, ["private_01"], named) == ["Frequent, recent"]
+    z[0, 0] = 0.1
+    assert customers._names(z, ["private_01"], named) == ["High spending, large orders"]
+    assert customers._names(z, ["private_02"], named) == ["High spending, large orders"]
+
+
+def test_names_say_only_what_is_remarkable_and_differ() -> None:
+    nobody = customers._KnownClusters([], [], np.empty((0, 6)), 0)
+    z = np.array([[0.1] * 6, [0, 0, 0.3, 0, 0, 0], [0, 0, 0.4, 0, 0, 0], [1.0, 0, 0.9, 0, 0, 0.5]])
+    names = customers._names(z, [f"private_0{n}" for n in range(1, 5)], nobody)
+    assert names == ["Average", "High spending", "High spending (03)", "High spending, lapsed"]
+    assert customers.cluster_words(names[2]) == (["high spending"], "03")
+
+
+def test_of_a_rhythm_that_most_do_not_have_nothing_is_said() -> None:
+    rfm, preferences = estate(180)
+    found = customers.cluster_customers(rfm, preferences, None, RULES)
+    once = found.profiles.loc[found.profiles["frequency"] == 1, "cluster_name"].item()
+    assert "rhythm" not in once
+
+
+def level(*measured: tuple[int, float, float, float]) -> list[dict[str, Any]]:
+    return [
+        {"k": k, "silhouette": silhouette, "stability": stability, "smallest_share": share}
+        for k, silhouette, stability, share in measured
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tried", "last_k", "k", "relaxed"),
+    [
+        (level((3, 0.50, 0.70, 0.3), (4, 0.40, 0.90, 0.3), (5, 0.45, 0.99, 0.04)), 0, 4, []),
+        (level((3, 0.40, 0.90, 0.3), (4, 0.415, 0.86, 0.3), (5, 0.41, 0.95, 0.3)), 0, 5, []),  # level: most stable
+        (level((3, 0.40, 0.90, 0.3), (4, 0.415, 0.86, 0.3), (5, 0.41, 0.95, 0.3)), 4, 4, []),  # level: the last one
+        (level((3, 0.30, 0.90, 0.3), (4, 0.415, 0.86, 0.3)), 3, 4, []),  # not level: the last one does not hold on
+        (level((3, 0.40, 0.80, 0.3), (4, 0.415, 0.84, 0.3), (5, 0.5, 0.95, 0.01)), 0, 4, ["stability"]),
+        (level((3, 0.40, 0.90, 0.02), (4, 0.4, 0.84, 0.01)), 0, 3, ["smallest_share"]),
+        (level((3, 0.40, 0.80, 0.02), (4, 0.4, 0.84, 0.01)), 0, 4, ["stability", "smallest_share"]),
+    ],
+)
+def test_k_is_stable_and_large_before_it_is_well_separated(
+    tried: list[dict[str, Any]], last_k: int, k: int, relaxed: list[str]
+) -> None:
+    best, given_up = customers._choose(tried, last_k, RULES.clusters)
+    assert (best["k"], given_up) == (k, relaxed)
+
+
+def test_the_thread_limit_binds_scikit_learn_too() -> None:
+    """It binds the pools that are loaded when it is set: with two threads sums add up in any order."""
+    script = """
+import sys, threadpoolctl
+real = threadpoolctl.threadpool_limits
+def limits(limits):
+    assert "sklearn.cluster" in sys.modules, "not loaded yet"
+    print("limited", limits)
+    return real(limits=limits)
+threadpoolctl.threadpool_limits = limits
+import pandas as pd
+from crm_assets import rules
+from crm_assets.logic import customers
+columns = ["recency_days", "frequency", "monetary", "average_order_value", "mean_interval_days"]
+rfm = pd.DataFrame({"customer_id": ["a", "b"], "population": "private"} | dict.fromkeys(columns, 1.0))
+customers.cluster_customers(rfm, rfm[["customer_id"]].assign(diversity=0.5), None, rules.load())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "limited 1\n"
 
 
 def test_clusters_do_not_depend_on_row_order_and_repeat() -> None:

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
 from crm_assets import tables
 from crm_assets.defs.common import (
+    PROFILED,
     TenantRun,
     materialized,
     new_figure,
@@ -21,10 +23,7 @@ from crm_assets.defs.common import (
     tenant_asset,
 )
 from crm_assets.logic import customers
-
-# In `where` of curated.dim_customers and rfm.customer_rfm: who may be scored, clustered, predicted and recommended to
-# (spec.md §4.4, a person who objects to profiling).
-PROFILED = "not profiling_objected"
+from crm_assets.rules import Clusters as ClusterRules
 
 
 def write_present(tenant_run: TenantRun, table: sa.Table, frame: pd.DataFrame) -> dict[str, Any]:
@@ -97,32 +96,114 @@ def clusters(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> Iterat
         tenant_run,
         **written,
         choice_of_k=dg.JsonMetadataValue(found.quality),
+        tried=tried_table(found.quality),
     )
-    shown = {"profile": profile_plot(found.profiles)} if len(found.profiles) else {}
+    shown: dict[str, Any] = {}
+    if len(found.profiles):
+        shown["profile"] = profile_plot(found.profiles)
+    if any(quality.get("tried") for quality in found.quality.values()):
+        shown["choice_of_k"] = choice_plot(found.quality, tenant_run.rules.clusters)
     yield materialized(len(found.profiles), tables.cluster_profiles, tenant_run, **written, **shown)
 
 
+# Centroid features as the plot heads them, with their unit.
+_FEATURE_HEADS = {
+    "recency_days": "days since\nlast order",
+    "frequency": "orders",
+    "monetary": "spend\nEUR HT",
+    "average_order_value": "EUR HT\nper order",
+    "mean_interval_days": "days between\norders",
+    "diversity": "variety of\nfamilies, 0..1",
+}
+
+
 def profile_plot(profiles: pd.DataFrame) -> dg.MarkdownMetadataValue:
-    """Clusters × features: medians in natural units, coloured by how far they lie from the mean of the
-    clusters.
+    """Per population, clusters × features: medians in natural units, on the colour of the centroid's distance
+    from the population's mean, in the spread of the clusters.
     """
-    features = customers.CLUSTER_FEATURES
-    medians = profiles[features].astype("float64")
-    spread = medians.std(ddof=0).replace(0.0, 1.0)
-    colours = ((medians - medians.mean()) / spread).fillna(0.0)
-    figure = new_figure(10, 1.2 + 0.42 * len(profiles))
-    axes = figure.subplots()
-    axes.imshow(colours.to_numpy(), cmap="RdBu_r", vmin=-2, vmax=2, aspect="auto")
-    axes.set_xticks(range(len(features)), [name.replace("_", "\n") for name in features], fontsize=8)
-    labels = profiles["cluster_id"] + "  " + profiles["cluster_name"] + " · " + profiles["size"].astype(str)
-    axes.set_yticks(range(len(profiles)), labels.tolist(), fontsize=8)
-    shades = colours.to_numpy()
-    for row, values in enumerate(medians.to_numpy()):
-        for column, value in enumerate(values):
-            text = "" if value != value else f"{value:.2f}" if features[column] == "diversity" else f"{value:,.0f}"
-            is_dark = abs(shades[row, column]) > 1.1
-            axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if is_dark else "black")
-    axes.set_title("Median of each cluster")
+    features = list(_FEATURE_HEADS)
+    groups = list(profiles.groupby("population", sort=True))
+    figure = new_figure(11, sum(1.15 + 0.5 * len(group) for _, group in groups))
+    panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=[1 + len(group) for _, group in groups])
+    for axes, (population, group) in zip(panels[:, 0], groups, strict=True):
+        centroids, share = np.array(group["centroid"].tolist(), dtype="float64"), group["share"].to_numpy()
+        apart = centroids - np.average(centroids, axis=0, weights=share)
+        spread = np.sqrt(np.average(apart**2, axis=0, weights=share))
+        shades = np.divide(apart, spread, out=np.zeros_like(apart), where=spread > 1e-9)
+        medians = group[features].to_numpy(dtype="float64")
+        axes.imshow(np.where(np.isnan(medians), 0.0, shades), cmap="RdBu_r", vmin=-2.2, vmax=2.2, aspect="auto")
+        axes.set_xticks(range(len(features)), list(_FEATURE_HEADS.values()), fontsize=9)
+        axes.xaxis.tick_top()
+        labels = [
+            f"{row.cluster_name}\n{row.cluster_id} · {row.size:,} customers · {row.share:.0%}"
+            for row in group.itertuples()
+        ]
+        axes.set_yticks(range(len(group)), labels, fontsize=9)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        for row, column in np.ndindex(medians.shape):
+            value = medians[row, column]
+            text = "" if np.isnan(value) else f"{value:.2f}" if features[column] == "diversity" else f"{value:,.0f}"
+            colour = "white" if abs(shades[row, column]) > 1.3 else "black"
+            axes.text(column, row, text, ha="center", va="center", fontsize=10, color=colour)
+        axes.set_title(_headline(str(population), group), loc="left", fontsize=11, fontweight="bold")
+    panels[-1, 0].set_xlabel("red: above the population's mean · blue: below it", fontsize=9, color="#666666")
+    return plot(figure)
+
+
+def _headline(population: str, group: pd.DataFrame) -> str:
+    """How many customers in how many clusters, and how far they are to be trusted."""
+    said = [f"{population}: {int(group['size'].sum()):,} customers in {len(group)} clusters (medians)"]
+    stability, silhouette = group["stability"].iloc[0], group["silhouette"].iloc[0]
+    if pd.notna(stability):
+        said.append(f"stability {stability:.2f}, silhouette {silhouette:.2f}")
+    return " · ".join(said)
+
+
+def tried_table(quality: dict[str, dict[str, Any]]) -> dg.MarkdownMetadataValue:
+    """Every k that was tried, and why the chosen one."""
+    lines = [
+        "| population | k | silhouette | stability | least stable pair | smallest share | |",
+        "|---|--:|--:|--:|--:|--:|---|",
+    ]
+    for population, found in quality.items():
+        relaxed = ", ".join(found["relaxed"])
+        chosen = f"chosen, in spite of its {relaxed}" if relaxed else "chosen"
+        for tried in found.get("tried", []):
+            lines.append(
+                f"| {population} | {tried['k']} | {tried['silhouette']:.3f} | {tried['stability']:.3f} |"
+                f" {tried['stability_lowest']:.3f} | {tried['smallest_share']:.1%} |"
+                f" {chosen if tried['k'] == found['k'] else ''} |"
+            )
+        if not found.get("tried"):
+            lines.append(f"| {population} | {found['k']} | | | | | {found['customers']} customers: nothing measured |")
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def choice_plot(quality: dict[str, dict[str, Any]], rules: ClusterRules) -> dg.MarkdownMetadataValue:
+    """Silhouette, stability and smallest share against k, with the thresholds; a ring around what was chosen."""
+    measures = {
+        "silhouette": ("silhouette", None),
+        "stability": ("stability (mean ARI of resamples)", rules.stability_min),
+        "smallest_share": ("share of the smallest cluster", rules.smallest_share_min),
+    }
+    figure = new_figure(11, 3)
+    for axes, (measure, (title, threshold)) in zip(figure.subplots(1, len(measures)), measures.items(), strict=True):
+        for population, found in quality.items():
+            tried = found.get("tried", [])
+            if not tried:
+                continue
+            drawn = axes.plot([t["k"] for t in tried], [t[measure] for t in tried], marker="o", label=population)
+            best = next(t for t in tried if t["k"] == found["k"])
+            axes.plot(best["k"], best[measure], "o", markersize=14, fillstyle="none", color=drawn[0].get_color())
+        if threshold is not None:
+            axes.axhline(threshold, color="#999999", linestyle="--", linewidth=1)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("k")
+        axes.margins(0.1, 0.15)
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False, fontsize=9)
     return plot(figure)
 
 

@@ -2,8 +2,7 @@
 
 import dagster as dg
 
-from crm_assets.defs.common import TenantRun, tenant_check
-from crm_assets.defs.customers.assets import PROFILED
+from crm_assets.defs.common import PROFILED, TenantRun, tenant_check
 from crm_assets.logic import customers
 
 

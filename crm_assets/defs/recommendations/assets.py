@@ -11,8 +11,8 @@ import dagster as dg
 import pandas as pd
 
 from crm_assets import activation, run_context, tables, versions
-from crm_assets.defs.common import TenantRun, materialized, new_figure, plot, table_spec
-from crm_assets.defs.customers.assets import PROFILED, calibration_plot, taste_profiles_of
+from crm_assets.defs.common import PROFILED, TenantRun, materialized, new_figure, plot, table_spec
+from crm_assets.defs.customers.assets import calibration_plot, taste_profiles_of
 from crm_assets.logic import recommendations
 from crm_assets.resources.warehouse import replace_run, upsert
 
