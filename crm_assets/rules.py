@@ -200,6 +200,7 @@ class Clusters(Section):
     stability_resamples: int
     smallest_share_min: float
     silhouette_tolerance: float
+    stability_tolerance: float
     match_distance_max: float
     sample_max: int
     silhouette_sample: int

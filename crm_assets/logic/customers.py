@@ -298,8 +298,9 @@ def _fit(scaled: Floats, last_k: int, rules: ClusterRules) -> tuple[Ints, dict[s
     (von Luxburg 2010, "Clustering stability"). A k qualifies when it is stable and its smallest cluster large
     enough. Silhouettes closer than `silhouette_tolerance` to the best are level: of those the last run's k,
     else the most stable. When none qualifies, the criterion given up is named in `relaxed`: stability first
-    (the most stable k with large enough clusters), then the smallest share, then both. Under 3·k_min
-    customers k = n // 3 (at least 1), and nothing is measured.
+    (of the most stable k with large enough clusters, level within `stability_tolerance`, the last run's, else the
+    fewest), then the smallest share, then both. Under 3·k_min customers k = n // 3 (at least 1), and nothing is
+    measured.
     """
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score, silhouette_score
@@ -361,11 +362,12 @@ def _choose(tried: list[dict[str, Any]], last_k: int, rules: ClusterRules) -> tu
         silhouette = max(t["silhouette"] for t in both) - rules.silhouette_tolerance
         level = [t for t in both if t["silhouette"] >= silhouette]
         return max(level, key=lambda t: (t["k"] == last_k, t["stability"], -t["k"])), []
-    if large:
-        return max(large, key=lambda t: (t["stability"], -t["k"])), ["stability"]
-    if stable:
+    if stable and not large:
         return max(stable, key=lambda t: (t["smallest_share"], -t["k"])), ["smallest_share"]
-    return max(tried, key=lambda t: (t["stability"], -t["k"])), ["stability", "smallest_share"]
+    stability = max(t["stability"] for t in large or tried) - rules.stability_tolerance
+    level = [t for t in large or tried if t["stability"] >= stability]
+    best = max(level, key=lambda t: (t["k"] == last_k, -t["k"]))
+    return best, ["stability"] if large else ["stability", "smallest_share"]
 
 
 @dataclass(frozen=True)

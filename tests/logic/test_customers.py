@@ -269,9 +269,11 @@ def level(*measured: tuple[int, float, float, float]) -> list[dict[str, Any]]:
         (level((3, 0.40, 0.90, 0.3), (4, 0.415, 0.86, 0.3), (5, 0.41, 0.95, 0.3)), 0, 5, []),  # level: most stable
         (level((3, 0.40, 0.90, 0.3), (4, 0.415, 0.86, 0.3), (5, 0.41, 0.95, 0.3)), 4, 4, []),  # level: the last one
         (level((3, 0.30, 0.90, 0.3), (4, 0.415, 0.86, 0.3)), 3, 4, []),  # not level: the last one does not hold on
-        (level((3, 0.40, 0.80, 0.3), (4, 0.415, 0.84, 0.3), (5, 0.5, 0.95, 0.01)), 0, 4, ["stability"]),
+        (level((3, 0.40, 0.70, 0.3), (4, 0.415, 0.84, 0.3), (5, 0.5, 0.95, 0.01)), 0, 4, ["stability"]),
+        (level((3, 0.40, 0.80, 0.3), (4, 0.415, 0.84, 0.3), (5, 0.5, 0.82, 0.3)), 0, 3, ["stability"]),  # level: fewest
+        (level((3, 0.40, 0.80, 0.3), (4, 0.415, 0.84, 0.3), (5, 0.5, 0.82, 0.3)), 5, 5, ["stability"]),
         (level((3, 0.40, 0.90, 0.02), (4, 0.4, 0.84, 0.01)), 0, 3, ["smallest_share"]),
-        (level((3, 0.40, 0.80, 0.02), (4, 0.4, 0.84, 0.01)), 0, 4, ["stability", "smallest_share"]),
+        (level((3, 0.40, 0.70, 0.02), (4, 0.4, 0.84, 0.01)), 0, 4, ["stability", "smallest_share"]),
     ],
 )
 def test_k_is_stable_and_large_before_it_is_well_separated(
