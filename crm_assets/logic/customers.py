@@ -69,6 +69,18 @@ def wine_aromas(products: pd.DataFrame) -> pd.DataFrame:
     return by_wine.sort_index()
 
 
+def net_purchases(purchases: pd.DataFrame) -> pd.DataFrame:
+    """`rfm.purchases` (customer_id, wine_id, amount_ht, net_amount_ht, …) with the amounts of each customer's wine
+    brought to its net: what was partly returned weighs by what was kept, and no more.
+    """
+    rows = purchases.sort_values(["customer_id", "wine_id", "order_id"], kind="stable")
+    pair = rows.groupby(["customer_id", "wine_id"], sort=False).ngroup().to_numpy(dtype="int64")
+    amount = rows["amount_ht"].to_numpy(dtype="float64")
+    gross = totals(pair, amount, int(pair.max(initial=-1)) + 1)[pair]
+    net = np.maximum(rows["net_amount_ht"].to_numpy(dtype="float64"), 0.0)
+    return rows.assign(amount_ht=amount * np.divide(net, gross, out=np.zeros(len(rows)), where=gross > 0))
+
+
 def taste_profiles(
     customers: pd.DataFrame,
     purchases: pd.DataFrame,

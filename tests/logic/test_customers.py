@@ -60,6 +60,43 @@ def test_taste_is_the_weighted_mean_shrunk_to_the_estate() -> None:
     assert found["aroma_body"].tolist() == [0.5, 0.5, 0.5]
 
 
+def test_what_was_partly_returned_weighs_by_what_was_kept() -> None:
+    bought = purchases(("a", "w5", "o1", 0, 90.0), ("a", "w5", "o2", 9, 30.0), ("a", "w1", "o3", 0, 60.0))
+    bought["net_amount_ht"] = [60.0, 60.0, 60.0]
+    found = customers.net_purchases(bought.sample(frac=1, random_state=1)).set_index("order_id")["amount_ht"]
+    assert found.to_dict() == {"o1": 45.0, "o2": 15.0, "o3": 60.0}
+    assert customers.net_purchases(bought.iloc[:0])["amount_ht"].tolist() == []
+
+
+def test_taste_is_what_plain_loops_find() -> None:
+    """spec.md §4.2, once more, one number at a time."""
+    chance = np.random.default_rng(7)
+    grades = {f"w{n}": float(chance.integers(1, 6)) for n in range(5)} | {"plain": None}
+    lines = [(line // 2, str(chance.choice(list(grades))), 10.0 + line) for line in range(90)]
+    rows = [(f"c{order % 7}", wine, f"o{order}", 37 * order, amount) for order, wine, amount in lines]
+    found = customers.taste_profiles(
+        people(*(f"c{n}" for n in range(8))), purchases(*rows), products(**grades), AS_OF, RULES
+    ).set_index("customer_id")
+
+    def mean(lines: list[tuple[str, str, str, int, float]]) -> float:
+        weights = [amount * math.exp(-day / 730) for _, _, _, day, amount in lines]
+        return sum(w * (grades[line[1]] or 0) / 5 for w, line in zip(weights, lines, strict=True)) / sum(weights)
+
+    estate_mean = mean([row for row in rows if grades[row[1]] is not None])
+    for customer, profile in found.iterrows():
+        own = [row for row in rows if row[0] == customer]
+        known = [row for row in own if grades[row[1]] is not None]
+        n_orders = len({row[2] for row in known})
+        expected = (n_orders * mean(known) + 2 * estate_mean) / (n_orders + 2) if known else estate_mean
+        spend = sum(row[4] for row in own)
+        confidence = min(1, len({row[2] for row in own}) / 10) * (sum(row[4] for row in known) / spend if spend else 0)
+        assert profile["aroma_fruit"] == pytest.approx(expected, abs=1e-6)
+        assert profile["confidence"] == pytest.approx(confidence, abs=1e-6)
+        level = "Low" if confidence < 0.45 else "Medium" if confidence < 0.70 else "High"
+        assert profile["confidence_level"] == level
+    assert set(found["confidence_level"]) == {"Low", "Medium"}
+
+
 def test_taste_confidence_is_orders_times_described_share() -> None:
     rows = [("a", "w", f"o{n}", n, 10.0) for n in range(5)]
     rows += [("b", "w", f"p{n}", n, 10.0) for n in range(12)] + [("b", "plain", "p0", 0, 40.0)]

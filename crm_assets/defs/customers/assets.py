@@ -39,8 +39,8 @@ def taste_profiles_of(tenant_run: TenantRun) -> pd.DataFrame:
     """Taste profiles as of the run's day, computed."""
     warehouse = tenant_run.warehouse
     people = warehouse.read("curated", "dim_customers", ["customer_id"], f"not is_collective and {PROFILED}")
-    columns = ["customer_id", "wine_id", "order_id", "sale_date", "amount_ht"]
-    purchases = warehouse.read("rfm", "purchases", columns)
+    columns = ["customer_id", "wine_id", "order_id", "sale_date", "amount_ht", "net_amount_ht"]
+    purchases = customers.net_purchases(warehouse.read("rfm", "purchases", columns))
     products = warehouse.read(
         "curated", "dim_products", ["product_key", "wine_id", "is_inferred", *customers.AROMA_AXES]
     )
