@@ -222,6 +222,12 @@ class Predictions(Section):
     prior_orders: float
     min_customers: int
     min_history_days: int
+    sample_max: int
+    min_gain: float
+    learning_cuts: int
+    learning_min_positives: int
+    holdout_auc_min: float
+    holdout_total_factor: float
 
 
 class ComponentWeights(Section):
@@ -274,6 +280,71 @@ class Recommendations(Section):
     season_tags: dict[str, list[int]]
     weights: ScenarioWeights
     multipliers: Multipliers
+
+
+class Recipe(Section):
+    """How a ranker is made; see `logic.ranking.Ranker` for what each weight does.
+
+    memory_days, scale: of a customer's history; order_memory_days: of the orders learned from; penalty: of the
+    ridge, in mean diagonals of its Gram matrix; personal, copurchase, popularity: what is added to the ridge.
+    """
+
+    scale: Literal["orders", "length"]
+    memory_days: float
+    order_memory_days: float
+    penalty: float
+    personal: float
+    copurchase: float
+    popularity: float
+
+
+class Tuning(Section):
+    max_orders: int
+    max_products: int
+    max_customers: int
+    min_customers: int
+    least_gain: float
+    scale: list[Literal["orders", "length"]]
+    memory_days: list[float]
+    order_memory_days: list[float]
+    penalty: list[float]
+    personal: list[float]
+    copurchase: list[float]
+    popularity: list[float]
+
+
+class RerankerRules(Section):
+    min_orders: int
+    orders_per_cut: int
+    cuts: int
+    iterations: int
+    learning_rate: float
+    leaves: int
+    leaf_candidates: int
+    l2: float
+    seed: int
+
+
+class BacktestRules(Section):
+    tops: list[int]
+    judged_by: int
+    max_customers: int
+    shortest_window_days: int
+    windows_in_history: int
+
+
+class Ranking(Section):
+    prior_orders: float
+    max_orders: int
+    max_products: int
+    least_popularity: float
+    new_product_orders: float
+    recipe: Recipe
+    tuning: Tuning
+    candidates_repeat: int
+    candidates_explore: int
+    reranker: RerankerRules
+    backtest: BacktestRules
 
 
 class Permission(Section):
@@ -362,6 +433,7 @@ class BusinessRules(Section):
     clusters: Clusters
     predictions: Predictions
     recommendations: Recommendations
+    ranking: Ranking
     permission: Permission
     audit: Audit
     circuit_breaker: CircuitBreaker
