@@ -74,7 +74,7 @@ def net_purchases(purchases: pd.DataFrame) -> pd.DataFrame:
     brought to its net: what was partly returned weighs by what was kept, and no more.
     """
     rows = purchases.sort_values(["customer_id", "wine_id", "order_id"], kind="stable")
-    pair = rows.groupby(["customer_id", "wine_id"], sort=False).ngroup().to_numpy(dtype="int64")
+    pair = rows.groupby(["customer_id", "wine_id"], sort=False).ngroup().to_numpy().astype(np.int64)
     amount = rows["amount_ht"].to_numpy(dtype="float64")
     gross = totals(pair, amount, int(pair.max(initial=-1)) + 1)[pair]
     net = np.maximum(rows["net_amount_ht"].to_numpy(dtype="float64"), 0.0)
