@@ -8,13 +8,17 @@ argument, and the order of the input rows never changes a result. RFM scores and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields
 from datetime import date
+from functools import cached_property
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
+
+from crm_assets.logic.purchase_models import BetaGeometric, FitError, ParetoNBD, PurchaseModel
 
 if TYPE_CHECKING:
     from crm_assets.rules import BusinessRules
@@ -28,6 +32,7 @@ AROMA_MAX = 5.0  # the catalogue grades every axis 1..5
 POPULATIONS = ["private", "professional"]
 METHOD_RATE = "rate_with_dropout"
 METHOD_NO_ORDER = "no_order"
+PURCHASE_MODELS = (BetaGeometric.name, ParetoNBD.name)
 DECIMALS = 6  # what is written: enough to tell customers apart, few enough to be the same on every machine
 
 
@@ -488,7 +493,8 @@ def _is_true(name: str, z: Floats) -> bool:
     return not number and all(word in signs and z[signs[word][0]] * signs[word][1] >= _REMARKABLE for word in words)
 
 
-# Prediction (spec.md §4.4)
+# Prediction (spec.md §4.4): what order dates say, and the purchase models that read them. Measured, learned and
+# valued in `predictions.py`.
 
 
 @dataclass(frozen=True)
@@ -509,6 +515,18 @@ class OrderHistory:
         """Mean days between order days; NaN under two of them."""
         gaps = self.n_days - 1
         return np.divide(self.last - self.first, gaps, out=np.full(len(gaps), np.nan), where=gaps > 0)
+
+    def of(self, members: Ints) -> OrderHistory:
+        """The same of some positions, in their order."""
+        return OrderHistory(*(getattr(self, field.name)[members] for field in fields(self)))
+
+    def purchases(self, until: int) -> tuple[Floats, Floats, Floats]:
+        """x, t_x and age in days, as `purchase_models` reads them; several orders of one day are one."""
+        return (
+            (self.n_days - 1).astype("float64"),
+            (self.last - self.first).astype("float64"),
+            (until - self.first).astype("float64"),
+        )
 
 
 def order_history(customer: Ints, day: Ints, amount: Floats, n: int, until: int) -> OrderHistory:
@@ -533,15 +551,52 @@ def order_history(customer: Ints, day: Ints, amount: Floats, n: int, until: int)
     )
 
 
+class Activity(Protocol):
+    """How active each customer is, per position: what the rule, the purchase models and the learned one answer."""
+
+    @property
+    def p_active(self) -> Floats:
+        """Probability of still being a customer; 0 without an order."""
+        ...
+
+    def probability(self, days: float) -> Floats:
+        """Probability of at least one order within `days`."""
+        ...
+
+    def expected_orders(self, days: float) -> Floats:
+        """Expected order days within `days`."""
+        ...
+
+
 @dataclass(frozen=True)
-class Activity:
-    """Per customer position: order rate per day while active, probability of still being active, dropout
-    share.
+class RateWithDropout:
+    """The simple rule `rate_with_dropout`. Order rate per day while active, probability of still being active,
+    dropout share.
     """
 
     rate: Floats
     p_active: Floats
-    dropout: Floats
+    dropout: float
+
+    @classmethod
+    def fit(cls, history: OrderHistory, until: int, rules: BusinessRules) -> RateWithDropout:
+        """For customers who have all ordered.
+
+        rate = (repeats + s) / (days from first to last order + s / pooled rate): a Poisson rate shrunk by s
+        prior orders to the pooled one (all repeats / all such days). dropout d = customers silent for longer
+        than two expected intervals / all orders. A customer silent for t days is active with p =
+        (1-d)·exp(-rate·t) / ((1-d)·exp(-rate·t) + d).
+        """
+        settings = rules.predictions
+        repeats, span, age = history.purchases(until)
+        silence = age - span
+        # No repeat yet in the whole population: one order a year is the least surprising guess.
+        pooled = repeats.sum() / span.sum() if span.sum() > 0 else 1.0 / settings.value_days
+        rate = (repeats + settings.prior_orders) / (span + settings.prior_orders / pooled)
+        silent = silence * rate > settings.churn_interval_factor
+        dropout = float(np.clip(silent.sum() / max(history.n_orders.sum(), 1), 0.01, 0.99))
+        alive = (1.0 - dropout) * np.exp(-rate * np.maximum(silence, 0.0))
+        return cls(rate, alive / (alive + dropout), dropout)
 
     def probability(self, days: float) -> Floats:
         """Probability of at least one order within `days`."""
@@ -552,145 +607,128 @@ class Activity:
         return self.p_active * -np.expm1(-self.rate * self.dropout * days) / self.dropout
 
 
-def activity(history: OrderHistory, is_professional: np.ndarray, until: int, rules: BusinessRules) -> Activity:
-    """The rule `rate_with_dropout`, fitted within private and within professional customers.
-
-    rate = (repeats + s) / (days from first to last order + s / pooled rate): a Poisson rate shrunk by s
-    prior orders to the pooled one (all repeats / all such days). dropout d = customers silent for longer
-    than two expected intervals / all orders. A customer silent for t days is active with p =
-    (1-d)·exp(-rate·t) / ((1-d)·exp(-rate·t) + d). Without an order all three say "never": rate 0, p 0.
+@dataclass(frozen=True)
+class ModelledActivity:
+    """A purchase model's answers for customers with x repeat orders, the last t_x days after the first, which is
+    `age` days ago.
     """
-    settings = rules.predictions
-    repeats = np.maximum(history.n_days - 1, 0)
-    span = (history.last - history.first).astype("float64")
-    silence = (until - history.last).astype("float64")
-    has = history.n_orders > 0
-    rate, dropout = np.zeros(len(has)), np.full(len(has), 0.5)
-    for group in (has & ~is_professional, has & is_professional):
-        if not group.any():
-            continue
-        # No repeat yet in the whole population: one order a year is the least surprising guess.
-        pooled = repeats[group].sum() / span[group].sum() if span[group].sum() > 0 else 1.0 / settings.value_days
-        prior = settings.prior_orders
-        rate[group] = (repeats[group] + prior) / (span[group] + prior / pooled)
-        silent = silence[group] * rate[group] > settings.churn_interval_factor
-        dropout[group] = np.clip(silent.sum() / history.n_orders[group].sum(), 0.01, 0.99)
-    alive = (1.0 - dropout) * np.exp(-rate * np.maximum(silence, 0.0))
-    return Activity(rate=rate, p_active=np.where(has, alive / (alive + dropout), 0.0), dropout=dropout)
+
+    model: PurchaseModel
+    x: Floats
+    t_x: Floats
+    age: Floats
+
+    @cached_property
+    def p_active(self) -> Floats:
+        return self.model.p_active(self.x, self.t_x, self.age)
+
+    def probability(self, days: float) -> Floats:
+        return self.p_active * self.model.p_order_if_active(self.x, self.age, days)
+
+    def expected_orders(self, days: float) -> Floats:
+        return self.p_active * self.model.orders_if_active(self.x, self.age, days)
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """Rows of `customers.predictions` and the measures of the hold-out (`status` measured, or none with a
-    reason).
+class JoinedActivity:
+    """The populations put together: positions of n customers, and the answers for those. Nobody else ever
+    orders. `report`: per population, what answers and why.
     """
 
-    rows: pd.DataFrame
-    quality: dict[str, Any]
+    n: int
+    parts: list[tuple[Ints, Activity]]
+    report: dict[str, dict[str, Any]]
+
+    @property
+    def p_active(self) -> Floats:
+        return self._joined(lambda part: part.p_active)
+
+    def probability(self, days: float) -> Floats:
+        return self._joined(lambda part: part.probability(days))
+
+    def expected_orders(self, days: float) -> Floats:
+        return self._joined(lambda part: part.expected_orders(days))
+
+    def _joined(self, answer: Callable[[Activity], Floats]) -> Floats:
+        result = np.zeros(self.n)
+        for members, part in self.parts:
+            result[members] = answer(part)
+        return result
 
 
-def predict(
-    customers: pd.DataFrame,
-    orders: pd.DataFrame,
-    as_of: date,
-    rules: BusinessRules,
-    engagement: pd.DataFrame | None = None,
-) -> Predictions:
-    """Order probability, expected orders and value, churn flag and lead score of every person, by
-    customer_id.
+def population_members(has_order: np.ndarray, is_professional: np.ndarray) -> list[tuple[str, Ints]]:
+    """Name and positions of each population's customers with an order; one without any is left out."""
+    found = [
+        (population, np.flatnonzero(has_order & (is_professional == (population == "professional"))).astype(np.int64))
+        for population in POPULATIONS
+    ]
+    return [(population, members) for population, members in found if len(members)]
 
-    customers: customer_id, population. orders: customer_id, order_id, order_date, amount_ht, qualifying
-    ones. engagement (optional): customer_id and booleans opened, clicked, bounced, unsubscribed of the last
-    90 days, already limited to addresses with tracking consent and to opens by people.
-    """
+
+def too_little_history(n_customers: int, history_days: int, rules: BusinessRules) -> str | None:
+    """Why a population is left to the simple rule (spec.md §4.4); None when it has enough history for a model."""
     settings = rules.predictions
-    people = customers.assign(customer_id=customers["customer_id"].astype(str)).drop_duplicates("customer_id")
-    people = people.set_index("customer_id").loc[sorted_ids(people["customer_id"])]
-    is_professional = (people["population"] == "professional").to_numpy(dtype=bool)
-    customer = positions(orders["customer_id"], people.index)
-    day, amount = day_numbers(orders["order_date"]), orders["amount_ht"].to_numpy(dtype="float64")
-    until = day_number(as_of)
-
-    history = order_history(customer, day, amount, len(people), until)
-    active = activity(history, is_professional, until, rules)
-    has = history.n_orders > 0
-    probability = np.round(active.probability(settings.horizon_days), DECIMALS)
-    expected = active.expected_orders(settings.value_days)
-    mean_order = np.divide(history.amount, history.n_orders, out=np.zeros(len(has)), where=has)
-    silence, interval = until - history.last, history.interval
-    overdue = np.where(np.isnan(interval), False, silence > settings.churn_interval_factor * np.nan_to_num(interval))
-    rows = pd.DataFrame(
-        {
-            "customer_id": people.index,
-            "probability_90d": probability,
-            "expected_orders_365d": np.round(expected, DECIMALS),
-            "expected_value_365d": np.round(expected * np.maximum(mean_order, 0.0), 2),
-            "p_active": np.round(active.p_active, DECIMALS),
-            "is_churning": has & (overdue | (active.p_active < settings.churn_p_active)),
-            "lead_score": lead_scores(people.index, probability, engagement, rules),
-            "method": np.where(has, METHOD_RATE, METHOD_NO_ORDER),
-        }
-    )
-    return Predictions(rows, _holdout(customer, day, amount, is_professional, until, rules))
+    if n_customers < settings.min_customers:
+        return f"{n_customers} customers with an order, a model needs {settings.min_customers}"
+    if history_days < settings.min_history_days:
+        return f"{history_days} days of history, a model needs {settings.min_history_days}"
+    return None
 
 
-def lead_scores(ids: pd.Index, probability: Floats, engagement: pd.DataFrame | None, rules: BusinessRules) -> Floats:
-    """0..100: percentile rank of the probability (0 when it is 0), then +5 opened, +15 clicked, -20 bounced;
-    0 refused.
+def purchase_models_of(
+    history: OrderHistory, until: int, rules: BusinessRules, names: Collection[str] = PURCHASE_MODELS
+) -> tuple[dict[str, PurchaseModel], dict[str, Floats], dict[str, str]]:
+    """The named purchase models fitted to customers who have all ordered; their log-likelihoods of the same customers;
+    and why one could not be fitted. Fitted on every k-th customer where there are more than `sample_max`.
     """
-    from scipy.stats import rankdata
+    fitted: dict[str, PurchaseModel] = {}
+    likelihood, failed = {}, {}
+    sample = history.of(np.arange(0, len(history.first), stride(len(history.first), rules)))
+    x, t_x, age = sample.purchases(until)
+    for kind in (BetaGeometric, ParetoNBD):
+        if kind.name not in names:
+            continue
+        try:
+            model = kind.fit(x, t_x, age)
+        except FitError as error:
+            failed[kind.name] = str(error)
+            continue
+        fitted[kind.name] = model
+        likelihood[kind.name] = model.log_likelihood(x, t_x, age)
+    return fitted, likelihood, failed
 
-    score = np.where(probability > 0, 100.0 * rankdata(probability) / max(len(probability), 1), 0.0)
-    if engagement is not None and len(engagement):
-        flags = ["opened", "clicked", "bounced", "unsubscribed"]
-        by_customer = (
-            engagement.groupby(engagement["customer_id"].astype(str))[flags].any().reindex(ids, fill_value=False)
-        )
-        points = rules.predictions.engagement
-        score = (
-            score + by_customer["opened"].to_numpy() * points.open + by_customer["clicked"].to_numpy() * points.click
-        )
-        score = score + by_customer["bounced"].to_numpy() * points.bounce
-        score = np.where(by_customer["unsubscribed"].to_numpy(), 0.0, score)
-    return np.round(np.clip(score, 0.0, 100.0), 1)
+
+def stride(n: int, rules: BusinessRules) -> int:
+    """Every how manieth of n customers, in the order of their ids, makes a sample of at most `sample_max`."""
+    return max(1, -(-n // rules.predictions.sample_max))
 
 
-def _holdout(
-    customer: Ints, day: Ints, amount: Floats, is_professional: np.ndarray, until: int, rules: BusinessRules
-) -> dict[str, Any]:
-    """The same rule at `until` minus the horizon, against who ordered since: AUC, calibration by decile,
-    lift.
+def activity(history: OrderHistory, is_professional: np.ndarray, until: int, rules: BusinessRules) -> JoinedActivity:
+    """BG/NBD or Pareto/NBD, the likelier, fitted within private and within professional customers; where a
+    population has too little history or no repeat order, the rule `rate_with_dropout`. Without an order all
+    answers are 0.
     """
-    settings = rules.predictions
-    known = (customer >= 0) & (day <= until)
-    cut = until - settings.horizon_days
-    history = order_history(customer, day, amount, len(is_professional), cut)
-    judged = history.n_orders > 0
-    history_days = int(until - day[known].min()) if known.any() else 0
-    base = {"method": METHOD_RATE, "customers": int(judged.sum()), "history_days": history_days}
-    if judged.sum() < settings.min_customers or history_days < settings.min_history_days:
-        reason = f"needs {settings.min_customers} customers and {settings.min_history_days} days of history"
-        return {**base, "status": "none", "reason": reason}
-    predicted = activity(history, is_professional, cut, rules).probability(settings.horizon_days)[judged]
-    ordered = np.zeros(len(is_professional), dtype=bool)
-    ordered[customer[known & (day > cut)]] = True
-    return {**base, "status": "measured", **measure(predicted, ordered[judged])}
+    parts: list[tuple[Ints, Activity]] = []
+    report: dict[str, dict[str, Any]] = {}
+    for population, members in population_members(history.n_orders > 0, is_professional):
+        own = history.of(members)
+        reason = too_little_history(len(members), int(until - own.first.min()), rules)
+        models, likelihood, failed = ({}, {}, {}) if reason else purchase_models_of(own, until, rules)
+        if models:
+            name = max(models, key=lambda name: round(float(likelihood[name].mean()), DECIMALS))
+            parts.append((members, ModelledActivity(models[name], *own.purchases(until))))
+            report[population] = {"method": name, "reason": "the likelier of the purchase models"}
+        else:
+            parts.append((members, RateWithDropout.fit(own, until, rules)))
+            report[population] = {"method": METHOD_RATE, "reason": reason or "; ".join(sorted(set(failed.values())))}
+    return JoinedActivity(len(history.n_orders), parts, report)
 
 
 def measure(predicted: Floats, happened: np.ndarray) -> dict[str, Any]:
-    """AUC (null when all or none happened), mean predicted and observed, deciles from the top, top-decile
-    lift.
+    """AUC (null when all or none happened), Brier score, mean predicted and observed, deciles from the top,
+    top-decile lift.
     """
-    from scipy.stats import rankdata
-
     n, positives = len(predicted), int(happened.sum())
-    auc = None
-    if 0 < positives < n:
-        ranks = rankdata(predicted)
-        auc = round(
-            float((ranks[happened].sum() - positives * (positives + 1) / 2) / (positives * (n - positives))),
-            4,
-        )
     order = np.argsort(-predicted, kind="stable")
     deciles = [
         {
@@ -702,9 +740,21 @@ def measure(predicted: Floats, happened: np.ndarray) -> dict[str, Any]:
     observed = positives / n
     return {
         "n": n,
-        "auc": auc,
+        "auc": auc(predicted, happened),
+        "brier": round(float(np.mean((predicted - happened) ** 2)), 4),
         "mean_predicted": round(float(predicted.mean()), 4),
         "mean_observed": round(observed, 4),
         "top_decile_lift": round(deciles[0]["observed"] / observed, 2) if observed else None,
         "deciles": deciles,
     }
+
+
+def auc(score: Floats, happened: np.ndarray) -> float | None:
+    """Chance that one to whom it happened scores above one to whom it did not, ties half; None without both."""
+    from scipy.stats import rankdata
+
+    n, positives = len(score), int(happened.sum())
+    if not 0 < positives < n:
+        return None
+    ranks = rankdata(score)
+    return round(float((ranks[happened].sum() - positives * (positives + 1) / 2) / (positives * (n - positives))), 4)

@@ -1,7 +1,7 @@
 """Taste profiles, clusters and predictions: the latest state of every person.
 
-How they are computed is in `logic/customers.py`. A run for an earlier day computes them and shows what it
-found, but writes nothing: these tables hold the present (spec.md §5).
+How they are computed is in `logic/customers.py` and `logic/predictions.py`. A run for an earlier day computes them
+and shows what it found, but writes nothing: these tables hold the present (spec.md §5).
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,9 @@ from crm_assets.defs.common import (
     table_spec,
     tenant_asset,
 )
+from crm_assets.defs.customers import holdout
 from crm_assets.logic import customers
+from crm_assets.logic import predictions as prediction_logic
 from crm_assets.rules import Clusters as ClusterRules
 
 
@@ -207,37 +209,54 @@ def choice_plot(quality: dict[str, dict[str, Any]], rules: ClusterRules) -> dg.M
     return plot(figure)
 
 
-@tenant_asset(tables.predictions, deps=[("rfm", "customer_rfm"), ("curated", "fct_orders")])
-def predictions(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg.MaterializeResult[Any]:
-    """The rule is named by `method`; how well it did 90 days ago, on this estate's own history, is in the
-    metadata of each run.
-    """
+@dg.multi_asset(
+    name="customers__predictions",
+    specs=[
+        table_spec(
+            tables.predictions,
+            deps=[("rfm", "customer_rfm"), ("curated", "fct_orders")],
+            description="The model is named by `method`, within private and within professional customers; how each"
+            " did in the last 90 days of this estate's own history is in the metadata of each run.",
+        )
+    ],
+    check_specs=[holdout.HOLDOUT_CHECK],
+)
+def predictions(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> Iterator[dg.MaterializeResult[Any]]:
     warehouse = tenant_run.warehouse
     people = warehouse.read("rfm", "customer_rfm", ["customer_id", "population"], PROFILED)
     orders = warehouse.read(
         "curated",
         "fct_orders",
-        ["customer_id", "order_id", "order_date", "amount_ht"],
+        ["customer_id", "order_date", "amount_ht"],
         "is_qualifying and order_date <= %s",
         [tenant_run.as_of],
     )
-    found = customers.predict(people, orders, tenant_run.as_of, tenant_run.rules)
+    found = prediction_logic.predict(people, orders, tenant_run.as_of, tenant_run.rules)
     written = write_present(tenant_run, tables.predictions, found.rows)
-    shown: dict[str, Any] = {"holdout": dg.JsonMetadataValue(found.quality)}
-    if found.quality["status"] == "measured":
-        shown["calibration"] = calibration_plot({"order in 90 days": found.quality["deciles"]})
-        if found.quality["auc"] is not None:
-            shown["auc"] = found.quality["auc"]
-        if found.quality["top_decile_lift"] is not None:
-            shown["top_decile_lift"] = found.quality["top_decile_lift"]
-    return materialized(
-        len(found.rows),
-        run=tenant_run,
-        churning=int(found.rows["is_churning"].sum()),
-        expected_orders_365d=round(float(found.rows["expected_orders_365d"].sum()), 1),
-        expected_value_365d=round(float(found.rows["expected_value_365d"].sum()), 2),
-        **written,
-        **shown,
+    shown: dict[str, Any] = {"models": holdout.models_table(found.quality)}
+    measured = {name: quality for name, quality in found.quality.items() if quality["status"] == "measured"}
+    if measured:
+        shown["calibration"] = calibration_plot({name: quality["deciles"] for name, quality in measured.items()})
+        shown["calibration_table"] = holdout.calibration_table(measured)
+        shown["totals"] = holdout.totals_table(measured)
+    for name, quality in measured.items():
+        for figure in ("auc", "brier", "top_decile_lift", "top_decile_share_of_orders"):
+            if quality[figure] is not None:
+                shown[f"{name}_{figure}"] = quality[figure]
+        if quality["value"]["top_decile_share_of_spend"] is not None:
+            shown[f"{name}_top_decile_share_of_spend"] = quality["value"]["top_decile_share_of_spend"]
+    yield dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": len(found.rows),
+            "as_of": tenant_run.as_of.isoformat(),
+            "churning": int(found.rows["is_churning"].sum()),
+            "expected_orders_365d": round(float(found.rows["expected_orders_365d"].sum()), 1),
+            "expected_value_365d": round(float(found.rows["expected_value_365d"].sum()), 2),
+            "holdout": dg.JsonMetadataValue(found.quality),
+            **written,
+            **shown,
+        },
+        check_results=[holdout.holdout_holds(found.quality, tenant_run.rules)],
     )
 
 

@@ -1,4 +1,7 @@
-"""Checks of the customer tables: complete, in range, and readable. They look at the latest state."""
+"""Checks of the customer tables: complete, in range, and readable. They look at the latest state.
+
+How predictions did on the past is looked at where it is measured (`holdout.py`).
+"""
 
 import dagster as dg
 
