@@ -80,6 +80,7 @@ def write_report(warehouse: Warehouse, tenant: Tenant, rules: BusinessRules, run
         decision_of(warehouse, run_id),
         _of_run(warehouse, "gate", "next_actions", run_id, ["eligible", "reason", "scenario"]),
         warehouse.read("rfm", "customer_rfm", ["segment"])["segment"],
+        len(warehouse.read("customers", "predictions", ["customer_id"], "is_churning")),
         warehouse.read(
             "customers",
             "cluster_profiles",

@@ -1,6 +1,6 @@
 """The weekly report: one HTML page in the estate's language, from what the tables say (spec.md §8).
 
-What came in and what was refused, the segments, who will be written to and why the others will not, what is
+What came in and what was refused, the segments and clusters, who will be written to and why the others will not, what is
 planned, and how far the data can be trusted. Counts only: no customer's name, address or code. No database
 here.
 """
@@ -32,14 +32,15 @@ def _tally(values: pd.Series) -> list[dict[str, Any]]:
 
 def segment_chart(segments: pd.Series, locale: str) -> dict[str, str]:
     """The number of customers per segment as bars: `svg_base64`, and `facts` for those who cannot see it."""
-    rows = _tally(segments)
+    names = rendering.texts(locale)["segment"]
+    rows = [{**row, "name": names[row["code"]]} for row in _tally(segments)]
     largest = max((row["count"] for row in rows), default=1)
     bars = [
-        {"label": row["code"], "count": row["count"], "width": round(_BAR_WIDTH * row["count"] / largest)}
+        {"label": row["name"], "count": row["count"], "width": round(_BAR_WIDTH * row["count"] / largest)}
         for row in rows
     ]
     svg = rendering.environment(locale).get_template(CHART_TEMPLATE).render(bars=bars, height=_BAR_STEP * len(bars) + 4)
-    facts = ", ".join(f"{row['code']} {row['count']}" for row in rows)
+    facts = ", ".join(f"{row['name']} {row['count']}" for row in rows)
     return {"svg_base64": base64.b64encode(svg.encode()).decode(), "facts": facts}
 
 
@@ -56,6 +57,7 @@ def weekly_report(
     decision: Mapping[str, Any],
     actions: pd.DataFrame,
     segments: pd.Series,
+    at_risk: int,
     clusters: pd.DataFrame,
     received: pd.DataFrame,
     planned: pd.DataFrame,
@@ -64,8 +66,9 @@ def weekly_report(
     """The report's HTML.
 
     `decision`: a row of gate.decisions; `actions`: gate.next_actions of that run; `segments`: one per
-    customer; `clusters`: customers.cluster_profiles; `received`: path, status, reason, row_count of raw.files with `quarantined` rows; `planned`:
-    campaign, occurrence, batches, messages, holdout; `quality`: audit.data_quality of that run.
+    customer; `at_risk`: customers with the churn flag; `clusters`: customers.cluster_profiles; `received`:
+    path, status, reason, row_count of raw.files with `quarantined` rows; `planned`: campaign, occurrence,
+    batches, messages, holdout; `quality`: audit.data_quality of that run.
     """
     quality_rows = [
         {**row, "ratio": row["bad"] / row["total"] if row["total"] else 0.0}
@@ -91,6 +94,7 @@ def weekly_report(
         reasons=_tally(actions.loc[~actions["eligible"].astype(bool), "reason"]),
         batches=planned.to_dict("records"),
         chart=segment_chart(segments, tenant.locale),
+        at_risk=at_risk,
         clusters=[
             {**row, "name": cluster_label(row["cluster_name"], tenant.locale)}
             for row in clusters.sort_values(["population", "cluster_id"], kind="stable").to_dict("records")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
 
-from crm_assets import rendering, tables
+from crm_assets import campaigns, rendering, tables
 from crm_assets import rules as rules_module
 from crm_assets.campaigns import forbidden_words
 from crm_assets.logic import audit, customers, exports, gate, reports
@@ -155,6 +155,7 @@ def report(locale: str, **changes: Any) -> str:
         "decision": DECISION,
         "actions": ACTIONS,
         "segments": pd.Series(["Champions", "Champions", "Prospects"]),
+        "at_risk": 1071,
         "clusters": CLUSTERS,
         "received": pd.DataFrame(
             [
@@ -189,6 +190,7 @@ def report(locale: str, **changes: Any) -> str:
                 "1\u202f234",
                 "refuse nos messages",
                 "Feu vert",
+                "Clients à risque\u00a0: 1\u202f071,",
                 "97,5",
             ],
         ),
@@ -200,12 +202,21 @@ def report(locale: str, **changes: Any) -> str:
                 "1,234",
                 "refused our messages",
                 "Green light",
+                "Customers at risk: 1,071,",
                 "97.5",
             ],
         ),
         (
             "de",
-            ["Die Woche im Überblick", "31. Dezember 2025", "1.234", "lehnt unsere", "Grünes Licht", "97,5"],
+            [
+                "Die Woche im Überblick",
+                "31. Dezember 2025",
+                "1.234",
+                "lehnt unsere",
+                "Grünes Licht",
+                "97,5",
+                "Gefährdete Kunden: 1.071,",
+            ],
         ),
     ],
 )
@@ -214,7 +225,7 @@ def test_the_report_speaks_the_estates_language(locale: str, texts: list[str]) -
     for text in texts:
         assert text in html
     assert 'alt="' in html
-    assert "Champions 2, Prospects 1" in html
+    assert f"Champions 2, {rendering.texts(locale)['segment']['Prospects']} 1" in html
     assert "notes.pdf" in html
     assert "None" not in html
     assert "nan" not in html.replace("base64", "").lower().split("src=")[0]
@@ -263,6 +274,15 @@ def test_every_word_of_a_cluster_has_its_own_in_every_language(locale: str) -> N
     assert set(words) == set(customers.CLUSTER_WORDS)
     assert len(set(words.values())) == len(words)
     assert set(rendering.texts(locale)["population"]) == set(customers.POPULATIONS)
+
+
+@pytest.mark.parametrize("locale", ["fr", "en", "de"])
+def test_every_segment_has_a_name_and_none_is_at_risk(locale: str) -> None:
+    """In reports "at risk" means the churn flag (spec.md §4.1)."""
+    names = rendering.texts(locale)["segment"]
+    assert set(names) == {*get_args(campaigns.Segment), "Not profiled"}
+    assert len(set(names.values())) == len(names)
+    assert not any("risk" in name.lower() or "risque" in name.lower() for name in names.values())
 
 
 @pytest.mark.parametrize("locale", ["fr", "en", "de"])

@@ -36,6 +36,7 @@ def _row(run_id: str, kind: str, path: Path, home: Path) -> dict[str, Any]:
         ("raw", "files"),
         ("rfm", "customer_rfm"),
         ("customers", "cluster_profiles"),
+        ("customers", "predictions"),
     ],
 )
 def reports_documents(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg.MaterializeResult[Any]:
