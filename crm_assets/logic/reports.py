@@ -1,8 +1,8 @@
 """The weekly report: one HTML page in the estate's language, from what the tables say (spec.md §8).
 
-What came in and what was refused, the segments and clusters, who will be written to and why the others will not, what is
-planned, and how far the data can be trusted. Counts only: no customer's name, address or code. No database
-here.
+What came in and what was refused, the segments and clusters, who will be written to and why the others will
+not, what is planned, and how far the data can be trusted. Counts only: no customer's name, address or code. No
+database here.
 """
 
 from __future__ import annotations

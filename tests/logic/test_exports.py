@@ -254,11 +254,11 @@ def test_an_estate_without_files_plans_or_customers() -> None:
 @pytest.mark.parametrize(
     ("locale", "names"),
     [
-        ("fr", ["Gros achats, commandes fréquentes", "Petits achats, absents depuis longtemps (02)", "Profil moyen"]),
+        ("fr", ["Gros achats, nombreuses commandes", "Petits achats, absents depuis longtemps (02)", "Profil moyen"]),
         ("en", ["High spending, frequent", "Low spending, lapsed (02)", "Average"]),
         (
             "de",
-            ["Hoher Umsatz, häufige Bestellungen", "Geringer Umsatz, lange nicht bestellt (02)", "Durchschnittlich"],
+            ["Hoher Umsatz, viele Bestellungen", "Geringer Umsatz, lange nicht bestellt (02)", "Durchschnittlich"],
         ),
     ],
 )
