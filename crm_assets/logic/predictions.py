@@ -53,7 +53,7 @@ _YEAR = 365
 # The learners. Small trees and few of them: with order dates alone there is little more to learn.
 _BOOSTING = {
     "learning_rate": 0.05,
-    "max_iter": 80,
+    "max_iter": 60,
     "max_leaf_nodes": 8,
     "min_samples_leaf": 50,
     "l2_regularization": 1.0,
@@ -62,7 +62,6 @@ _BOOSTING = {
 }
 _CLIPPED_SHARE = 0.002  # of a feature's values at either end: what was hardly seen is not extrapolated
 _LEAST_SPREAD = 1e-3  # a feature that varies less says nothing
-_SLOPES = (0.5, 2.0)  # a hold-out steeper or flatter than this is noise
 
 
 @dataclass(frozen=True)
@@ -293,7 +292,7 @@ def _serve(past: OrderDays, members: Ints, until: int, rules: BusinessRules) -> 
         base = max(models, key=lambda name: round(float(likelihood[name].mean()), DECIMALS))
         reason = "no hold-out: too few customers then, or all or none of them ordered since; the likelier model"
         quality = {**facts, "status": "none", "method": base, "reason": reason}
-        return _Served(_calibrated(said, base, None, 1.0, 0.0, settings.horizon_days), own_mean, quality)
+        return _Served(_calibrated(said, base, None, 0.0, settings.horizon_days), own_mean, quality)
 
     choice = _choose(past, members, held, said, rules)
     log_odds = None
@@ -310,7 +309,7 @@ def _serve(past: OrderDays, members: Ints, until: int, rules: BusinessRules) -> 
         "value": value_quality,
         "year": _year_totals(past, year_ago, choice.base, until, rules),
     }
-    active = _calibrated(said, choice.base, log_odds, choice.slope, season, settings.horizon_days)
+    active = _calibrated(said, choice.base, log_odds, season, settings.horizon_days)
     return _Served(active, value, quality)
 
 
@@ -366,13 +365,12 @@ def _own_mean(history: OrderHistory) -> Floats:
 
 @dataclass(frozen=True)
 class _Choice:
-    """What serves: the base and, where they won, the learners on top (fitted until today); the slope of its
-    log-odds; whether the season of a year ago moves its level; what it expected of the hold-out; and the measures.
+    """What serves: the base and, where they won, the learners on top (fitted until today); whether the season of a
+    year ago moves its level; what it expected of the hold-out; and the measures.
     """
 
     base: str
     learned: _Learned | None
-    slope: float
     with_season: bool
     expected_orders: Floats
     quality: dict[str, Any]
@@ -384,7 +382,7 @@ def _choose(past: OrderDays, members: Ints, held: _Cut, today: dict[str, Activit
     Base = the best AUC; where others come within `min_gain` of it, the least log-loss among them. The learned
     model, fitted on earlier cuts, serves when its AUC is better than the base's by `min_gain` and its log-loss
     is less. The season (what the base missed in the same days a year earlier) moves the level when that lowers
-    the log-loss. Today's slope is that of the hold-out: Platt's, out of time.
+    the log-loss.
     """
     settings = rules.predictions
     horizon, ordered = settings.horizon_days, held.ordered
@@ -411,7 +409,7 @@ def _choose(past: OrderDays, members: Ints, held: _Cut, today: dict[str, Activit
         reason = f"{positives} orders to learn from, {settings.learning_min_positives} needed"
     if len(blocks) == len(cuts) > 1 and positives >= settings.learning_min_positives:
         log_odds = _Learned.fit(blocks[1:]).log_odds(blocks[0][0])
-        stacked = _calibrated(held.said, base, log_odds, 1.0, 0.0, horizon).probability(horizon)
+        stacked = _calibrated(held.said, base, log_odds, 0.0, horizon).probability(horizon)
         tried[METHOD_STACKED] = _judged(stacked, ordered)
         gain = float(tried[METHOD_STACKED]["auc"]) - float(tried[base]["auc"])
         less = float(tried[base]["log_loss"]) - float(tried[METHOD_STACKED]["log_loss"])
@@ -421,17 +419,16 @@ def _choose(past: OrderDays, members: Ints, held: _Cut, today: dict[str, Activit
         else:
             log_odds = None
 
-    plain = _calibrated(held.said, base, log_odds, 1.0, 0.0, horizon)
+    plain = _calibrated(held.said, base, log_odds, 0.0, horizon)
     year_before = _cut(past, members, held.day - _YEAR, rules, _only(base))
     season = 0.0 if year_before is None else _missed(year_before, base, rules)
-    seasonal = _calibrated(held.said, base, log_odds, 1.0, season, horizon)
+    seasonal = _calibrated(held.said, base, log_odds, season, horizon)
     levels = {
         "model": _judged(plain.probability(horizon), ordered)["log_loss"],
         "season": _judged(seasonal.probability(horizon), ordered)["log_loss"] if year_before is not None else None,
     }
     with_season = levels["season"] is not None and levels["season"] < levels["model"]
     served = seasonal if with_season else plain
-    slope = _slope(_log_odds(plain.probability(horizon)), ordered)
     expected = served.expected_orders(horizon)
     probability = served.probability(horizon)
     quality = {
@@ -440,7 +437,7 @@ def _choose(past: OrderDays, members: Ints, held: _Cut, today: dict[str, Activit
         "reason": reason,
         "tried": [{"method": name, **judged} for name, judged in tried.items()],
         "level": {"chosen": "season" if with_season else "model", "log_loss": levels},
-        "slope": round(slope, 4),
+        "calibration_slope": _slope(_log_odds(served.probability(horizon)), ordered),
         "holdout_days": horizon,
         "log_loss": _judged(probability, ordered)["log_loss"],
         **measure(probability, ordered),
@@ -449,7 +446,7 @@ def _choose(past: OrderDays, members: Ints, held: _Cut, today: dict[str, Activit
         "rmse_orders": round(float(np.sqrt(np.mean((expected - held.orders) ** 2))), 4),
         "top_decile_share_of_orders": _top_share(expected, held.orders.astype("float64")),
     }
-    return _Choice(base, learned, slope, with_season, expected, quality)
+    return _Choice(base, learned, with_season, expected, quality)
 
 
 def _judged(probability: Floats, happened: np.ndarray) -> dict[str, Any]:
@@ -515,24 +512,26 @@ def _shift_to(log_odds: Floats, mean: float) -> float:
 
 
 def _slope(log_odds: Floats, happened: np.ndarray) -> float:
-    """Platt's: how much steeper the log-odds should be, its intercept left to the level."""
+    """Platt's: by how much steeper the log-odds should have been; 1 of calibrated ones. Shown, not applied: it
+    moves about 1 from one hold-out to the next (docs/decisions/0009-predictions.md).
+    """
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=1e6, solver="newton-cholesky").fit(log_odds[:, None], happened)
-    return round(float(np.clip(model.coef_[0, 0], *_SLOPES)), 4)
+    return round(float(model.coef_[0, 0]), 2)
 
 
 def _calibrated(
-    said: dict[str, Activity], base: str, learned: Floats | None, slope: float, season: float, horizon: int
+    said: dict[str, Activity], base: str, learned: Floats | None, season: float, horizon: int
 ) -> CalibratedActivity:
-    """The base's log-odds, or the mean of its and the learners' (two rows), times the slope, at the base's mean
-    probability; then the season.
+    """The base's log-odds, or the mean of its and the learners' (two rows) at the base's mean probability; then the
+    season.
 
     Who is still a customer is Pareto/NBD's to say where it was fitted: in BG/NBD who never came back is active
     for ever.
     """
     own = _log_odds(said[base].probability(horizon))
-    mixed = slope * (own if learned is None else (own + learned.sum(axis=0)) / (1.0 + len(learned)))
+    mixed = own if learned is None else (own + learned.sum(axis=0)) / (1.0 + len(learned))
     # On at most some ten thousand customers: a mean of a million is not needed to find a level.
     every = max(1, len(own) // 20_000)
     shift = _shift_to(mixed[::every], float(_probability(own[::every]).mean()))
