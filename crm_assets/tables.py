@@ -300,8 +300,9 @@ runs = _table(
         sa.Column("dataset_version", Text, nullable=False),
         sa.Column("state_version", Text, nullable=False),
         sa.Column("rules_version", Text, nullable=False),
+        sa.Column("config_version", Text),  # all that the estate's file says, rules included; null in older runs
         sa.Column("code_version", Text, nullable=False),
-        sa.Column("engine", JSONB),
+        sa.Column("engine", JSONB),  # `ranking`: engine of each list, why, its weights; measures of the calibration
         sa.Column("n_customers", BigInt),
         sa.Column("n_items", BigInt),
         sa.Column("created_at", Stamp, nullable=False),
@@ -326,6 +327,25 @@ items = _table(
         sa.Column("explain_short", Text, nullable=False),
         sa.Column("customer_sentence", Text, nullable=False),
         sa.Column("reasons", JSONB, nullable=False),
+        sa.Column("rules_version", Text, nullable=False),
+    ],
+)
+
+backtests = _table(
+    "recommendations.backtests",
+    "One row per part, engine and list length of a run's back-test: how well each engine foretold the next orders.",
+    [
+        sa.Column("run_id", Text, primary_key=True),
+        sa.Column("part", Text, primary_key=True),  # a list: mixed repeat explore; or a scenario
+        sa.Column("engine", Text, primary_key=True),  # popularity personal gp_topfreq ridge reranked; policy
+        sa.Column("top", Int, primary_key=True),  # products looked at
+        sa.Column("cut", Date, nullable=False),  # first day that was to be predicted
+        sa.Column("window_days", Int, nullable=False),
+        sa.Column("customers", BigInt, nullable=False),  # judged: who ordered such a product in the window
+        *(sa.Column(name, Float, nullable=False) for name in ("recall", "ndcg", "hit_rate")),  # 0..1, means over them
+        *_columns("recall_repeat recall_explore", Float),  # of mixed alone
+        sa.Column("is_serving", Bool, nullable=False),  # the engine that the run's list was made with
+        sa.Column("as_of", Date, nullable=False),
         sa.Column("rules_version", Text, nullable=False),
     ],
 )

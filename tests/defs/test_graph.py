@@ -50,6 +50,7 @@ PROMISED = [
     "customers.predictions",
     "recommendations.runs",
     "recommendations.items",
+    "recommendations.backtests",
     "audit.findings",
     "audit.scores",
     "audit.data_quality",

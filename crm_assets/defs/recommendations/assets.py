@@ -1,7 +1,8 @@
-"""One recommendation run: its row in `runs` and its wines in `items`, under the run_id of spec.md §5.
+"""One recommendation run, under the run_id of spec.md §5: its row in `runs`, its wines in `items`, and in `backtests`
+how its engines did on the estate's own past.
 
-What is recommended, and why, is in `logic/recommendations.py`. A complete run is reused as it is, never
-appended to.
+What is recommended, and why, is in `logic/recommendations.py`; what the back-test shows in `backtests.py`. A complete
+run is reused as it is, never appended to.
 """
 
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ import pandas as pd
 
 from crm_assets import activation, run_context, tables, versions
 from crm_assets.defs.common import PROFILED, TenantRun, materialized, new_figure, plot, table_spec
-from crm_assets.defs.customers.assets import calibration_plot, taste_profiles_of
+from crm_assets.defs.customers.assets import taste_profiles_of
+from crm_assets.defs.recommendations import backtests
 from crm_assets.logic import recommendations
+from crm_assets.logic.backtesting import LISTS
 from crm_assets.resources.warehouse import replace_run, upsert
 
 DEPS = [
@@ -104,6 +107,13 @@ def _allocations(tenant_run: TenantRun) -> pd.DataFrame:
             description="Up to three wines a person, chosen by the customer's state (spec.md §5). "
             "Permission and audit come after.",
         ),
+        table_spec(
+            tables.backtests,
+            deps=DEPS,
+            description="Written with the run's items, and kept: each engine learned before the cut, judged by the "
+            "first order in the window after it, repeat and explore apart (docs/glossary.md). No rows where the "
+            "history is too short to say anything.",
+        ),
     ],
 )
 def runs_and_items(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> Iterator[dg.MaterializeResult[Any]]:
@@ -114,12 +124,14 @@ def runs_and_items(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> 
     if complete:
         engine = complete[0][0]
         items = warehouse.read("recommendations", "items", ["scenario", "score"], "run_id = %s", [run_id])
+        measured = warehouse.read("recommendations", "backtests", where="run_id = %s", params=[run_id])
     else:
         made = recommendations.recommend(
             inputs_of(tenant_run), tenant_run.rules, tenant_run.as_of, tenant_run.tenant.locale
         )
         engine, items = made.engine, made.items
-        _write(tenant_run, made)
+        measured = _backtests(tenant_run, made)
+        _write(tenant_run, made, measured)
     yield materialized(
         warehouse.count("recommendations", "runs"),
         tables.runs,
@@ -131,9 +143,9 @@ def runs_and_items(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> 
         engine=dg.JsonMetadataValue(engine),
     )
     shown: dict[str, Any] = {"score_distribution": score_plot(items)} if len(items) else {}
-    measured = {kind: c["deciles"] for kind, c in engine["calibration"].items() if _is_measured(c)}
-    if measured:
-        shown["calibration"] = calibration_plot(measured)
+    calibration = backtests.calibration_plot(engine["calibration"])
+    if calibration is not None:
+        shown["calibration"] = calibration
     yield materialized(
         len(items),
         tables.items,
@@ -144,10 +156,54 @@ def runs_and_items(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> 
         displaced_by_stock=engine["displaced_by_stock"],
         **shown,
     )
+    yield materialized(
+        len(measured),
+        tables.backtests,
+        tenant_run,
+        reused=bool(complete),
+        recommendation_run=run_id,
+        **_serving_shown(engine),
+        **_measures_shown(tenant_run, measured),
+    )
 
 
-def _write(tenant_run: run_context.TenantRun, made: recommendations.RecommendationResult) -> None:
-    """The run and its items, in one transaction: a run is complete or is not there."""
+def _serving_shown(engine: dict[str, Any]) -> dict[str, Any]:
+    ranking = engine.get("ranking")
+    if ranking is None:
+        return {}
+    served = {f"serves_{name}": engine_name for name, engine_name in ranking["choice"].items()}
+    return {**served, "serving": backtests.serving_table(ranking)}
+
+
+def _measures_shown(tenant_run: run_context.TenantRun, measured: pd.DataFrame) -> dict[str, Any]:
+    """Figures, table and plots of a back-test; of none where there is none."""
+    judged_by = tenant_run.rules.ranking.backtest.judged_by
+    shown: dict[str, Any] = {}
+    if measured["part"].isin(LISTS).any():
+        shown |= backtests.figures(measured, judged_by)
+        shown["engines"] = backtests.engines_plot(measured, judged_by)
+    if measured["part"].isin(recommendations.SCENARIOS).any():
+        shown["scenarios"] = backtests.scenarios_plot(measured)
+    kept = backtests.kept_over_time(tenant_run.warehouse, tenant_run.run_id, tenant_run.as_of)
+    if len(kept):
+        shown["over_time"] = backtests.history_plot(kept, judged_by)
+    if len(measured):
+        shown["measures"] = backtests.engines_table(measured)
+    return shown
+
+
+def _backtests(tenant_run: run_context.TenantRun, made: recommendations.RecommendationResult) -> pd.DataFrame:
+    """Rows of recommendations.backtests."""
+    rows = getattr(made, "backtests", None)
+    if rows is None:
+        rows = pd.DataFrame(columns=[c.name for c in tables.backtests.columns])
+    return rows.assign(run_id=tenant_run.run_id, as_of=tenant_run.as_of, rules_version=tenant_run.rules.version)
+
+
+def _write(
+    tenant_run: run_context.TenantRun, made: recommendations.RecommendationResult, measured: pd.DataFrame
+) -> None:
+    """The run, its items and its back-test, in one transaction: a run is complete or is not there."""
     run_id = tenant_run.run_id
     run = pd.DataFrame(
         [
@@ -158,6 +214,7 @@ def _write(tenant_run: run_context.TenantRun, made: recommendations.Recommendati
                 "dataset_version": tenant_run.dataset_version,
                 "state_version": tenant_run.state_version,
                 "rules_version": tenant_run.rules.version,
+                "config_version": tenant_run.tenant.version,
                 "code_version": versions.code_version(),
                 "engine": made.engine,
                 "n_customers": made.engine["customers_with_items"],
@@ -169,11 +226,8 @@ def _write(tenant_run: run_context.TenantRun, made: recommendations.Recommendati
     )
     with tenant_run.warehouse.transaction() as connection:
         replace_run(connection, tables.items, made.items.assign(run_id=run_id), run_id)
+        replace_run(connection, tables.backtests, measured, run_id)
         upsert(connection, tables.runs, run)
-
-
-def _is_measured(calibration: object) -> bool:
-    return isinstance(calibration, dict) and "deciles" in calibration
 
 
 def score_plot(items: pd.DataFrame) -> dg.MarkdownMetadataValue:

@@ -1,6 +1,6 @@
-"""Checks of the run's recommendation list: its shape, its windows, its numbers and its words.
+"""Checks of the run's recommendation list: its shape, its windows, its numbers and its words; and of its back-test.
 
-They look at the list as any reader would, not through the engine that made it.
+They look at the tables as any reader would, not through the engine that made them.
 """
 
 from typing import Any
@@ -10,10 +10,12 @@ import pandas as pd
 
 from crm_assets import tables
 from crm_assets.defs.common import TenantRun, tenant_check
+from crm_assets.defs.recommendations import backtests
 from crm_assets.logic.phrases import EXPLAIN_MAX
 from crm_assets.logic.recommendations import COMPONENTS, SCENARIOS
 
 ITEMS = ["recommendations", "items"]
+BACKTESTS = ["recommendations", "backtests"]
 
 
 def _items(tenant_run: TenantRun, columns: list[str]) -> pd.DataFrame:
@@ -162,3 +164,35 @@ def _title(expectation: Any) -> str:
     """The kind of an expectation and the column or columns it is about."""
     arguments = expectation.kwargs
     return f"{expectation.type} {arguments.get('column') or ', '.join(arguments.get('column_list', []))}"
+
+
+def _backtests(tenant_run: TenantRun) -> pd.DataFrame:
+    return tenant_run.warehouse.read("recommendations", "backtests", where="run_id = %s", params=[tenant_run.run_id])
+
+
+@tenant_check(BACKTESTS)
+def what_serves_beats_the_baselines(
+    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
+) -> dg.AssetCheckResult:
+    """At the last cut, no list's engine ranked worse (NDCG) than global popularity or GP-TopFreq. Amber otherwise; a
+    list that too few customers could judge is told apart.
+    """
+    rules = tenant_run.rules.ranking
+    told = backtests.worse_than_baselines(_backtests(tenant_run), rules.backtest.judged_by, rules.tuning.min_customers)
+    return dg.AssetCheckResult(
+        passed=told["lists_worse"] == 0, severity=dg.AssetCheckSeverity.WARN, metadata={**told, "threshold": 0}
+    )
+
+
+@tenant_check(BACKTESTS)
+def the_backtest_is_whole(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
+    """Where there is a back-test: each engine at each length of each list, each scenario at each of its lengths, all
+    measures in 0..1, and one engine that serves each list. Amber otherwise.
+    """
+    rows = _backtests(tenant_run)
+    found = backtests.faults(rows, tenant_run.rules.ranking.backtest.tops)
+    return dg.AssetCheckResult(
+        passed=not any(found.values()),
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={**found, "threshold": 0, "rows": len(rows)},
+    )
