@@ -224,6 +224,7 @@ class Predictions(Section):
     min_history_days: int
     sample_max: int
     min_gain: float
+    slope_tolerance: float
     learning_cuts: int
     learning_min_positives: int
     holdout_auc_min: float

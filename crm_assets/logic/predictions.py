@@ -61,6 +61,7 @@ _BOOSTING = {
     "random_state": 0,
 }
 _CLIPPED_SHARE = 0.002  # of a feature's values at either end: what was hardly seen is not extrapolated
+_STEEPNESS = (0.5, 2.0)
 _LEAST_SPREAD = 1e-3  # a feature that varies less says nothing
 
 
@@ -290,9 +291,13 @@ def _serve(past: OrderDays, members: Ints, until: int, rules: BusinessRules) -> 
     held = _cut(past, members, until - settings.horizon_days, rules)
     if held is None or not 0 < held.ordered.sum() < len(held.who):
         base = max(models, key=lambda name: round(float(likelihood[name].mean()), DECIMALS))
-        reason = "no hold-out: too few customers then, or all or none of them ordered since; the likelier model"
+        days = settings.horizon_days
+        reason = f"{settings.min_customers} customers needed {days} days ago"
+        if held is not None:
+            reason = f"{'all' if held.ordered.any() else 'none'} ordered in the last {days} days"
+        reason = f"no hold-out ({reason}): the likelier model"
         quality = {**facts, "status": "none", "method": base, "reason": reason}
-        return _Served(_calibrated(said, base, None, 0.0, settings.horizon_days), own_mean, quality)
+        return _Served(_calibrated(said, base, None, 1.0, 0.0, settings.horizon_days), own_mean, quality)
 
     choice = _choose(past, members, held, said, rules)
     log_odds = None
@@ -309,7 +314,7 @@ def _serve(past: OrderDays, members: Ints, until: int, rules: BusinessRules) -> 
         "value": value_quality,
         "year": _year_totals(past, year_ago, choice.base, until, rules),
     }
-    active = _calibrated(said, choice.base, log_odds, season, settings.horizon_days)
+    active = _calibrated(said, choice.base, log_odds, choice.steepness, season, settings.horizon_days)
     return _Served(active, value, quality)
 
 
@@ -365,12 +370,13 @@ def _own_mean(history: OrderHistory) -> Floats:
 
 @dataclass(frozen=True)
 class _Choice:
-    """What serves: the base and, where they won, the learners on top (fitted until today); whether the season of a
-    year ago moves its level; what it expected of the hold-out; and the measures.
+    """What serves: the base and, where they won, the learners on top (fitted until today); the steepness of its
+    log-odds; whether the season of a year ago moves its level; what it expected of the hold-out; and the measures.
     """
 
     base: str
     learned: _Learned | None
+    steepness: float
     with_season: bool
     expected_orders: Floats
     quality: dict[str, Any]
@@ -382,7 +388,7 @@ def _choose(past: OrderDays, members: Ints, held: _Cut, today: dict[str, Activit
     Base = the best AUC; where others come within `min_gain` of it, the least log-loss among them. The learned
     model, fitted on earlier cuts, serves when its AUC is better than the base's by `min_gain` and its log-loss
     is less. The season (what the base missed in the same days a year earlier) moves the level when that lowers
-    the log-loss.
+    the log-loss. Today's log-odds are made steeper or flatter where the hold-out's were much too flat or steep.
     """
     settings = rules.predictions
     horizon, ordered = settings.horizon_days, held.ordered
@@ -409,7 +415,7 @@ def _choose(past: OrderDays, members: Ints, held: _Cut, today: dict[str, Activit
         reason = f"{positives} orders to learn from, {settings.learning_min_positives} needed"
     if len(blocks) == len(cuts) > 1 and positives >= settings.learning_min_positives:
         log_odds = _Learned.fit(blocks[1:]).log_odds(blocks[0][0])
-        stacked = _calibrated(held.said, base, log_odds, 0.0, horizon).probability(horizon)
+        stacked = _calibrated(held.said, base, log_odds, 1.0, 0.0, horizon).probability(horizon)
         tried[METHOD_STACKED] = _judged(stacked, ordered)
         gain = float(tried[METHOD_STACKED]["auc"]) - float(tried[base]["auc"])
         less = float(tried[base]["log_loss"]) - float(tried[METHOD_STACKED]["log_loss"])
@@ -419,16 +425,18 @@ def _choose(past: OrderDays, members: Ints, held: _Cut, today: dict[str, Activit
         else:
             log_odds = None
 
-    plain = _calibrated(held.said, base, log_odds, 0.0, horizon)
+    plain = _calibrated(held.said, base, log_odds, 1.0, 0.0, horizon)
     year_before = _cut(past, members, held.day - _YEAR, rules, _only(base))
     season = 0.0 if year_before is None else _missed(year_before, base, rules)
-    seasonal = _calibrated(held.said, base, log_odds, season, horizon)
+    seasonal = _calibrated(held.said, base, log_odds, 1.0, season, horizon)
     levels = {
         "model": _judged(plain.probability(horizon), ordered)["log_loss"],
         "season": _judged(seasonal.probability(horizon), ordered)["log_loss"] if year_before is not None else None,
     }
     with_season = levels["season"] is not None and levels["season"] < levels["model"]
     served = seasonal if with_season else plain
+    slope = _slope(_log_odds(served.probability(horizon)), ordered)
+    steepness = _steepness(slope, rules)
     expected = served.expected_orders(horizon)
     probability = served.probability(horizon)
     quality = {
@@ -437,7 +445,8 @@ def _choose(past: OrderDays, members: Ints, held: _Cut, today: dict[str, Activit
         "reason": reason,
         "tried": [{"method": name, **judged} for name, judged in tried.items()],
         "level": {"chosen": "season" if with_season else "model", "log_loss": levels},
-        "calibration_slope": _slope(_log_odds(served.probability(horizon)), ordered),
+        "calibration_slope": slope,
+        "steepness": steepness,
         "holdout_days": horizon,
         "log_loss": _judged(probability, ordered)["log_loss"],
         **measure(probability, ordered),
@@ -446,7 +455,7 @@ def _choose(past: OrderDays, members: Ints, held: _Cut, today: dict[str, Activit
         "rmse_orders": round(float(np.sqrt(np.mean((expected - held.orders) ** 2))), 4),
         "top_decile_share_of_orders": _top_share(expected, held.orders.astype("float64")),
     }
-    return _Choice(base, learned, with_season, expected, quality)
+    return _Choice(base, learned, steepness, with_season, expected, quality)
 
 
 def _judged(probability: Floats, happened: np.ndarray) -> dict[str, Any]:
@@ -512,26 +521,33 @@ def _shift_to(log_odds: Floats, mean: float) -> float:
 
 
 def _slope(log_odds: Floats, happened: np.ndarray) -> float:
-    """Platt's: by how much steeper the log-odds should have been; 1 of calibrated ones. Shown, not applied: it
-    moves about 1 from one hold-out to the next (docs/decisions/0009-predictions.md).
-    """
+    """Platt's: by how much steeper the log-odds should have been; 1 of calibrated ones."""
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=1e6, solver="newton-cholesky").fit(log_odds[:, None], happened)
     return round(float(model.coef_[0, 0]), 2)
 
 
+def _steepness(slope: float, rules: BusinessRules) -> float:
+    """What of a hold-out's slope is applied today: what exceeds its usual swing from season to season
+    (docs/decisions/0009-predictions.md), and no more than doubling or halving.
+    """
+    tolerance = rules.predictions.slope_tolerance
+    beyond = slope / tolerance if slope > tolerance else slope * tolerance if slope < 1.0 / tolerance else 1.0
+    return round(float(np.clip(beyond, *_STEEPNESS)), 2)
+
+
 def _calibrated(
-    said: dict[str, Activity], base: str, learned: Floats | None, season: float, horizon: int
+    said: dict[str, Activity], base: str, learned: Floats | None, steepness: float, season: float, horizon: int
 ) -> CalibratedActivity:
-    """The base's log-odds, or the mean of its and the learners' (two rows) at the base's mean probability; then the
-    season.
+    """The base's log-odds, or the mean of its and the learners' (two rows), times the steepness, at the base's mean
+    probability; then the season.
 
     Who is still a customer is Pareto/NBD's to say where it was fitted: in BG/NBD who never came back is active
     for ever.
     """
     own = _log_odds(said[base].probability(horizon))
-    mixed = own if learned is None else (own + learned.sum(axis=0)) / (1.0 + len(learned))
+    mixed = steepness * (own if learned is None else (own + learned.sum(axis=0)) / (1.0 + len(learned)))
     # On at most some ten thousand customers: a mean of a million is not needed to find a level.
     every = max(1, len(own) // 20_000)
     shift = _shift_to(mixed[::every], float(_probability(own[::every]).mean()))
