@@ -356,15 +356,13 @@ def test_one_more_export_updates_everything_and_garbage_fails_alone(estates: Est
 
 
 def object_to_profiling(estates: Estates) -> str:
-    """Drop the clients' export again with the refusal of one buyer who has everything it takes away; who it is."""
+    """Drop the two columns that say so of a buyer who has everything it takes away (docs/operations.md); who it is."""
     code, customer = estates.warehouse("demo").rows(
         "select a.client_code, a.customer_id from gate.next_actions a join customers.clusters using (customer_id)"
         " where a.eligible order by 1 desc limit 1"
     )[0]
     folder = estates.config.data / "demo" / "raw" / "isavigne" / "clients"
-    header, *cards = (folder / "clients_2025-12-31.csv").read_text("utf-8-sig").splitlines()
-    refused = [f"{card};{'oui' if card.startswith(f'{code};') else ''}" for card in cards]
-    (folder / "clients_2026-01-01.csv").write_text("\n".join([f"{header};Opposition profilage", *refused, ""]), "utf-8")
+    (folder / "clients_2026-01-01.csv").write_text(f"Code client;Opposition profilage\n{code};oui\n", "utf-8")
     return str(customer)
 
 
@@ -376,6 +374,7 @@ def test_who_objects_to_profiling_is_in_the_accounts_and_nowhere_else(estates: E
     """spec.md §4.4: from the drop of the test above to the gate. What was known before stays in the older run."""
     warehouse = estates.warehouse("demo")
     (objector,) = known_to(warehouse, "curated.dim_customers", "profiling_objected")
+    assert known_to(warehouse, "curated.dim_customers", "email <> '' and postal_code <> ''") >= {objector}
     for table in ("clusters", "predictions", "taste_profiles"):
         assert warehouse.count("customers", table) > 0
         assert objector not in known_to(warehouse, f"customers.{table}"), table
