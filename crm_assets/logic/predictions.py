@@ -523,8 +523,10 @@ def _shift_to(log_odds: Floats, mean: float) -> float:
 def _slope(log_odds: Floats, happened: np.ndarray) -> float:
     """Platt's: by how much steeper the log-odds should have been; 1 of calibrated ones."""
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
-    model = LogisticRegression(C=1e6, solver="newton-cholesky").fit(log_odds[:, None], happened)
+    with threadpool_limits(limits=1):
+        model = LogisticRegression(C=1e6, solver="newton-cholesky").fit(log_odds[:, None], happened)
     return round(float(model.coef_[0, 0]), 2)
 
 

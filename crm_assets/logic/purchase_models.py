@@ -174,7 +174,7 @@ class ParetoNBD(_Parameters):
         end = np.minimum(np.log1p(horizon / now), _E_FOLDS / shape)
         v = end * node[:, None]
         density = np.exp(-shape * v - self.s * np.log1p(now * np.expm1(v) / life))
-        return np.asarray(shape * end * (weight @ density), dtype=np.float64)
+        return np.asarray(shape * end * np.einsum("i,ij->j", weight, density), dtype=np.float64)
 
     def orders_if_active(self, x: Floats, age: Floats, horizon: float) -> Floats:
         """The rate (r + x) / (alpha + age) times the expected time until leaving, within the horizon."""
