@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -221,11 +222,11 @@ class OrderDays:
 
 @dataclass(frozen=True)
 class CalibratedActivity:
-    """An activity whose log-odds are moved: by `offset` per customer in everything it says, by `season` besides
-    in probabilities, which are of the days to come and not of a whole year.
+    """An activity whose log-odds are moved by `offset` per customer, and by the season of the days to come.
 
-    Expected orders are P(at least one) × the model's E[orders | at least one]: what was learned about who
-    orders moves the first factor only. A customer who is to order is active.
+    `season` is of the next `horizon` days; over longer ones it fades, and a whole year has none. Expected orders
+    are P(at least one) × the model's E[orders | at least one]: what was learned about who orders moves the
+    first factor only. A customer who is to order is active.
     """
 
     base: Activity
@@ -234,17 +235,21 @@ class CalibratedActivity:
     p_stays: Floats  # probability of still being a customer, before what the offset says
     horizon: int
 
-    @property
+    @cached_property
     def p_active(self) -> Floats:
         return np.maximum(self.p_stays, self.probability(self.horizon))
 
     def probability(self, days: float) -> Floats:
-        return _probability(_log_odds(self.base.probability(days)) + self.offset + self.season)
+        moved = self._moved(self.base.probability(days), days)
+        return moved if days <= self.horizon else np.maximum(moved, self.probability(self.horizon))
 
     def expected_orders(self, days: float) -> Floats:
         base = self.base.probability(days)
-        moved = _probability(_log_odds(base) + self.offset)
-        return self.base.expected_orders(days) * moved / np.maximum(base, _SURE)
+        return self.base.expected_orders(days) * self._moved(base, days) / np.maximum(base, _SURE)
+
+    def _moved(self, probability: Floats, days: float) -> Floats:
+        left = np.clip((_YEAR - days) / (_YEAR - self.horizon), 0.0, 1.0)
+        return _probability(_log_odds(probability) + self.offset + self.season * left)
 
 
 @dataclass(frozen=True)

@@ -251,13 +251,12 @@ def test_probabilities_and_orders_fit_together_at_every_horizon() -> None:
     found = predict(regulars(800, 1100))
     active = found.active
     assert found.quality[PRIVATE]["method"] == "stacked"
-    season = found.quality[PRIVATE]["season_log_odds"]
     before = np.zeros(len(found.rows))
     for days in (1.0, 30.0, 90.0, 365.0, 3650.0):
         chance = active.probability(days)
         assert (chance >= before - 1e-9).all()
         assert (chance <= 1).all()
-        if season <= 0:
+        if days <= 90:
             assert (active.expected_orders(days) >= chance - 1e-6).all()
         before = chance
     assert (active.p_active >= active.probability(90.0) - 1e-9).all()
@@ -428,11 +427,46 @@ def test_measures_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("auc", "expected", "passed"), [(0.8, 100.0, True), (0.59, 100.0, False), (0.8, 151.0, False), (0.8, 66.0, False)]
+    ("auc", "predicted", "year", "passed"),
+    [
+        (0.8, 0.1, 100.0, True),
+        (0.8, 0.1, None, True),
+        (0.59, 0.1, 100.0, False),
+        (0.8, 0.151, 100.0, False),
+        (0.8, 0.066, None, False),
+        (0.8, 0.1, 151.0, False),
+    ],
 )
-def test_the_light_is_amber_where_the_past_was_predicted_badly(auc: float, expected: float, passed: bool) -> None:
-    measured = {"status": "measured", "auc": auc, "expected_orders": expected, "observed_orders": 100}
+def test_the_light_is_amber_where_the_past_was_predicted_badly(
+    auc: float, predicted: float, year: float | None, passed: bool
+) -> None:
+    measured = {
+        "status": "measured",
+        "auc": auc,
+        "n": 1000,
+        "mean_predicted": predicted,
+        "mean_observed": 0.1,
+        "year": None if year is None else {"expected_orders": year, "observed_orders": 100},
+    }
     light = holdout_holds({PRIVATE: measured, PROFESSIONAL: {"status": "none", "reason": "too few"}}, RULES)
     assert light.passed is passed
     assert light.severity.value == "WARN"
     assert light.metadata["professional_not_measured"].value == "too few"
+
+
+@pytest.mark.parametrize(
+    ("slope", "steepness"), [(1.0, 1.0), (1.25, 1.0), (0.8, 1.0), (1.5, 1.2), (0.6, 0.75), (9.0, 2.0), (-1.0, 0.5)]
+)
+def test_only_what_exceeds_the_usual_swing_of_a_slope_is_applied(slope: float, steepness: float) -> None:
+    assert predictions._steepness(slope, RULES) == pytest.approx(steepness)
+
+
+def test_log_odds_that_were_too_flat_are_made_steeper_at_the_same_level() -> None:
+    said: dict[str, customers.Activity] = {
+        "model": customers.RateWithDropout(np.linspace(0.001, 0.02, 50), np.full(50, 0.9), 0.1)
+    }
+    plain = predictions._calibrated(said, "model", None, 1.0, 0.0, 90)
+    steep = predictions._calibrated(said, "model", None, 1.5, 0.0, 90)
+    assert plain.probability(90) == pytest.approx(said["model"].probability(90), abs=1e-5)
+    assert steep.probability(90).mean() == pytest.approx(plain.probability(90).mean(), abs=1e-4)
+    assert steep.probability(90).std() > 1.2 * plain.probability(90).std()

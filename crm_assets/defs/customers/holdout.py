@@ -13,24 +13,28 @@ from crm_assets.rules import BusinessRules
 HOLDOUT_CHECK = check_spec(
     ["customers", "predictions"],
     "predictions_hold_on_the_past",
-    "Where a hold-out is measured: its AUC is not below the rules' least, and its expected orders are within the"
-    " rules' factor of those that came. Amber otherwise; looked at within the step that measures.",
+    "Where a hold-out is measured: its AUC is not below the rules' least; the customers who were to order are within"
+    " the rules' factor of those who did, and so are the orders of a year, where there is one to look back to. Amber"
+    " otherwise; looked at within the step that measures.",
 )
 
 
 def holdout_holds(quality: dict[str, dict[str, Any]], rules: BusinessRules) -> dg.AssetCheckResult:
     """The light of `HOLDOUT_CHECK` from the measures of each population."""
     least, factor = rules.predictions.holdout_auc_min, rules.predictions.holdout_total_factor
-    metadata: dict[str, Any] = {"threshold_auc": least, "threshold_total_factor": factor}
+    metadata: dict[str, Any] = {"threshold_auc": least, "threshold_factor": factor}
     passed = True
     for population, found in quality.items():
         if found["status"] != "measured":
             metadata[f"{population}_not_measured"] = found["reason"]
             continue
-        ratio = found["expected_orders"] / max(found["observed_orders"], 1)
+        ratios = {"customers": found["mean_predicted"] / max(found["mean_observed"], 1.0 / found["n"])}
+        if found["year"] is not None:
+            ratios["orders_of_a_year"] = found["year"]["expected_orders"] / max(found["year"]["observed_orders"], 1)
         metadata[f"{population}_auc"] = found["auc"]
-        metadata[f"{population}_expected_by_observed_orders"] = round(ratio, 4)
-        passed = passed and found["auc"] >= least and 1.0 / factor <= ratio <= factor
+        for what, ratio in ratios.items():
+            metadata[f"{population}_{what}_expected_by_observed"] = round(ratio, 4)
+        passed = passed and found["auc"] >= least and all(1.0 / factor <= ratio <= factor for ratio in ratios.values())
     return dg.AssetCheckResult(
         asset_key=HOLDOUT_CHECK.asset_key,
         check_name=HOLDOUT_CHECK.name,
