@@ -348,6 +348,7 @@ def _fit(scaled: Floats, last_k: int, rules: ClusterRules) -> tuple[Ints, dict[s
             fit = KMeans(min(k, len(drawn)), n_init=rules.starts, random_state=rules.seed + number)
             predicted.append(fit.fit(sample[drawn], sample_weight=times[drawn]).predict(sample))
         agreement = [adjusted_rand_score(a, b) for a, b in combinations(predicted, 2)]
+        everybody = labels if len(sample) == n else model.predict(scaled)
         is_told_apart = 1 < len(np.unique(labels[judged])) < len(judged)
         centres[k] = model.cluster_centers_
         tried.append(
@@ -358,7 +359,7 @@ def _fit(scaled: Floats, last_k: int, rules: ClusterRules) -> tuple[Ints, dict[s
                 else -1.0,
                 "stability": round(float(np.mean(agreement)), 4),
                 "stability_lowest": round(float(np.min(agreement)), 4),
-                "smallest_share": round(float(np.bincount(labels, minlength=k).min() / len(sample)), 4),
+                "smallest_share": round(float(np.bincount(everybody, minlength=k).min() / n), 4),
             }
         )
     best, relaxed = _choose(tried, last_k, rules)

@@ -42,18 +42,24 @@ def every_buyer_has_a_cluster(context: dg.AssetCheckExecutionContext, tenant_run
 def clusters_are_large_and_named_apart(
     context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
 ) -> dg.AssetCheckResult:
-    """No two clusters of a population share a name, and none is smaller than the rules' least share."""
-    profiles = tenant_run.warehouse.read("customers", "cluster_profiles")
+    """No two clusters of a population share a name, none is smaller than the rules' least share, and those of a
+    population large enough for quintiles are stable.
+    """
+    profiles, rules = tenant_run.warehouse.read("customers", "cluster_profiles"), tenant_run.rules
+    by_population = profiles.groupby("population").agg(size=("size", "sum"), stability=("stability", "first"))
+    judged = by_population.loc[by_population["size"] >= rules.rfm.edges_below_customers, "stability"].astype("float64")
     repeated = int(profiles.duplicated(["population", "cluster_name"]).sum())
     smallest = float(profiles["share"].min()) if len(profiles) else 1.0
-    threshold = tenant_run.rules.clusters.smallest_share_min
+    threshold = rules.clusters.smallest_share_min
     return dg.AssetCheckResult(
-        passed=repeated == 0 and smallest >= threshold,
+        passed=repeated == 0 and smallest >= threshold and not (judged < rules.clusters.stability_min).any(),
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
             "repeated_names": repeated,
             "smallest_share": round(smallest, 4),
             "threshold_smallest_share": threshold,
+            "least_stability": round(float(judged.min()), 4) if judged.notna().any() else "nothing measured",
+            "threshold_stability": rules.clusters.stability_min,
             "clusters": len(profiles),
         },
     )
