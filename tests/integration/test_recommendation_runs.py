@@ -93,7 +93,7 @@ def made(as_of: date = AS_OF, ndcg: float = 0.2, product: str = "P1") -> Any:
             "cut_days_before": 90,
             "history_days": 900,
             "repeat": {"method": "isotonic", "candidates": 300, "ordered": 40, "deciles": bands},
-            "explore": {"method": "base_rate", "reason": "history too short"},
+            "explore": {"method": "base_rate", "base_rate": 0.01, "reason": "too short", "candidates": 9, "ordered": 0},
         },
         "ranking": {
             "choice": SERVING,
@@ -140,8 +140,8 @@ def run(
                 resources={"tenant_run": of_run},
             )
         shown = {
-            event.asset_key.path[-1]: {name: value.value for name, value in event.materialization.metadata.items()}
-            for event in done.get_asset_materialization_events()
+            made.asset_key.path[-1]: {name: value.value for name, value in made.metadata.items()}
+            for made in (event.materialization for event in done.get_asset_materialization_events())
         }
         shown["lights"] = {e.check_name: e.passed for e in done.get_asset_check_evaluations()}
         return of_run.run_id, shown
@@ -270,14 +270,18 @@ def test_the_asset_shows_who_serves_its_figures_and_its_plots(run: Run) -> None:
     assert shown["lights"] == {"what_serves_beats_the_baselines": True, "the_backtest_is_whole": True}
 
 
-def test_without_enough_history_there_is_a_reason_instead_of_figures(run: Run, tenant_warehouse: Warehouse) -> None:
+@pytest.mark.parametrize("rows", [(), SCENARIOS])
+def test_without_enough_history_there_is_a_reason_instead_of_figures(
+    run: Run, tenant_warehouse: Warehouse, rows: tuple[str, ...]
+) -> None:
     young = made()
-    young.backtests = young.backtests.iloc[:0]
+    young.backtests = young.backtests[young.backtests["part"].isin(rows)]
+    young.backtests[["customers", *MEASURES]] = 0
     young.engine["ranking"]["reasons"] = dict.fromkeys(LISTS, "12 customers to judge by, 100 needed")
     _, shown = run(young)
-    assert tenant_warehouse.count("recommendations", "backtests") == 0
+    assert tenant_warehouse.count("recommendations", "backtests") == 2 * len(rows)
     assert "12 customers to judge by" in shown["backtests"]["serving"]
-    assert not {"engines", "over_time", "scenarios", "measures"} & set(shown["backtests"])
+    assert not {"engines", "over_time", "scenarios"} & set(shown["backtests"])
     assert shown["lights"] == {"what_serves_beats_the_baselines": True, "the_backtest_is_whole": True}
 
 

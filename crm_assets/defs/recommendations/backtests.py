@@ -33,13 +33,19 @@ _KEPT = """
     )
     select run_id, part, engine, top, cut, customers, ndcg, is_serving, as_of
     from recommendations.backtests inner join kept using (run_id)
+    where part = any(%s) and customers > 0
     order by as_of, part, engine, top
 """
 
 
+def of_run(warehouse: Warehouse, run_id: str) -> pd.DataFrame:
+    """The rows of one run."""
+    return warehouse.read("recommendations", "backtests", where="run_id = %s", params=[run_id])
+
+
 def kept_over_time(warehouse: Warehouse, run_id: str, as_of: object) -> pd.DataFrame:
-    """Rows of the runs up to `as_of`, one run a day: what the plot over time is drawn from."""
-    return warehouse.query(_KEPT, [as_of, run_id, run_id])
+    """What the runs up to `as_of` measured of the lists, one run a day: what the plot over time is drawn from."""
+    return warehouse.query(_KEPT, [as_of, run_id, run_id, list(LISTS)])
 
 
 # What the asset shows
@@ -124,7 +130,7 @@ def engines_plot(rows: pd.DataFrame, top: int) -> dg.MarkdownMetadataValue:
         )
     cut, days = pd.Timestamp(rows["cut"].iloc[0]).date(), int(rows["window_days"].iloc[0])
     _headline(figure, f"What the next order held, foretold at {cut} for {days} days, by engine")
-    _legend(figure, {"serves": _SERVING, "other engine": _OTHER, "baseline": _BASELINE})
+    _legend(figure, {"serves": _SERVING, "other baseline": _BASELINE, "other engine": _OTHER})
     return plot(figure)
 
 
@@ -137,8 +143,10 @@ def history_plot(history: pd.DataFrame, top: int) -> dg.MarkdownMetadataValue:
     for axes, name in zip(figure.subplots(1, len(LISTS)), LISTS, strict=True):
         part = history[history["part"] == name].sort_values("as_of", kind="stable")
         plain, served = part[part["engine"] == GP_TOP_FREQ], part[part["is_serving"].astype(bool)]
-        axes.plot(plain["as_of"], plain["ndcg"], marker="o", color=_BASELINE, linestyle="--", label=GP_TOP_FREQ)
         axes.plot(served["as_of"], served["ndcg"], marker="o", color=_SERVING, label="what served")
+        # Open rings, so that the one shows through the other where they are equal.
+        rings = {"marker": "o", "markersize": 9, "fillstyle": "none", "linestyle": "--"}
+        axes.plot(plain["as_of"], plain["ndcg"], color=_BASELINE, label=GP_TOP_FREQ, **rings)
         changed = served["engine"].ne(served["engine"].shift())
         for row in served[changed].itertuples():
             axes.annotate(
@@ -177,7 +185,8 @@ def scenarios_plot(rows: pd.DataFrame) -> dg.MarkdownMetadataValue:
         places = [place + (number - (len(tops) - 1) / 2) * height for place in range(len(names))]
         words = "the first wine" if top == 1 else f"one of the first {top}"
         drawn = axes.barh(places, part["hit_rate"].to_numpy(), height * 0.9, color=colour, label=words)
-        axes.bar_label(drawn, [f"{rate:.1%}" for rate in part["hit_rate"]], padding=3, fontsize=8)
+        rates = [f"{rate:.1%}" if n else "" for rate, n in zip(part["hit_rate"], part["customers"], strict=True)]
+        axes.bar_label(drawn, rates, padding=3, fontsize=8)
     customers = rows.groupby("part")["customers"].max()
     axes.set_yticks(range(len(names)), [f"{name}\n{customers[name]:,} customers" for name in names], fontsize=9)
     axes.invert_yaxis()
@@ -193,26 +202,33 @@ def scenarios_plot(rows: pd.DataFrame) -> dg.MarkdownMetadataValue:
 
 
 def calibration_plot(calibration: dict[str, Any]) -> dg.MarkdownMetadataValue | None:
-    """Per list: the probability given to wines, by band, against the share then ordered; None where unmeasured."""
-    measured = {name: found for name, found in calibration.items() if isinstance(found, dict) and found.get("deciles")}
-    if not measured:
+    """Per list: the probability given to wines, by band, against the share then ordered; None where unmeasured.
+
+    A list without a curve says why. Bands of the same probability are one point, the larger the more they are.
+    """
+    lists = {name: calibration[name] for name in LISTS if name in calibration}
+    if not any(found.get("deciles") for found in lists.values()):
         return None
-    figure = new_figure(4.6 * len(measured), 4.2)
-    for axes, (name, found) in zip(figure.subplots(1, len(measured), squeeze=False)[0], measured.items(), strict=True):
-        predicted = [band["predicted"] for band in found["deciles"]]
-        observed = [band["observed"] for band in found["deciles"]]
-        top = max(*predicted, *observed, 1e-9)
-        axes.plot([0, top], [0, top], color="#999999", linewidth=1, label="as many as said")
-        axes.plot(predicted, observed, marker="o", color=_SERVING, label="a tenth of the candidates")
+    figure = new_figure(4.6 * len(lists), 4.2)
+    for axes, (name, found) in zip(figure.subplots(1, len(lists), squeeze=False)[0], lists.items(), strict=True):
         facts = f"{found['candidates']:,} candidates, {found['ordered']:,} ordered"
         axes.set_title(f"{_LIST_HEADS[name]}\n{facts}", loc="left", fontsize=9)
+        if not found.get("deciles"):
+            axes.text(0.5, 0.5, f"{found['base_rate']:.1%} for every wine:\n{found['reason']}", ha="center", fontsize=9)
+            axes.set_axis_off()
+            continue
+        bands = pd.DataFrame(found["deciles"]).groupby("predicted")["observed"].agg(["mean", "size"])
+        top = max(bands.index.max(), bands["mean"].max(), 1e-9)
+        axes.plot([0, top], [0, top], color="#999999", linewidth=1, label="as many as said")
+        axes.plot(bands.index, bands["mean"], color=_SERVING, linewidth=1)
+        axes.scatter(bands.index, bands["mean"], 30 * bands["size"], color=_SERVING, label="by tenth of the candidates")
         axes.set_xlabel("probability given")
+        axes.set_ylabel(f"share ordered in the {calibration['cut_days_before']} days that followed", fontsize=9)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter("{x:.1%}" if top < 0.1 else "{x:.0%}")
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel(f"share ordered in the {calibration['cut_days_before']} days that followed")
-    figure.axes[0].legend(frameon=False, fontsize=8, loc="upper left")
+        axes.legend(frameon=False, fontsize=8, loc="upper left", markerscale=0.6)
     _headline(figure, "Probability of a wine, against what was ordered, by band")
     return plot(figure)
 
@@ -222,9 +238,12 @@ def _headline(figure: Any, text: str) -> None:
 
 
 def _legend(figure: Any, colours: dict[str, str]) -> None:
+    """Below the panels: what those colours mean that are in the figure."""
+    from matplotlib.colors import to_hex
     from matplotlib.patches import Patch
 
-    patches = [Patch(color=colour, label=name) for name, colour in colours.items()]
+    seen = {to_hex(patch.get_facecolor()) for axes in figure.axes for patch in axes.patches}
+    patches = [Patch(color=colour, label=name) for name, colour in colours.items() if colour in seen]
     figure.legend(handles=patches, loc="outside lower left", ncols=len(patches), frameon=False, fontsize=9)
 
 
@@ -265,7 +284,7 @@ def faults(rows: pd.DataFrame, tops: list[int]) -> dict[str, int]:
     serving = lists[lists["is_serving"].astype(bool)].groupby(["part", "top"])["engine"].nunique()
     return {
         "rows_missing": expected - len(rows),
-        "lists_missing": len(LISTS) - lists["part"].nunique() if len(rows) else 0,
+        "lists_missing": len(LISTS) - lists["part"].nunique() if len(lists) else 0,
         "outside_0_to_1": int((~always.apply(lambda c: c.between(0, 1))).sum().sum())
         + int((split.notna() & ~split.apply(lambda c: c.between(0, 1))).sum().sum()),
         "lists_without_one_serving_engine": int((serving != 1).sum())

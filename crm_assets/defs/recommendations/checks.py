@@ -166,10 +166,6 @@ def _title(expectation: Any) -> str:
     return f"{expectation.type} {arguments.get('column') or ', '.join(arguments.get('column_list', []))}"
 
 
-def _backtests(tenant_run: TenantRun) -> pd.DataFrame:
-    return tenant_run.warehouse.read("recommendations", "backtests", where="run_id = %s", params=[tenant_run.run_id])
-
-
 @tenant_check(BACKTESTS)
 def what_serves_beats_the_baselines(
     context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
@@ -178,7 +174,8 @@ def what_serves_beats_the_baselines(
     list that too few customers could judge is told apart.
     """
     rules = tenant_run.rules.ranking
-    told = backtests.worse_than_baselines(_backtests(tenant_run), rules.backtest.judged_by, rules.tuning.min_customers)
+    rows = backtests.of_run(tenant_run.warehouse, tenant_run.run_id)
+    told = backtests.worse_than_baselines(rows, rules.backtest.judged_by, rules.tuning.min_customers)
     return dg.AssetCheckResult(
         passed=told["lists_worse"] == 0, severity=dg.AssetCheckSeverity.WARN, metadata={**told, "threshold": 0}
     )
@@ -189,7 +186,7 @@ def the_backtest_is_whole(context: dg.AssetCheckExecutionContext, tenant_run: Te
     """Where there is a back-test: each engine at each length of each list, each scenario at each of its lengths, all
     measures in 0..1, and one engine that serves each list. Amber otherwise.
     """
-    rows = _backtests(tenant_run)
+    rows = backtests.of_run(tenant_run.warehouse, tenant_run.run_id)
     found = backtests.faults(rows, tenant_run.rules.ranking.backtest.tops)
     return dg.AssetCheckResult(
         passed=not any(found.values()),
