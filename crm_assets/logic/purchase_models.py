@@ -29,6 +29,7 @@ _LOG_HIGH_A = np.log(30.0)  # keeps 2F1 in range, for dropout shares as alike as
 _NODES = 16  # of Gauss-Legendre, exact to 1e-9 over the e-folds below
 _E_FOLDS = 20.0  # where the integrand has fallen to 2e-9 of its start
 _NEAR_ONE = 1e-6
+_DIGITS = 5  # of a fitted parameter; its standard error shows in the second or third
 
 
 class _Parameters:
@@ -265,7 +266,9 @@ def _condensed(x: Floats, t_x: Floats, age: Floats) -> tuple[Floats, Floats, Flo
 def _minimise(
     loss: Callable[[Floats], tuple[float, Floats]], start: Floats, log_high: list[float]
 ) -> tuple[float, ...]:
-    """Parameters (not their logs) of least loss. Sums are scaled to a mean, so that tolerances mean something."""
+    """Parameters (not their logs) of least loss, without the last digits, which are the machine's. The loss is scaled
+    by its start, so that tolerances mean something.
+    """
     from scipy.optimize import minimize
     from threadpoolctl import threadpool_limits
 
@@ -287,7 +290,7 @@ def _minimise(
         )
     if not (np.isfinite(found.fun) and np.isfinite(found.x).all()):
         raise FitError("no maximum of the likelihood found")
-    return tuple(float(value) for value in np.exp(found.x))
+    return tuple(float(f"{value:.{_DIGITS}g}") for value in np.exp(found.x))
 
 
 def _bg_nbd_likelihood(parameters: Floats, x: Floats, t_x: Floats, age: Floats) -> tuple[Floats, Floats]:

@@ -52,14 +52,26 @@ def models_table(quality: dict[str, dict[str, Any]]) -> dg.MarkdownMetadataValue
     ]
     for population, found in quality.items():
         for tried in found.get("tried", []):
-            serves = f"serves: {found['reason']}" if tried["method"] == found["method"] else ""
+            serves = f"serves; {found['reason']}{_corrected(found)}" if tried["method"] == found["method"] else ""
             lines.append(
                 f"| {population} | {tried['method']} | {tried['auc']:.4f} | {tried['log_loss']:.4f} |"
                 f" {tried['brier']:.4f} | {tried['mean_predicted']:.1%} | {serves} |"
             )
         if not found.get("tried"):
-            lines.append(f"| {population} | {found['method']} | | | | | serves, not measured: {found['reason']} |")
+            lines.append(f"| {population} | {found['method']} | | | | | serves, not measured; {found['reason']} |")
     return dg.MetadataValue.md("\n".join(lines))
+
+
+def _corrected(found: dict[str, Any]) -> str:
+    """What the hold-out taught for today's probabilities, in words; nothing where it taught nothing."""
+    said = ""
+    if found["steepness"] != 1.0:
+        said += (
+            f"; today's log-odds × {found['steepness']:.2f} (slope of the hold-out {found['calibration_slope']:.2f})"
+        )
+    if found["season_log_odds"]:
+        said += f"; season of a year ago {found['season_log_odds']:+.2f}"
+    return said
 
 
 def calibration_table(measured: dict[str, dict[str, Any]]) -> dg.MarkdownMetadataValue:
