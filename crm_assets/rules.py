@@ -256,6 +256,40 @@ class Multipliers(Section):
     nurture: float
 
 
+class Explanations(Section):
+    """From when on a fact is a reason that staff read.
+
+    shortest_rhythm_days; late_days, late_share: of the interval, beyond it; orders_together: with both wines;
+    share: of the customer's spend; close_taste: 1 - distance of taste and wine; tops: "among the so many most
+    bought"; low_stock: bottles left.
+    """
+
+    shortest_rhythm_days: float
+    late_days: float
+    late_share: float
+    orders_together: int
+    share: float
+    close_taste: float
+    tops: list[int]
+    low_stock: float
+
+
+class UnratedOpinions(Section):
+    """What a decision without a rating says of the wine, 0..1."""
+
+    approve: float
+    later: float
+    reject: float
+
+
+class Feedback(Section):
+    """days: how long a review counts; prior: neutral reviews that every wine has; see `logic.feedback`."""
+
+    days: int
+    prior: float
+    unrated: UnratedOpinions
+
+
 class Recommendations(Section):
     max_per_customer: int
     bought_window_days: int
@@ -275,10 +309,11 @@ class Recommendations(Section):
     confidence_percentile: float
     candidates_per_list: int
     memory_days: float
-    ranker_prior_orders: float
     calibration_max_customers: int
     calibration_min_positives: int
     season_tags: dict[str, list[int]]
+    explanations: Explanations
+    feedback: Feedback
     weights: ScenarioWeights
     multipliers: Multipliers
 
@@ -340,6 +375,7 @@ class Ranking(Section):
     max_products: int
     least_popularity: float
     new_product_orders: float
+    likeness_neighbours: int
     recipe: Recipe
     tuning: Tuning
     candidates_repeat: int

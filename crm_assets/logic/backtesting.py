@@ -17,11 +17,13 @@ import numpy as np
 import pandas as pd
 
 from crm_assets.logic import ranking, reranking
-from crm_assets.logic.ranking import NOTHING, Floats, Ints, Ranker, Transactions
+from crm_assets.logic.ranking import NOTHING, Flags, Floats, Ints, Ranker, Transactions
 from crm_assets.logic.reranking import Examples, Facts, Reranker
 from crm_assets.rules import Recipe
 
 if TYPE_CHECKING:
+    from scipy import sparse
+
     from crm_assets.rules import Ranking
 
 List = Literal["mixed", "repeat", "explore"]
@@ -87,11 +89,12 @@ class Judge:
         return _is_in(keys, wanted), np.bincount(wanted // max(self.n_products, 1), minlength=self.n_orders)
 
 
-def _is_in(values: Ints, sorted_values: Ints) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _is_in(values: Ints, sorted_values: Ints) -> Flags:
     if not len(sorted_values):
         return np.zeros(values.shape, dtype=bool)
     at = np.minimum(np.searchsorted(sorted_values, values), len(sorted_values) - 1)
-    return np.asarray(sorted_values[at] == values)
+    found: Flags = sorted_values[at] == values
+    return found
 
 
 def _mean(values: np.ndarray) -> float:
@@ -131,12 +134,18 @@ def baselines(past: Transactions, settings: Ranking) -> dict[str, Engine]:
 
 
 def rankers(
-    past: Transactions, day: int, window: int, recipes: dict[List, Recipe], settings: Ranking
+    past: Transactions,
+    day: int,
+    window: int,
+    recipes: dict[List, Recipe],
+    settings: Ranking,
+    likeness: sparse.csr_matrix | None = None,
 ) -> dict[List, Ranker]:
-    """The tuned ranker of each list, learned from `past`, which lies before `day`."""
+    """The tuned ranker of each list, learned from `past`, which lies before `day`; equal recipes share one."""
     regression = ranking.learn(past, day, recipes["mixed"], settings)
     popular = ranking.popularity(past, day, window)
-    return {name: Ranker.of(recipes[name], regression, popular, settings) for name in LISTS}
+    made = {recipe: Ranker.of(recipe, regression, popular, settings, likeness) for recipe in {*recipes.values()}}
+    return {name: made[recipes[name]] for name in LISTS}
 
 
 def lists_of(
@@ -344,8 +353,9 @@ class _Trial:
 class Prepared:
     """What serves at a day: the engine of each list and why, the engines, and the measures of the last cut.
 
-    measures: list, engine, top, customers, recall, ndcg, hit_rate, recall_repeat, recall_explore, one row per
-    list × engine × k, at `cut`; empty where the history is too short.
+    then: the engines that were measured, which know nothing from `cut` on. measures: list, engine, top,
+    customers, recall, ndcg, hit_rate, recall_repeat, recall_explore, one row per list × engine × k, at `cut`;
+    empty where the history is too short.
     """
 
     day: int
@@ -354,6 +364,7 @@ class Prepared:
     choice: dict[List, str]
     reasons: dict[List, str]
     engines: dict[str, Engine]
+    then: dict[str, Engine]
     recipes: dict[List, Recipe]
     measures: pd.DataFrame
     report: dict[str, Any]
@@ -371,13 +382,14 @@ def prepare(
     settings: Ranking,
     *,
     all_engines: bool = False,
+    likeness: sparse.csr_matrix | None = None,
     progress: Progress = silent,
 ) -> Prepared:
     """Everything that ranks at `day`, from the orders before it alone.
 
     The weights are chosen on the window before the last cut, the engines measured at the last cut (`day` minus
     the horizon, less where the history is short), and the best of each list learned again up to `day`.
-    `all_engines`: keep also those that lost.
+    `all_engines`: keep also those that lost. `likeness`: see `Ranker.of`.
     """
     past = transactions.before(day)
     rules = settings.backtest
@@ -386,41 +398,44 @@ def prepare(
     cut = day - window
     progress(f"choosing weights on the {window} days before {_date(cut)}")
     tuned = tune(past, cut - window, window, settings, progress)
-    examples = _examples(past, day, window, tuned.recipes["mixed"], settings, progress)
-    learned = rankers(past.before(cut), cut, window, tuned.recipes, settings)
+    learned = rankers(past.before(cut), cut, window, tuned.recipes, settings, likeness)
+    examples = _examples(past, day, window, learned["mixed"], settings, progress)
     then = _engines(past.before(cut), learned, examples[1:], settings)
     progress(f"measuring {', '.join(then)} at {_date(cut)}")
     rows = backtest(then, past, cut, window, settings)
     choice, reasons = choose(rows, settings)
     kept = {*choice.values()} if not all_engines else set(ENGINES)
     progress(f"learning up to {_date(day)}")
-    now = _engines(
-        past, rankers(past, day, window, tuned.recipes, settings), examples[:-1] if RERANKED in kept else [], settings
-    )
-    engines = {name: engine for name, engine in now.items() if name in kept}
-    # The last cut's orders may make the model possible, or not enough of them: who won must be there.
+    newest = rankers(past, day, window, tuned.recipes, settings, likeness)
+    now = _engines(past, newest, examples[:-1] if RERANKED in kept else [], settings)
     for name in LISTS:
-        if choice[name] not in engines:
-            choice[name] = RIDGE
-            engines[RIDGE] = now[RIDGE]
-    report = {"tuning": tuned.report, "labelled_orders": sum(e.n_orders for e in examples[:-1])}
-    return Prepared(day, cut, window, choice, reasons, engines, tuned.recipes, rows, report)
+        if choice[name] not in now:  # the newest cuts have fewer labelled orders than those before
+            choice[name], reasons[name] = RIDGE, f"{reasons[name]}; too few labelled orders to learn it again"
+    engines = {name: engine for name, engine in now.items() if name in {*kept, *choice.values()}}
+    report = {"tuning": tuned.report, "labelled_orders": sum(cut.n_orders for cut in examples[:-1])}
+    return Prepared(day, cut, window, choice, reasons, engines, then, tuned.recipes, rows, report)
 
 
 def _examples(
-    past: Transactions, day: int, window: int, recipe: Recipe, settings: Ranking, progress: Progress
+    past: Transactions, day: int, window: int, newest: Ranker, settings: Ranking, progress: Progress
 ) -> list[Examples]:
-    """Examples at the cuts before `day`, newest first, one more than a model learns from; [] where too few."""
+    """Examples at the cuts before `day`, newest first, one more than a model learns from; [] where too few.
+
+    `newest`: the ranker of the last cut. Those of the earlier ones are made as it was, each of what was known
+    then.
+    """
     cuts = [day - window * number for number in range(1, settings.reranker.cuts + 2)]
     enough = sum(min(len(past.first_orders(cut, cut + window)), settings.reranker.orders_per_cut) for cut in cuts[1:])
     if enough < settings.reranker.min_orders:
         return []
-    found = []
+    found: list[Examples] = []
     for cut in cuts:
         progress(f"examples of the re-ranker at {_date(cut)}")
-        known = past.before(cut)
-        regression = ranking.learn(known, cut, recipe, settings)
-        ranker = Ranker.of(recipe, regression, ranking.popularity(known, cut, window), settings)
+        ranker = newest
+        if found:
+            known = past.before(cut)
+            regression = ranking.learn(known, cut, newest.recipe, settings)
+            ranker = Ranker.of(newest.recipe, regression, ranking.popularity(known, cut, window), settings)
         found.append(reranking.examples(ranker, past, cut, window, settings))
     return found
 
@@ -436,18 +451,31 @@ def _engines(
 
 
 def backtest(
-    engines: dict[str, Engine], transactions: Transactions, cut: int, window: int, settings: Ranking
+    engines: dict[str, Engine],
+    transactions: Transactions,
+    cut: int,
+    horizon: int,
+    settings: Ranking,
+    *,
+    past: Transactions | None = None,
+    window: int | None = None,
 ) -> pd.DataFrame:
-    """Measures of engines that know nothing from `cut` on, by the first orders in [cut, cut + window)."""
-    past = transactions.before(cut)
-    orders = transactions.first_orders(cut, cut + window)
+    """Measures of engines that know nothing from `cut` on, by the first orders in [cut, cut + horizon).
+
+    past: what they know, where that is of fewer products (the first ones). window: that they were learned with,
+    where it is not the horizon.
+    """
+    past = past or transactions.before(cut)
+    orders = transactions.first_orders(cut, cut + horizon)
     orders = orders[:: -(-len(orders) // settings.backtest.max_customers) or 1]
     who = transactions.order_customer[orders]
     judge = Judge(transactions, orders, cut)
     rows = []
     for name, engine in engines.items():
         lists = (
-            lists_of(engine, past, who, cut, window, LISTS, max(settings.backtest.tops), settings) if len(who) else {}
+            lists_of(engine, past, who, cut, window or horizon, LISTS, max(settings.backtest.tops), settings)
+            if len(who)
+            else {}
         )
         for kind, (products, _) in lists.items():
             for k in settings.backtest.tops:
@@ -463,6 +491,7 @@ def choose(measures: pd.DataFrame, settings: Ranking) -> tuple[dict[List, str], 
     k = settings.backtest.judged_by
     for name in LISTS:
         rows = measures[(measures["list"] == name) & (measures["top"] == k)].set_index("engine")
+        by_engine: dict[str, float] = rows["ndcg"].to_dict()
         customers = int(rows["customers"].max()) if len(rows) else 0
         if customers < settings.tuning.min_customers:
             choice[name] = RIDGE
@@ -470,7 +499,7 @@ def choose(measures: pd.DataFrame, settings: Ranking) -> tuple[dict[List, str], 
                 f"{customers} customers to judge by, {settings.tuning.min_customers} needed: the ridge unjudged"
             )
             continue
-        ndcg = {engine: float(rows.loc[engine, "ndcg"]) for engine in ENGINES if engine in rows.index}
+        ndcg = {engine: by_engine[engine] for engine in ENGINES if engine in by_engine}
         best = max(ndcg, key=lambda engine: (ndcg[engine], -ENGINES.index(engine)))
         second = max((engine for engine in ndcg if engine != best), key=lambda engine: ndcg[engine])
         choice[name] = best

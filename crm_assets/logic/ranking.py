@@ -29,7 +29,8 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 NOTHING = -1  # at a place of a list: no product
-_CELLS_AT_ONCE = 10_000_000  # scores that one thread holds: 40 MB
+_CELLS_AT_ONCE = 500_000  # scores that one thread holds: 2 MB stay in the processor's cache
+_ROWS_AT_ONCE = (64, 20_000)  # but no fewer and no more customers than that
 _THREADS = 2  # NumPy and SciPy let go of the interpreter in the products and selections that take the time
 
 
@@ -255,14 +256,14 @@ class Regression:
     """Learned from past orders: matrices over the products `columns`, the most ordered ones.
 
     ridge: from scaled history to the chance of the next order. copurchase: cosine of two products over
-    orders, lately ordered ones above older, zero on the diagonal. n_orders: how many orders it was learned
-    from.
+    orders, lately ordered ones above older, zero on the diagonal. orders_with: how many of the orders learned
+    from held the product.
     """
 
     columns: Ints
     ridge: Floats
     copurchase: Floats
-    n_orders: int
+    orders_with: Ints
 
 
 def learn(transactions: Transactions, day: int, recipe: Recipe, settings: Ranking) -> Regression:
@@ -286,17 +287,21 @@ def learn(transactions: Transactions, day: int, recipe: Recipe, settings: Rankin
     gram, ridge = _dense(before.T @ before), _dense(before.T @ after)
     diagonal = np.einsum("ii->i", gram)
     diagonal += recipe.penalty * max(float(diagonal.mean(dtype=np.float64)) if len(columns) else 0.0, 1e-6)
-    if len(targets):
+    if len(targets) and len(columns):
         factor = linalg.cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
         ridge = linalg.cho_solve(factor, ridge, overwrite_b=True, check_finite=False)
     else:
         ridge = np.zeros((len(columns), len(columns)), dtype=np.float32)
     copurchase = _copurchase(past, np.sqrt(lately), columns, settings.max_orders)
-    return Regression(columns, np.ascontiguousarray(ridge), copurchase, len(targets))
+    return Regression(columns, np.ascontiguousarray(ridge), copurchase, np.diff(after.tocsc().indptr))
 
 
 def most_ordered(past: Transactions, importance: np.ndarray, most: int) -> Ints:
-    """The `most` products in the most orders, an order counting by its importance; sorted."""
+    """The `most` products in the most orders, an order counting by its importance; sorted. All of them where they
+    are no more, those never ordered too.
+    """
+    if past.n_products <= most:
+        return np.arange(past.n_products)
     weight = np.bincount(past.product, importance[past.order], past.n_products)
     best = np.argsort(-np.round(weight, 9), kind="stable")[:most]
     return np.sort(best[weight[best] > 0])
@@ -346,15 +351,34 @@ class Ranker:
     prior_orders: float
 
     @classmethod
-    def of(cls, recipe: Recipe, regression: Regression, popular: Floats, settings: Ranking) -> Ranker:
-        """The matrices weighed by the recipe. Whoever has no history gets what is popular."""
+    def of(
+        cls,
+        recipe: Recipe,
+        regression: Regression,
+        popular: Floats,
+        settings: Ranking,
+        likeness: sparse.csr_matrix | None = None,
+    ) -> Ranker:
+        """The matrices weighed by the recipe. Whoever has no history gets what is popular.
+
+        `likeness` (products × products, rows summing to 1): on which others a product leans while few orders
+        hold it, so that a new one has a place from its first day. With n orders it speaks for itself by
+        n / (n + new_product_orders).
+        """
         matrix = regression.ridge
         if recipe.copurchase:
             matrix = matrix + np.float32(recipe.copurchase) * regression.copurchase
         base = popular * np.float32(max(recipe.popularity, settings.least_popularity))
-        return cls(recipe, regression.columns, matrix, base, settings.prior_orders)
+        if likeness is not None:
+            columns = regression.columns
+            own = (regression.orders_with / (regression.orders_with + settings.new_product_orders)).astype(np.float32)
+            others = likeness[columns][:, columns].T
+            matrix = matrix * own + np.asarray(matrix @ others) * (1.0 - own)
+            base = base.copy()
+            base[columns] = base[columns] * own + (base[columns] @ others) * (1.0 - own)
+        return cls(recipe, regression.columns, np.ascontiguousarray(matrix), base, settings.prior_orders)
 
-    def scores(self, history: History, rows: slice) -> Floats:
+    def scores(self, history: History, rows: slice | Ints) -> Floats:
         """Scores of the customers `rows` of a history taken with the recipe's memory, rows × products."""
         part = History(history.weight[rows], history.orders[rows])
         known = part.scaled(self.recipe.scale)
@@ -377,7 +401,8 @@ class Ranker:
 
 def in_parts(n_rows: int, n_columns: int, work: Callable[[slice], Any]) -> list[Any]:
     """Results of `work` on consecutive row ranges, two at a time, in the order of the rows."""
-    size = max(1, min(20_000, _CELLS_AT_ONCE // max(n_columns, 1)))
+    least, most = _ROWS_AT_ONCE
+    size = max(least, min(most, _CELLS_AT_ONCE // max(n_columns, 1)))
     parts = [slice(begin, min(begin + size, n_rows)) for begin in range(0, n_rows, size)]
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(work, parts))
@@ -390,31 +415,22 @@ def top(scores: Floats, k: int) -> tuple[Ints, Floats]:
     """
     n, p = scores.shape
     k = min(k, p)
-    barred = scores == -np.inf
-    finite = np.where(barred, np.inf, scores) if barred.any() else scores
-    low = float(finite.min(initial=np.inf))
-    high = float(scores.max(initial=-np.inf))
-    if not n or not k or high == -np.inf:
+    if not n or not k:
         return np.full((n, k), NOTHING), np.full((n, k), -np.inf, dtype=np.float32)
-    # A score and its column in one integer: partitioning those is ten times faster than argpartition, and
-    # equal scores fall in the order of the columns. Twice as many as wanted, so that what the integer
-    # rounds away is decided by the score itself.
-    bits = max(1, int(p - 1).bit_length())
-    steps = float(2 ** (30 - bits) - 1)
-    wide = min(p, 2 * k)
-    packed = np.multiply(scores, np.float32(1.0)) if barred.any() else scores.copy()
-    packed -= np.float32(low)
-    packed *= np.float32(steps / max(high - low, 1e-30))
-    packed[barred] = -1.0
-    keys = np.rint(packed).astype(np.int32)
-    keys <<= bits
-    keys |= np.arange((1 << bits) - 1, (1 << bits) - 1 - p, -1, dtype=np.int32)
-    keys.partition(p - wide, axis=1)
-    best = keys[:, p - wide :]
-    columns = ((1 << bits) - 1) - (best & ((1 << bits) - 1)).astype(np.int64)
-    columns.sort(axis=1)
-    values = np.take_along_axis(scores, columns, axis=1)
-    order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+    # The k-th value, then all that reach it: NumPy partitions values ten times faster than it finds places.
+    least = np.partition(scores, p - k, axis=1)[:, p - k]
+    cell = np.flatnonzero(scores >= least[:, None])
+    row, column = np.divmod(cell, p)
+    if len(cell) > n * k:  # several at the k-th value: the first columns of them
+        tied = scores.reshape(-1)[cell] == least[row]
+        room = k - np.bincount(row, ~tied, n).astype(np.int64)
+        place = np.cumsum(tied)
+        begin = np.searchsorted(row, np.arange(n))
+        earlier = np.where(begin > 0, place[begin - 1], 0)
+        kept = ~tied | (place - earlier[row] <= room[row])
+        cell, column = cell[kept], column[kept]
+    columns, values = column.reshape(n, k), scores.reshape(-1)[cell].reshape(n, k)
+    order = np.argsort(-values, axis=1, kind="stable")
     columns, values = np.take_along_axis(columns, order, axis=1), np.take_along_axis(values, order, axis=1)
     columns[values == -np.inf] = NOTHING
     return columns, values

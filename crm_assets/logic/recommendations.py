@@ -1,8 +1,9 @@
 """Recommendations: which wines to propose to whom, why, and how likely they are to be ordered (spec.md §5).
 
 `recommend` is the whole of it: two lists of candidates per customer (repeat: bought before; explore: never
-bought), scored by components 0..1, chosen by the customer's state, cut by family diversity and stock, and
-given a probability calibrated on the tenant's own past. Frames in, frames out: no SQL, no Dagster, no clock,
+bought), ranked by the engine that won the last back-test (`backtesting`), scored by components 0..1, chosen by
+the customer's state, cut by family diversity and stock, and given a probability calibrated on the tenant's own
+past. Frames in, frames out: no SQL, no Dagster, no clock,
 no unseeded chance, and no loop over customers. The same inputs in any row order give the same bytes.
 Permission and audit are not decided here.
 """
@@ -11,18 +12,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from crm_assets.logic import backtesting, phrases, ranking, reranking
 from crm_assets.logic import customers as customer_logic
-from crm_assets.logic import phrases
+from crm_assets.logic.backtesting import Engine, Prepared
 from crm_assets.logic.customers import AROMA_AXES, Floats, Ints, day_number, day_numbers, positions, totals
+from crm_assets.logic.ranking import Ranker, Transactions, changes, ranges
+from crm_assets.logic.reranking import Facts
 
 if TYPE_CHECKING:
+    from scipy import sparse
+
     from crm_assets.rules import BusinessRules
 
 SCENARIOS = ("rebuy", "cross_sell", "upsell", "winback", "nurture")
@@ -32,7 +38,7 @@ STATES = ("no_order", "lapsed", "one_order", "regular")
 NO_ORDER, LAPSED, ONE_ORDER, REGULAR = range(4)
 PRICE_SEGMENTS = ("entry", "standard", "premium", "luxury")
 INTERVAL_SOURCES = ("own", "wine", "family", "unknown")
-KINDS = ("repeat", "explore")
+KINDS: tuple[backtesting.List, ...] = ("repeat", "explore")
 STANDARD_FORMAT_CL = 75.0
 
 NEUTRAL = 0.5  # a component about which nothing is known
@@ -51,12 +57,14 @@ class RecommendationInputs:
     * purchases: customer_id, wine_id, order_id, sale_date, amount_ht; customer × wine × qualifying order.
     * customers (people only): customer_id, population, n_qualifying_orders, last_order_date,
       lifetime_amount_ht.
-    * preferences: customer_id, top_family_1, price_75cl_ttc, price_segment, usual_format_cl, tier_mode.
+    * preferences: customer_id, top_family_1, top_sweetness_1, price_75cl_ttc, price_segment, usual_format_cl,
+      tier_mode.
     * taste: rows of customers.taste_profiles. products: rows of curated.dim_products.
     * popularity: population, wine_id, share of distinct buyers.
     * sent_wines: customer_id, wine_id, sent_date, of really sent messages.
     * rejections: customer_id, wine_id, rejected_date.
     * allocations: product_key, customer_id it may be offered to.
+    * opinions: wine_id, opinion 0..1 of the people who reviewed it (0.5: none).
     """
 
     purchases: pd.DataFrame
@@ -68,29 +76,36 @@ class RecommendationInputs:
     sent_wines: pd.DataFrame
     rejections: pd.DataFrame
     allocations: pd.DataFrame
+    opinions: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"wine_id": [], "opinion": []}))
 
 
 @dataclass(frozen=True)
 class RecommendationResult:
     """`items`: rows of recommendations.items without run_id, by customer_id and rank. `engine`: how they
-    were made.
+    were made. `backtests`: rows of recommendations.backtests without run_id, as_of and rules_version.
     """
 
     items: pd.DataFrame
     engine: dict[str, Any]
+    backtests: pd.DataFrame
 
 
 def recommend(inputs: RecommendationInputs, rules: BusinessRules, as_of: date, locale: str) -> RecommendationResult:
     """The recommended wines of every person at `as_of`; `locale` is the tenant's (spec.md §5)."""
     world = _World.of(inputs, rules)
     until = day_number(as_of)
-    moment = _Moment.at(world, until, world.facts_given(inputs.customers), world.popularity_given(inputs.popularity))
+    horizon = rules.recommendations.probability_days
+    prepared = backtesting.prepare(world.transactions, until + 1, horizon, rules.ranking, likeness=world.likeness)
+    served = _Served.of(world, until, prepared.window, _served_engines(prepared, prepared.engines))
+    facts, popularity = world.facts_given(inputs.customers), world.popularity_given(inputs.popularity)
+    moment = _Moment.at(world, until, facts, popularity, served)
     blocked = _blocked(world, moment, until, inputs.sent_wines, inputs.rejections)
-    calibration = _calibrate(world, inputs, until)
+    past = _past(world, inputs, until, prepared)
+    calibration = _calibrate(past, world, until)
 
     capacity = stock_capacity(world.offers["available"].to_numpy(dtype="float64"), rules)
     everyone = np.arange(len(world.customers))
-    candidates = _score(_candidates(world, moment, everyone, blocked, capacity > 0), world, None)
+    candidates = _score(_candidates(world, moment, everyone, blocked, capacity > 0), world, served, None)
     reference = candidates.reference
     chosen, displaced = choose(candidates.frame, capacity, rules)
     found = [candidates.frame[chosen]]
@@ -98,7 +113,7 @@ def recommend(inputs: RecommendationInputs, rules: BusinessRules, as_of: date, l
     hungry = np.setdiff1d(candidates.frame["customer"].to_numpy(), found[0]["customer"].to_numpy())
     while len(hungry):
         capacity = capacity - np.bincount(found[-1]["offer"], minlength=len(capacity))
-        again = _score(_candidates(world, moment, hungry, blocked, capacity > 0), world, reference)
+        again = _score(_candidates(world, moment, hungry, blocked, capacity > 0), world, served, reference)
         chosen, more = choose(again.frame, capacity, rules)
         displaced += more
         if not chosen.any():
@@ -109,7 +124,7 @@ def recommend(inputs: RecommendationInputs, rules: BusinessRules, as_of: date, l
     selected = pd.concat(found, ignore_index=True)
     items = _items(selected, world, moment, calibration, as_of, locale)
     engine = {
-        "ranker": "decayed personal share (repeat), basket cosine (explore)",
+        "ranking": _ranking_report(prepared),
         "customers": len(world.customers),
         "customers_by_state": {s: int((moment.state == i).sum()) for i, s in enumerate(STATES)},
         "customers_with_items": int(selected["customer"].nunique()),
@@ -119,7 +134,19 @@ def recommend(inputs: RecommendationInputs, rules: BusinessRules, as_of: date, l
         "displaced_by_stock": displaced,
         "calibration": calibration.report,
     }
-    return RecommendationResult(items, engine)
+    return RecommendationResult(items, engine, _backtest_rows(prepared, past, world))
+
+
+def _ranking_report(prepared: Prepared) -> dict[str, Any]:
+    """Which engine serves each list, why, with which weights, and what it was learned from."""
+    return {
+        "choice": dict(prepared.choice),
+        "reasons": dict(prepared.reasons),
+        "recipes": {name: recipe.model_dump(mode="json") for name, recipe in prepared.recipes.items()},
+        "cut": str(np.datetime64(prepared.cut, "D")),
+        "window_days": prepared.window,
+        **prepared.report,
+    }
 
 
 def stock_capacity(available: Floats, rules: BusinessRules) -> Floats:
@@ -141,7 +168,8 @@ class _World:
 
     customers, wines: sorted ids. offers: products that may be recommended, by product_key, with `wine`
     (position). rows: purchases as arrays sorted by customer, wine, day, amount: customer, wine, day, amount,
-    order. wine_family, wine_grape: code per wine, -1 unknown; codes index `families`, `grapes`.
+    order. wine_family, wine_grape, wine_sweetness: code per wine, -1 unknown; codes index `families`, `grapes`
+    and `sweetnesses`. wine_price: EUR TTC per 75 cl. likeness: which wines a new one leans on.
     """
 
     rules: BusinessRules
@@ -153,8 +181,12 @@ class _World:
     grapes: pd.Index
     wine_family: Ints
     wine_grape: Ints
+    wine_sweetness: Ints
     wine_aroma: Floats
+    opinion: Floats
+    likeness: sparse.csr_matrix
     rows: dict[str, np.ndarray]
+    transactions: Transactions
     is_professional: Flags
     taste: Floats
     has_taste: Flags
@@ -162,6 +194,7 @@ class _World:
     segment: Ints
     tier: Ints
     top_family: Ints
+    top_sweetness: Ints
     group: Ints
     groups: list[tuple[float, Flags]]
 
@@ -184,6 +217,12 @@ class _World:
         faces = products.iloc[newest].drop_duplicates("wine_id").set_index("wine_id").reindex(wines)
         families = customer_logic.sorted_ids(faces["family"].dropna())
         grapes = customer_logic.sorted_ids(faces["grape"].dropna())
+        sweetnesses = customer_logic.sorted_ids(faces["sweetness"].dropna())
+        codes = {
+            "family": positions(faces["family"], families),
+            "grape": positions(faces["grape"], grapes),
+            "sweetness": positions(faces["sweetness"], sweetnesses),
+        }
         aromas = customer_logic.wine_aromas(products).reindex(wines).to_numpy(dtype="float64")
 
         people = inputs.customers.assign(customer_id=inputs.customers["customer_id"].astype(str))
@@ -194,6 +233,9 @@ class _World:
         taste = taste.set_index("customer_id").reindex(customers)
         formats = likes["usual_format_cl"].fillna(STANDARD_FORMAT_CL).to_numpy(dtype="float64")
         group, groups = _offer_groups(formats, customers, offers, inputs.allocations)
+        rows = _purchase_rows(inputs.purchases, customers, wines)
+        opinions = inputs.opinions.assign(wine_id=inputs.opinions["wine_id"].astype(str)).set_index("wine_id")
+        price = faces["price_75cl_ttc"].to_numpy(dtype="float64")
         return cls(
             rules=rules,
             customers=customers,
@@ -202,10 +244,15 @@ class _World:
             wine_label=faces["label"].fillna("").astype(str).to_numpy(dtype=object),
             families=families,
             grapes=grapes,
-            wine_family=positions(faces["family"], families),
-            wine_grape=positions(faces["grape"], grapes),
+            wine_family=codes["family"],
+            wine_grape=codes["grape"],
+            wine_sweetness=codes["sweetness"],
             wine_aroma=aromas,
-            rows=_purchase_rows(inputs.purchases, customers, wines),
+            opinion=opinions["opinion"].reindex(wines).fillna(NEUTRAL).to_numpy(dtype="float64"),
+            likeness=likeness(list(codes.values()), aromas, price, rules.ranking.likeness_neighbours),
+            rows=rows,
+            # What a customer buys on one day is one order to the ranker.
+            transactions=Transactions.of(len(customers), len(wines), rows["customer"], rows["wine"], rows["day"]),
             is_professional=(people["population"] == "professional").to_numpy(dtype=bool),
             taste=taste[AROMA_AXES].to_numpy(dtype="float64"),
             has_taste=(taste["confidence"].fillna(0.0) > 0).to_numpy(dtype=bool),
@@ -213,6 +260,7 @@ class _World:
             segment=_segments(likes["price_segment"], len(PRICE_SEGMENTS)),
             tier=likes["tier_mode"].astype("float64").fillna(99.0).to_numpy().astype(np.int64),
             top_family=positions(likes["top_family_1"], families),
+            top_sweetness=positions(likes["top_sweetness_1"], sweetnesses),
             group=group,
             groups=groups,
         )
@@ -267,6 +315,50 @@ class _Facts:
     n_orders: Ints
     last: Ints
     lifetime: Floats
+
+
+def likeness(codes: list[Ints], aromas: Floats, price: Floats, neighbours: int) -> sparse.csr_matrix:
+    """For each wine the `neighbours` most like it and how much of it each stands for, wines × wines.
+
+    Likeness of two = mean of same family, grape, sweetness (1, 0, unknown 0.5), closeness of aromas and of
+    price, as in `_content`; the neighbours share in proportion to its square. Ties: the first wine.
+    """
+    from scipy import sparse
+
+    n = len(price)
+    total = np.zeros((n, n), dtype=np.float32)
+    for code in codes:
+        unknown = code < 0
+        same = (code[:, None] == code[None, :]).astype(np.float32)
+        same[unknown, :] = NEUTRAL
+        same[:, unknown] = NEUTRAL
+        total += same
+    total += _aroma_closeness(aromas, aromas)
+    total += _price_closeness(price, price)
+    np.fill_diagonal(total, -1.0)
+    nearest, value = ranking.top(total, min(neighbours, max(n - 1, 0)))
+    squares = np.square(value)
+    share = squares / np.maximum(squares.sum(axis=1, keepdims=True), 1e-9)
+    row = np.repeat(np.arange(n), nearest.shape[1])
+    return sparse.csr_matrix((share.reshape(-1).astype(np.float32), (row, nearest.reshape(-1))), shape=(n, n))
+
+
+def _aroma_closeness(tastes: Floats, aromas: Floats) -> np.ndarray:
+    """1 - root mean square distance of aroma profiles 0..1, tastes × aromas; unknown: neutral."""
+    unknown_taste, unknown_aroma = np.isnan(tastes).any(axis=1), np.isnan(aromas).any(axis=1)
+    a, b = np.nan_to_num(tastes).astype(np.float32), np.nan_to_num(aromas).astype(np.float32)
+    squared = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2.0 * (a @ b.T)
+    closeness: np.ndarray = 1.0 - np.sqrt(np.maximum(squared, 0.0) / len(AROMA_AXES))
+    closeness[unknown_taste, :] = NEUTRAL
+    closeness[:, unknown_aroma] = NEUTRAL
+    return closeness
+
+
+def _price_closeness(own: Floats, other: Floats) -> np.ndarray:
+    """The smaller of two prices over the larger, own × other; unknown: neutral."""
+    a = np.where(own > 0, own, np.nan).astype(np.float32)[:, None]
+    b = np.where(other > 0, other, np.nan).astype(np.float32)[None, :]
+    return np.nan_to_num(np.minimum(a, b) / np.maximum(a, b), copy=False, nan=NEUTRAL)
 
 
 def _code_point_order(keys: pd.Series) -> Ints:
@@ -327,12 +419,53 @@ def _offer_groups(
 
 
 @dataclass(frozen=True)
-class _Moment:
-    """Everything that depends on the day: personal histories, co-purchase, rhythm, activity, state.
+class _Served:
+    """The engines of the two lists at a day, and the histories and facts that they look at."""
 
-    Pairs (customer × wine bought) are sorted by customer, wine; `starts` has one entry per customer plus
-    one. cosine: wines × wines over baskets. share: customers × wines, sparse, personal decayed weights
-    summing to 1 a row.
+    engines: dict[backtesting.List, Engine]
+    histories: dict[float, ranking.History]
+    facts: Facts | None
+
+    @classmethod
+    def of(cls, world: _World, until: int, window: int, engines: dict[backtesting.List, Engine]) -> _Served:
+        past = world.transactions.before(until + 1)
+        memories = {r.recipe.memory_days for engine in engines.values() for r in engine.rankers.values()}
+        everyone = np.arange(len(world.customers))
+        is_reranked = any(engine.reranker is not None for engine in engines.values())
+        return cls(
+            engines=engines,
+            histories={memory: ranking.history_at(past, until + 1, memory) for memory in sorted(memories)},
+            facts=Facts.at(past, everyone, until + 1, window) if is_reranked else None,
+        )
+
+    def ranker(self, kind: backtesting.List) -> Ranker:
+        """What ranks a list before any second look."""
+        return self.engines[kind].rankers[kind]
+
+    @property
+    def mixed(self) -> Ranker | None:
+        """The ranker whose scores the second look knows; None where no list gets one."""
+        return next((e.rankers["mixed"] for e in self.engines.values() if e.reranker is not None), None)
+
+    def rankers(self) -> list[Ranker]:
+        """All of them, once each."""
+        found = [self.ranker("repeat"), self.ranker("explore"), *([self.mixed] if self.mixed is not None else [])]
+        return list({id(ranker): ranker for ranker in found}.values())
+
+    def scores(self, ranker: Ranker, rows: Ints) -> np.ndarray:
+        """The ranker's scores of the customers `rows`, rows × wines."""
+        return ranker.scores(self.histories[ranker.recipe.memory_days], rows)
+
+
+def _served_engines(prepared: Prepared, engines: dict[str, Engine]) -> dict[backtesting.List, Engine]:
+    return {kind: engines[prepared.choice[kind]] for kind in KINDS}
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """Everything that depends on the day: personal histories, rankers, rhythm, activity, state.
+
+    Pairs (customer × wine bought) are sorted by customer, wine; `starts` has one entry per customer plus one.
     """
 
     until: int
@@ -346,8 +479,7 @@ class _Moment:
     interval: Floats
     interval_source: Ints
     orders_weight: Floats
-    share: Any
-    cosine: np.ndarray
+    served: _Served
     family_share: np.ndarray
     grape_share: np.ndarray
     popularity: np.ndarray
@@ -356,22 +488,20 @@ class _Moment:
     state: Ints
 
     @classmethod
-    def at(cls, world: _World, until: int, facts: _Facts | None, popularity: Floats | None) -> _Moment:
-        from scipy import sparse
-
+    def at(cls, world: _World, until: int, facts: _Facts | None, popularity: Floats | None, served: _Served) -> _Moment:
         rules = world.rules
-        n, n_wines = len(world.customers), len(world.wines)
+        n = len(world.customers)
         known = world.rows["day"] <= until
         customer, wine, day, amount, order = (
             world.rows[name][known] for name in ("customer", "wine", "day", "amount", "order")
         )
         decay = np.exp(-(until - day) / rules.recommendations.memory_days)
 
-        new_pair = _changes(customer, wine)
+        new_pair = changes(customer, wine)
         start = np.flatnonzero(new_pair)
         pair_customer, pair_wine = customer[start], wine[start]
         first, last = day[start], day[np.append(start[1:], len(day)) - 1] if len(start) else day[:0]
-        n_days = _sums(new_pair | _changes(day), start)
+        n_days = _sums(new_pair | changes(day), start)
         weight = _sums(decay, start)
         pair_amount = _sums(amount, start)
         gaps = n_days - 1
@@ -395,20 +525,7 @@ class _Moment:
         if popularity is None:
             popularity = _popularity(world, pair_customer, pair_wine, last, until)
 
-        baskets = sparse.csr_matrix(
-            (np.ones(len(order), dtype=np.float32), (order, wine)),
-            shape=(int(order.max(initial=0)) + 1, n_wines),
-        )
-        baskets.data[:] = 1.0  # a wine twice in a basket is once
-        counts = (baskets.T @ baskets).toarray()
-        size = np.sqrt(np.maximum(np.diag(counts), 1.0))
-        cosine = (counts / size[:, None] / size[None, :]).astype(np.float32)
-        np.fill_diagonal(cosine, 0.0)
-
         starts = np.searchsorted(pair_customer, np.arange(n + 1))
-        total = totals(pair_customer, weight, n)
-        normal = (weight / total[pair_customer]).astype(np.float32)
-        share = sparse.csr_matrix((normal, pair_wine, starts), shape=(n, n_wines))
         spend = np.maximum(pair_amount, 0.0)
         top = popularity.max(axis=1, keepdims=True, initial=0.0)
         return cls(
@@ -423,8 +540,7 @@ class _Moment:
             interval=interval,
             interval_source=source,
             orders_weight=orders_weight,
-            share=share,
-            cosine=cosine,
+            served=served,
             family_share=_shares(pair_customer, world.wine_family[pair_wine], spend, n, len(world.families)),
             grape_share=_shares(pair_customer, world.wine_grape[pair_wine], spend, n, len(world.grapes)),
             popularity=np.divide(popularity, top, out=np.zeros_like(popularity), where=top > 0).astype(np.float32),
@@ -439,15 +555,6 @@ def states(n_orders: Ints, days_since_last: Ints, lifetime: Floats, rules: Busin
     settings = rules.recommendations
     lapsed = (days_since_last > settings.winback_after_days) & (lifetime >= settings.winback_min_lifetime)
     return np.select([n_orders == 0, lapsed, n_orders == 1], [NO_ORDER, LAPSED, ONE_ORDER], REGULAR).astype(np.int64)
-
-
-def _changes(*columns: np.ndarray) -> Flags:
-    """True where any of the sorted columns differs from the row before, and on the first row."""
-    changed = np.zeros(len(columns[0]), dtype=bool)
-    changed[:1] = True
-    for column in columns:
-        changed[1:] |= column[1:] != column[:-1]
-    return changed
 
 
 def _sums(values: np.ndarray, start: Ints) -> np.ndarray:
@@ -559,10 +666,12 @@ def _batch(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Candidates of customers that share state, population, usual format and allocations.
 
-    Columns: customer, wine, offer, scenario, state, tier (what comes first), is_repeat, raw (the ranker's
-    value), the components but `collaborative`, pair (position in the moment's pairs, -1 for explore).
+    Columns: customer, wine, offer, scenario, state, tier (what comes first), raw (the ranker's value; EUR HT
+    expected for a past favourite to win back), the components but `collaborative`, pair (position in the
+    moment's pairs, -1 for explore), score and best (the mixed list's score of it and of its customer's first,
+    for a second look).
     """
-    rules = world.rules
+    rules, served = world.rules, moment.served
     targets = np.flatnonzero(table >= 0)
     targets = targets[np.argsort(table[targets])]  # columns in the order of product_key: ties fall that way
     if not len(targets):
@@ -589,14 +698,20 @@ def _batch(
         usable &= (elapsed >= settings.rebuy_min_days) & (elapsed <= settings.rebuy_max_days)
         usable &= ratio >= settings.rebuy_rhythm_share  # false where no rhythm is known
     pair, row, at, ratio = pair[usable], row[usable], at[usable], ratio[usable]
+    explore = served.ranker("explore")
+    dense = {id(ranker): served.scores(ranker, rows) for ranker in served.rankers()}
+    mixed = dense[id(served.mixed)] if served.mixed is not None else dense[id(explore)]
+    best = mixed.max(axis=1)
     if len(pair):
         customer = rows[row]
-        raw = moment.weight[pair] / (moment.orders_weight[customer] + settings.ranker_prior_orders)
         if state == LAPSED:
             # Expected purchases × value (spec.md §5): how often still, this wine's part of it, EUR HT each
             # time.
             value = np.maximum(moment.amount[pair], 0.0) / moment.n_orders[pair]
-            raw = moment.expected_orders[customer] * raw * value
+            part = moment.weight[pair] / (moment.orders_weight[customer] + rules.ranking.prior_orders)
+            raw = moment.expected_orders[customer] * part * value
+        else:
+            raw = dense[id(served.ranker("repeat"))][row, targets[at]].astype("float64")
         yield {
             "customer": customer,
             "wine": targets[at],
@@ -611,14 +726,18 @@ def _batch(
             "margin": margin[offer[at]],
             "season": season[offer[at]],
             "pair": pair,
+            "score": mixed[row, targets[at]],
+            "best": best[row],
         }
 
     # Never bought.
     _mark(barred, rows, column, moment.customer, moment.wine)
-    raw_all = np.asarray(moment.share[rows] @ moment.cosine[:, targets])
-    best = raw_all.max(axis=1, keepdims=True)
-    collaborative = np.divide(raw_all, best, out=np.zeros_like(raw_all), where=best > 0)
-    for scenario, eligible in _explore_scenarios(world, moment, rows, state, targets, offer, raw_all, barred):
+    raw_all = dense[id(explore)][:, targets]
+    highest = np.where(barred, 0.0, raw_all).max(axis=1, keepdims=True)
+    collaborative = np.divide(np.maximum(raw_all, 0.0), highest, out=np.zeros_like(raw_all), where=highest > 0)
+    # Likelier than for somebody of whom nothing is known: bought by those who buy what the customer buys.
+    lifted = raw_all > explore.base[targets]
+    for scenario, eligible in _explore_scenarios(world, moment, rows, state, targets, offer, lifted, barred):
         weight = getattr(rules.recommendations.weights, SCENARIOS[scenario])
         fixed = weight.popularity * popularity + weight.margin * margin[offer] + weight.season * season[offer]
         value = weight.collaborative * collaborative + weight.content * content + fixed.astype(np.float32)
@@ -637,6 +756,8 @@ def _batch(
             "margin": margin[offer[at]],
             "season": season[offer[at]],
             "pair": np.full(len(row), -1),
+            "score": mixed[row, targets[at]],
+            "best": best[row],
         }
 
 
@@ -647,7 +768,7 @@ def _explore_scenarios(
     state: int,
     targets: Ints,
     offer: Ints,
-    raw: np.ndarray,
+    lifted: Flags,
     barred: Flags,
 ) -> Iterator[tuple[int, Flags]]:
     """The scenarios of never-bought wines that a state has, each with its (customer, wine) cells."""
@@ -671,25 +792,21 @@ def _explore_scenarios(
     upsell = free & preferred & above & (price > own_price) & (price <= settings.upsell_max_price_ratio * own_price)
     upsell &= (moment.starts[rows + 1] > moment.starts[rows])[:, None]  # nothing bought, nothing to rise from
     yield UPSELL, upsell
-    similar = raw > 0
+    similar = lifted.copy()
     similar |= (moment.family_share[rows] > 0)[:, family] & (family >= 0)[None, :] if len(world.families) else False
     similar |= (moment.grape_share[rows] > 0)[:, grape] & (grape >= 0)[None, :] if len(world.grapes) else False
     yield CROSS_SELL, free & similar & ~upsell
 
 
 def _content(world: _World, moment: _Moment, rows: Ints, targets: Ints, offer: Ints) -> np.ndarray:
-    """Likeness 0..1 of wines to what customers like, rows × targets: mean of taste, family, grape and price.
+    """Likeness 0..1 of wines to what customers like, rows × targets: mean of taste, family, grape, sweetness and
+    price, moved by what the estate's people say of the wine.
 
     taste = 1 - root mean square distance of the profiles; family and grape = share of the customer's spend;
-    price = the smaller of the two prices per 75 cl over the larger. What is unknown of either is neutral.
+    sweetness = 1 where it is the one they spend most on, else 0; price = the smaller of the two prices per
+    75 cl over the larger. What is unknown of either is neutral, and a neutral opinion moves nothing.
     """
-    taste, aroma = world.taste[rows], world.wine_aroma[targets]
-    unknown_taste, unknown_aroma = np.isnan(taste).any(axis=1), np.isnan(aroma).any(axis=1)
-    a, b = np.nan_to_num(taste).astype(np.float32), np.nan_to_num(aroma).astype(np.float32)
-    squared = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2.0 * (a @ b.T)
-    total = 1.0 - np.sqrt(np.maximum(squared, 0.0) / len(AROMA_AXES))
-    total[unknown_taste, :] = NEUTRAL
-    total[:, unknown_aroma] = NEUTRAL
+    total = _aroma_closeness(world.taste[rows], world.wine_aroma[targets])
     for share, code in (
         (moment.family_share, world.wine_family[targets]),
         (moment.grape_share, world.wine_grape[targets]),
@@ -698,12 +815,12 @@ def _content(world: _World, moment: _Moment, rows: Ints, targets: Ints, offer: I
             total += np.where(code >= 0, share[rows][:, code], np.float32(NEUTRAL))
         else:
             total += np.float32(NEUTRAL)
+    own, sweetness = world.top_sweetness[rows][:, None], world.wine_sweetness[targets][None, :]
+    total += np.where((own < 0) | (sweetness < 0), np.float32(NEUTRAL), (own == sweetness).astype(np.float32))
     wine_price = world.offers["price_75cl_ttc"].to_numpy(dtype="float64")[offer]
-    own = np.where(world.price[rows] > 0, world.price[rows], np.nan).astype(np.float32)[:, None]
-    other = np.where(wine_price > 0, wine_price, np.nan).astype(np.float32)[None, :]
-    closeness = np.minimum(own, other) / np.maximum(own, other)
-    total += np.nan_to_num(closeness, copy=False, nan=NEUTRAL)
-    return total / np.float32(4.0)
+    total += _price_closeness(world.price[rows], wine_price)
+    total += (world.opinion[targets] - NEUTRAL).astype(np.float32)
+    return np.clip(total / np.float32(5.0), 0.0, 1.0)
 
 
 def rhythm_component(ratio: Floats, rules: BusinessRules) -> Floats:
@@ -740,21 +857,13 @@ def season_component(tags: pd.Series, day: int, rules: BusinessRules) -> np.ndar
 def _mark(cells: Flags, rows: Ints, column: Ints, customer: Ints, wine: Ints) -> None:
     """Set the cells of the given (customer, wine) pairs, sorted by customer; `rows` are sorted customers."""
     begin, end = np.searchsorted(customer, rows), np.searchsorted(customer, rows, side="right")
-    pair, row = _ranges(begin, end)
+    pair, row = ranges(begin, end)
     at = column[wine[pair]]
     cells[row[at >= 0], at[at >= 0]] = True
 
 
 def _pairs_of(moment: _Moment, rows: Ints) -> tuple[Ints, Ints]:
-    return _ranges(moment.starts[rows], moment.starts[rows + 1])
-
-
-def _ranges(begin: Ints, end: Ints) -> tuple[Ints, Ints]:
-    """All positions of the ranges begin..end, and which range each belongs to."""
-    length = end - begin
-    row = np.repeat(np.arange(len(begin)), length)
-    offset = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
-    return begin[row] + offset, row
+    return ranges(moment.starts[rows], moment.starts[rows + 1])
 
 
 def _top(value: np.ndarray, eligible: Flags, k: int) -> tuple[Ints, Ints]:
@@ -788,8 +897,25 @@ class _Scored:
     reference: dict[tuple[bool, bool], Floats]
 
 
+def _look_again(part: dict[str, np.ndarray], served: _Served) -> None:
+    """Replace `raw` by the chance of the next order where a re-ranker serves the list; favourites to win back stay
+    ranked by money, and who never ordered by the ranker.
+    """
+    if served.facts is None or not len(part["pair"]):
+        return
+    is_repeat, is_winback = part["pair"][0] >= 0, part["scenario"][0] == WINBACK
+    reranker = served.engines["repeat" if is_repeat else "explore"].reranker
+    if reranker is None or (is_repeat and is_winback) or part["state"][0] == NO_ORDER:
+        return
+    known = [part[name] for name in ("customer", "wine", "score", "best")]
+    part["raw"] = reranker.chances(reranking.features(served.facts, *known)).astype(np.float64)
+
+
 def _score(
-    parts: list[dict[str, np.ndarray]], world: _World, reference: dict[tuple[bool, bool], Floats] | None
+    parts: list[dict[str, np.ndarray]],
+    world: _World,
+    served: _Served,
+    reference: dict[tuple[bool, bool], Floats] | None,
 ) -> _Scored:
     """Add `collaborative`, `base` (weighted components 0..1) and `score` (0..100) to the candidates.
 
@@ -799,6 +925,8 @@ def _score(
     """
     numbers = ["customer", "wine", "offer", "scenario", "state", "tier", "pair"]
     columns = [*numbers, "raw", "content", "popularity", "rhythm", "margin", "season"]
+    for part in parts:
+        _look_again(part, served)
     table = {c: np.concatenate([part[c] for part in parts]) if parts else np.zeros(0, np.int64) for c in columns}
     raw = np.round(table.pop("raw"), 6)
     is_repeat, is_winback = table["pair"] >= 0, table["scenario"] == WINBACK
@@ -888,7 +1016,7 @@ def _select(candidates: pd.DataFrame, rows: Ints, rules: BusinessRules) -> Ints:
 
 def _place(keys: np.ndarray) -> Ints:
     """0, 1, 2 … within each run of equal keys."""
-    start = np.flatnonzero(_changes(keys))
+    start = np.flatnonzero(changes(keys))
     return np.arange(len(keys)) - np.repeat(start, np.diff(np.append(start, len(keys))))
 
 
@@ -916,37 +1044,87 @@ def _signal(candidates: pd.DataFrame, moment: _Moment) -> Floats:
     return signal
 
 
-def _calibrate(world: _World, inputs: RecommendationInputs, until: int) -> _Calibration:
-    """Run the same candidates and scores 90 days earlier, and learn how often the wine was then in an order.
+@dataclass(frozen=True)
+class _Past:
+    """What the same engines and policies would have proposed at `cut` (the last known day), and what came.
 
-    An isotonic curve per list kind; the measures in the report are of a curve learned on every second
-    customer and judged on the others. With too little history the probability is the base rate observed, 0
-    when there is none, and the report says so. Taste is recomputed at that day; preferences, allocations and
-    the catalogue are today's (they are not kept by day), and stock, messages and reviews play no part.
-    Customers without an order then are left out: who appears by ordering would make them look keen. Today's
-    get the curve's lowest value.
+    candidates: scored, of the customers `who`; happened: whether that wine was ordered within the horizon;
+    chosen: the ones that would have been recommended.
+    """
+
+    cut: int
+    who: Ints
+    moment: _Moment
+    candidates: pd.DataFrame
+    happened: Flags
+    chosen: Flags
+
+
+def _past(world: _World, inputs: RecommendationInputs, until: int, prepared: Prepared) -> _Past:
+    """The candidates of 90 days earlier, from what was known then.
+
+    Taste is recomputed at that day; preferences, allocations and the catalogue are today's (they are not kept
+    by day), and stock, messages and reviews play no part. Customers without an order then are left out: who
+    appears by ordering would make them look keen.
     """
     settings = world.rules.recommendations
     cut = until - settings.probability_days
+    buyers = np.unique(world.rows["customer"][world.rows["day"] <= cut])
+    step = -(-len(buyers) // settings.calibration_max_customers) if len(buyers) else 1
+    who = buyers[::step]
+    day = np.datetime64(cut, "D").astype(object)
+    people = pd.DataFrame({"customer_id": world.customers[who]})
+    theirs = inputs.purchases
+    if len(who) < len(world.customers):
+        theirs = theirs[theirs["customer_id"].isin(people["customer_id"])]
+    taste = np.full(world.taste.shape, np.nan)
+    profiles = customer_logic.taste_profiles(people, theirs, inputs.products, day, world.rules)
+    taste[who] = profiles[AROMA_AXES].to_numpy(dtype="float64")
+    then = replace(world, taste=taste)
+    engines = prepared.then
+    if prepared.cut != cut + 1:
+        # The history is too short for the whole horizon: what was measured knows more than was known then.
+        known = world.transactions.before(cut + 1)
+        learned = backtesting.rankers(
+            known, cut + 1, prepared.window, prepared.recipes, world.rules.ranking, world.likeness
+        )
+        engines = dict.fromkeys(engines, Engine(backtesting.RIDGE, learned))
+    served = _Served.of(then, cut, prepared.window, _served_engines(prepared, engines))
+    moment = _Moment.at(then, cut, None, None, served)
+    blocked = _blocked(then, moment, cut, None, None)
+    parts = _candidates(then, moment, who, blocked, np.ones(len(world.offers), dtype=bool))
+    candidates = _score(parts, then, served, None).frame
+    since = (world.rows["day"] > cut) & (world.rows["day"] <= until)
+    n_wines = len(world.wines)
+    ordered = np.unique(world.rows["customer"][since] * n_wines + world.rows["wine"][since])
+    happened = np.isin(candidates["customer"].to_numpy() * n_wines + candidates["wine"].to_numpy(), ordered)
+    chosen, _ = choose(candidates, np.full(len(world.offers), np.inf), world.rules)
+    return _Past(cut, who, moment, candidates, happened, chosen)
+
+
+def _calibrate(past: _Past, world: _World, until: int) -> _Calibration:
+    """How often the wine was in an order of the 90 days after the cut, as a function of the signal.
+
+    An isotonic curve per list kind; the measures in the report are of a curve learned on every second
+    customer and judged on the others. With too little history the probability is the base rate observed, 0
+    when there is none, and the report says so. Whoever had no order then gets the curve's lowest value.
+    """
+    settings = world.rules.recommendations
     day = world.rows["day"]
-    past = day <= cut
-    buyers = np.unique(world.rows["customer"][past])
+    buyers = len(np.unique(world.rows["customer"][day <= past.cut]))
     history_days = int(until - day.min()) if len(day) else 0
-    enough = len(buyers) >= world.rules.predictions.min_customers
+    enough = buyers >= world.rules.predictions.min_customers
     enough = enough and history_days >= world.rules.predictions.min_history_days
     report: dict[str, Any] = {"cut_days_before": settings.probability_days, "history_days": history_days}
     curves: dict[str, tuple[Floats, Floats]] = {}
-    step = -(-len(buyers) // settings.calibration_max_customers) if len(buyers) else 1
-    who = buyers[::step]
-    candidates, happened, moment = _past_candidates(world, inputs, cut, until, who)
     for kind in KINDS:
-        rows = (candidates["pair"].to_numpy() >= 0) == (kind == "repeat")
-        label = happened[rows]
+        rows = (past.candidates["pair"].to_numpy() >= 0) == (kind == "repeat")
+        label = past.happened[rows]
         positives = int(label.sum())
-        facts = {"customers": len(who), "candidates": int(rows.sum()), "ordered": positives}
+        facts = {"customers": len(past.who), "candidates": int(rows.sum()), "ordered": positives}
         if enough and positives >= settings.calibration_min_positives:
-            signal = _signal(candidates[rows], moment)
-            odd = candidates["customer"].to_numpy()[rows] % 2 == 1
+            signal = _signal(past.candidates[rows], past.moment)
+            odd = past.candidates["customer"].to_numpy()[rows] % 2 == 1
             curves[kind] = _isotonic(signal, label)
             judged = odd if label[~odd].any() and odd.any() else np.ones(len(odd), dtype=bool)
             learned = _isotonic(signal[~odd], label[~odd]) if judged is odd else curves[kind]
@@ -964,39 +1142,43 @@ def _calibrate(world: _World, inputs: RecommendationInputs, until: int) -> _Cali
     return _Calibration(curves, report)
 
 
+def _backtest_rows(prepared: Prepared, past: _Past, world: _World) -> pd.DataFrame:
+    """Rows of recommendations.backtests: every engine on every list, and what each scenario's wines came to.
+
+    A scenario is judged on the customers who would have been given it and ordered within the window: the wines
+    chosen for them against all that their next order held.
+    """
+    lists = prepared.measures.rename(columns={"list": "part"})
+    lists["is_serving"] = [prepared.choice[p] == e for p, e in zip(lists["part"], lists["engine"], strict=True)]
+    frames = [lists]
+    chosen = past.candidates[past.chosen]
+    transactions, day = world.transactions, past.cut + 1
+    orders = transactions.first_orders(day, day + prepared.window)
+    owner = transactions.order_customer[orders]
+    for number, scenario in enumerate(SCENARIOS):
+        part = chosen[chosen["scenario"] == number]
+        part = part[part["customer"].isin(owner)]
+        who, row = np.unique(part["customer"].to_numpy(dtype=np.int64), return_inverse=True)
+        judge = backtesting.Judge(transactions, orders[np.isin(owner, who)], day)
+        width = world.rules.recommendations.max_per_customer
+        wines = np.full((len(who), width), ranking.NOTHING)
+        wines[row, _place(row)] = part["wine"].to_numpy(dtype=np.int64)
+        rows = [
+            {"part": scenario, "engine": "policy", "top": k, "is_serving": True, **judge.measure(wines, "mixed", k)}
+            for k in sorted({1, width})
+        ]
+        frames.append(pd.DataFrame(rows))
+    table = pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
+    table.loc[table["engine"] == "policy", ["recall_repeat", "recall_explore"]] = np.nan
+    table["cut"], table["window_days"] = np.datetime64(day, "D").astype(object), prepared.window
+    return table
+
+
 def _isotonic(signal: Floats, happened: Flags) -> tuple[Floats, Floats]:
     from sklearn.isotonic import IsotonicRegression
 
     model = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(signal, happened.astype("float64"))
     return np.asarray(model.X_thresholds_, dtype="float64"), np.asarray(model.y_thresholds_, dtype="float64")
-
-
-def _past_candidates(
-    world: _World, inputs: RecommendationInputs, cut: int, until: int, who: Ints
-) -> tuple[pd.DataFrame, Flags, _Moment]:
-    """Scored candidates of the customers `who` at day `cut`, and whether each wine was ordered in (cut,
-    until].
-    """
-    from dataclasses import replace
-
-    day = np.datetime64(cut, "D").astype(object)
-    people = pd.DataFrame({"customer_id": world.customers[who]})
-    theirs = inputs.purchases
-    if len(who) < len(world.customers):
-        theirs = theirs[theirs["customer_id"].isin(people["customer_id"])]
-    taste = np.full(world.taste.shape, np.nan)
-    profiles = customer_logic.taste_profiles(people, theirs, inputs.products, day, world.rules)
-    taste[who] = profiles[AROMA_AXES].to_numpy(dtype="float64")
-    then = replace(world, taste=taste)
-    moment = _Moment.at(then, cut, None, None)
-    blocked = _blocked(then, moment, cut, None, None)
-    parts = _candidates(then, moment, who, blocked, np.ones(len(world.offers), dtype=bool))
-    candidates = _score(parts, then, None).frame
-    since = (world.rows["day"] > cut) & (world.rows["day"] <= until)
-    n_wines = len(world.wines)
-    ordered = np.unique(world.rows["customer"][since] * n_wines + world.rows["wine"][since])
-    happened = np.isin(candidates["customer"].to_numpy() * n_wines + candidates["wine"].to_numpy(), ordered)
-    return candidates, happened, moment
 
 
 # Items
@@ -1016,55 +1198,27 @@ def _items(
     customer, wine, pair = (chosen[c].to_numpy(dtype=np.int64) for c in ("customer", "wine", "pair"))
     is_repeat = pair >= 0
     offer = chosen["offer"].to_numpy(dtype=np.int64)
-    signal = _signal(chosen, moment)
-    probability = calibration.probability(signal, is_repeat)
+    probability = calibration.probability(_signal(chosen, moment), is_repeat)
     scenario = np.array(SCENARIOS, dtype=object)[chosen["scenario"].to_numpy(dtype=np.int64)]
-
-    has_pair = np.where(is_repeat, pair, 0)
-    if len(moment.wine):
-        last_day = np.where(is_repeat, moment.last[has_pair], -1)
-        interval = np.where(is_repeat, moment.interval[has_pair], np.nan)
-        source = np.where(is_repeat, moment.interval_source[has_pair], len(INTERVAL_SOURCES) - 1)
-        n_orders = np.where(is_repeat, moment.n_orders[has_pair], 0)
-    else:
-        last_day, interval = np.full(len(chosen), -1), np.full(len(chosen), np.nan)
-        source, n_orders = (
-            np.full(len(chosen), len(INTERVAL_SOURCES) - 1),
-            np.zeros(len(chosen), dtype=np.int64),
-        )
-    because = _because(moment, customer, np.where(is_repeat, -1, wine))
-    families = np.append(world.families.to_numpy(dtype=object), "")
-    segment = _segments(world.offers["price_segment"].iloc[offer], -1)
-    is_taste = world.has_taste[customer] & ~np.isnan(world.wine_aroma[wine]).any(axis=1)
-    entry = PRICE_SEGMENTS.index(world.rules.recommendations.nurture_price_segment)
-    facts = pd.DataFrame(
-        {
-            "scenario": scenario,
-            "is_repeat": is_repeat,
-            "interval": interval,
-            "last_day": last_day,
-            "because_label": np.append(world.wine_label, "")[because],
-            "family": families[world.wine_family[wine]],
-            "is_taste": is_taste,
-            "is_entry": segment == entry,
-        }
-    )
+    rank = _place(customer) + 1
+    because = _because(world, moment, customer, np.where(is_repeat, -1, wine))
+    facts = _facts_of(chosen, world, moment, because)
     frame = pd.DataFrame(
         {
             "customer_id": world.customers.to_numpy(dtype=object)[customer],
             "wine_id": world.wines.to_numpy(dtype=object)[wine],
             "product_key": world.offers["product_key"].to_numpy(dtype=object)[offer],
             "scenario": scenario,
-            "rank": _place(customer) + 1,
+            "rank": rank,
             "score": chosen["score"].to_numpy(),
             "probability": probability,
             "confidence": confidence(probability, is_repeat, world.rules),
             **{name: chosen[name].to_numpy() for name in COMPONENTS},
             "explain_short": phrases.explanations(facts, as_of, locale),
-            "customer_sentence": phrases.sentences(scenario, locale, offer, world.offers),
+            "customer_sentence": phrases.sentences(scenario, is_repeat, rank, locale, offer, world.offers),
         }
     )
-    frame["reasons"] = _reasons(frame, chosen, moment, interval, source, n_orders, last_day, because, world, is_repeat)
+    frame["reasons"] = _reasons(frame, facts, moment, customer, because, world)
     frame["rules_version"] = world.rules.version
     return frame
 
@@ -1079,12 +1233,19 @@ def confidence(probability: Floats, is_repeat: Flags, rules: BusinessRules) -> F
     return np.round(result, _COMPONENT_DECIMALS)
 
 
-def _because(moment: _Moment, customer: Ints, wine: Ints) -> Ints:
-    """The bought wine that speaks most for each explored one (share × cosine); -1: none, or `wine` is -1."""
+def _because(world: _World, moment: _Moment, customer: Ints, wine: Ints) -> Ints:
+    """The bought wine that speaks most for each explored one (own weight × cosine over orders); -1: none, or `wine`
+    is -1.
+    """
     begin, end = moment.starts[customer], moment.starts[customer + 1]
-    pair, row = _ranges(np.where(wine >= 0, begin, 0), np.where(wine >= 0, end, 0))
-    voice = np.round(moment.weight[pair] * moment.cosine[moment.wine[pair], wine[row]], 6)
-    order = np.lexsort((moment.wine[pair], -voice, row))
+    pair, row = ranges(np.where(wine >= 0, begin, 0), np.where(wine >= 0, end, 0))
+    past = world.transactions.before(moment.until + 1)
+    baskets = past.baskets(np.arange(past.n_orders))
+    together = np.asarray((baskets.T @ baskets).toarray())
+    size = np.sqrt(np.maximum(together.diagonal(), 1.0))
+    bought, other = moment.wine[pair], wine[row]
+    voice = np.round(moment.weight[pair] * together[bought, other] / size[bought] / size[other], 6)
+    order = np.lexsort((bought, -voice, row))
     first = order[np.unique(row[order], return_index=True)[1]]
     result = np.full(len(customer), -1, dtype=np.int64)
     speaks = first[voice[first] > 0]
@@ -1092,39 +1253,164 @@ def _because(moment: _Moment, customer: Ints, wine: Ints) -> Ints:
     return result
 
 
+# What is said of an item
+
+
+def _facts_of(chosen: pd.DataFrame, world: _World, moment: _Moment, because: Ints) -> pd.DataFrame:
+    """The facts behind each item, as `phrases.explanations` takes them; what is unknown, or too little to be a
+    reason, is '', NaN, 0 or -1 there.
+    """
+    settings = world.rules.recommendations.explanations
+    customer, wine, offer, pair = (chosen[c].to_numpy(dtype=np.int64) for c in ("customer", "wine", "offer", "pair"))
+    scenario = chosen["scenario"].to_numpy(dtype=np.int64)
+    offers = world.offers
+    is_repeat = pair >= 0
+    # One pair more, of what was never bought.
+    past = np.where(is_repeat, pair, len(moment.wine))
+    n_orders, last_day = np.append(moment.n_orders, 0)[past], np.append(moment.last, -1)[past]
+    interval = np.append(moment.interval, np.nan)[past]
+    interval = np.where(interval >= settings.shortest_rhythm_days, interval, np.nan)
+    source = np.append(moment.interval_source, INTERVAL_SOURCES.index("unknown"))[past]
+    late = np.where(source == INTERVAL_SOURCES.index("own"), moment.until - last_day - interval, np.nan)
+    late = np.where(late >= np.maximum(settings.late_days, settings.late_share * interval), late, np.nan)
+    together = _together(world, moment, because, wine)
+    segment = _segments(offers["price_segment"].iloc[offer], -1)
+    vintage = offers["vintage"].astype("float64").fillna(0.0).to_numpy()[offer]
+    available = offers["available"].to_numpy(dtype="float64")[offer]
+    price_to = offers["price_75cl_ttc"].to_numpy(dtype="float64")[offer]
+    closeness = 1.0 - np.sqrt(np.mean((world.taste[customer] - world.wine_aroma[wine]) ** 2, axis=1))
+    is_close = world.has_taste[customer] & (closeness >= settings.close_taste)
+    shares = {}
+    for name, table, code in (
+        ("grape", moment.grape_share, world.wine_grape[wine]),
+        ("family", moment.family_share, world.wine_family[wine]),
+    ):
+        known = np.flatnonzero(code >= 0)
+        share = np.zeros(len(chosen))
+        share[known] = table[customer[known], code[known]]
+        shares[f"{name}_share"] = np.where(share >= settings.share, share, 0.0)
+    return pd.DataFrame(
+        {
+            "scenario": np.array(SCENARIOS, dtype=object)[scenario],
+            "is_repeat": is_repeat,
+            "state": np.array(STATES, dtype=object)[chosen["state"].to_numpy(dtype=np.int64)],
+            "n_orders": n_orders,
+            "last_day": last_day,
+            "interval": interval,
+            "interval_of": np.array([*INTERVAL_SOURCES[:-1], ""], dtype=object)[source],
+            "days_late": late,
+            "because_label": np.append(world.wine_label, "")[because],
+            "n_together": np.where(together >= settings.orders_together, together, 0),
+            "grape": np.append(world.grapes.to_numpy(dtype=object), "")[world.wine_grape[wine]],
+            "family": np.append(world.families.to_numpy(dtype=object), "")[world.wine_family[wine]],
+            **shares,
+            "price_from": np.where(scenario == UPSELL, world.price[customer], np.nan),
+            "price_to": np.where(scenario == UPSELL, price_to, np.nan),
+            "top": _tops(moment.popularity, settings.tops)[world.is_professional[customer].astype(np.int64), wine],
+            "gone_day": _last_days(moment)[customer],
+            # Its grapes were still on the vine when the customer last bought the wine.
+            "new_vintage": np.where(is_repeat & (last_day < _harvest_days(vintage)), vintage, 0.0).astype(np.int64),
+            "season": _seasons(offers["season_tags"], moment.until, world.rules)[offer],
+            "left": np.where((available > 0) & (available <= settings.low_stock), np.floor(available), -1.0),
+            "is_taste": is_close,
+            "is_entry": segment == PRICE_SEGMENTS.index(world.rules.recommendations.nurture_price_segment),
+        }
+    )
+
+
+def _together(world: _World, moment: _Moment, one: Ints, other: Ints) -> Ints:
+    """In how many orders, of all customers until the moment, both wines were; 0 where `one` is -1."""
+    past = world.transactions.before(moment.until + 1)
+    baskets = past.baskets(np.arange(past.n_orders))
+    result = np.zeros(len(one), dtype=np.int64)
+    asked = np.flatnonzero(one >= 0)
+    pairs, where = np.unique(one[asked] * len(world.wines) + other[asked], return_inverse=True)
+    if len(pairs):
+        counts = (baskets.T @ baskets).tocsr()
+        found = counts[pairs // len(world.wines), pairs % len(world.wines)]
+        result[asked] = np.rint(np.asarray(found)).astype(np.int64).reshape(-1)[where]
+    return result
+
+
+def _tops(popularity: np.ndarray, tops: list[int]) -> Ints:
+    """Populations × wines: the smallest of `tops` that a wine is among by share of buyers; 0: none, or the
+    estate sells fewer than twice as many.
+    """
+    result = np.zeros(popularity.shape, dtype=np.int64)
+    for row, share in enumerate(np.round(popularity.astype("float64"), 6)):
+        sold = np.sort(share[share > 0])
+        place = len(sold) - np.searchsorted(sold, share, side="left")  # of equals all have the last place
+        for top in sorted((t for t in tops if 2 * t <= len(sold)), reverse=True):
+            result[row, (share > 0) & (place <= top)] = top
+    return result
+
+
+def _last_days(moment: _Moment) -> Ints:
+    """Day number of each customer's last purchase of any wine, -1 without one."""
+    result = np.full(len(moment.starts) - 1, -1, dtype=np.int64)
+    has = np.diff(moment.starts) > 0
+    if has.any():
+        result[has] = np.maximum.reduceat(moment.last, moment.starts[:-1][has])
+    return result
+
+
+def _harvest_days(vintage: Floats) -> Ints:
+    """Day number of the first of September of each year; before all days where the year is 0."""
+    unique, where = np.unique(vintage, return_inverse=True)
+    days = [day_number(date(int(year), 9, 1)) if year >= 1 else _NEVER for year in unique]
+    return np.array(days, dtype=np.int64)[where]
+
+
+def _seasons(tags: pd.Series, day: int, rules: BusinessRules) -> np.ndarray[Any, np.dtype[np.object_]]:
+    """Per offer the season of its own that `day` is in, the shortest of several; '' for none."""
+    month = np.datetime64(day, "D").astype("datetime64[M]").astype(int) % 12 + 1
+    months = rules.recommendations.season_tags
+    now = sorted((tag for tag, span in months.items() if month in span), key=lambda tag: (len(months[tag]), tag))
+    found = []
+    for given in tags:
+        own = set(given) if isinstance(given, list | tuple | np.ndarray) else set()
+        found.append(next((tag for tag in now if tag in own), ""))
+    return np.array([*found, ""], dtype=object)[:-1]
+
+
 def _reasons(
-    frame: pd.DataFrame,
-    chosen: pd.DataFrame,
-    moment: _Moment,
-    interval: Floats,
-    source: Ints,
-    n_orders: Ints,
-    last_day: Ints,
-    because: Ints,
-    world: _World,
-    is_repeat: Flags,
+    frame: pd.DataFrame, facts: pd.DataFrame, moment: _Moment, customer: Ints, because: Ints, world: _World
 ) -> np.ndarray:
     """JSON of the facts behind each item: state, list, chance of an order, components, rhythm, ids; no
     personal data.
     """
-    n = len(frame)
-    state = np.array([json.dumps(name) for name in STATES], dtype=object)[chosen["state"].to_numpy(dtype=np.int64)]
     wine_ids = np.array([*(json.dumps(w, ensure_ascii=False) for w in world.wines), "null"], dtype=object)
-    sources = np.array([*(json.dumps(name) for name in INTERVAL_SOURCES[:-1]), "null"], dtype=object)
-    facts: dict[str, np.ndarray] = {
-        "state": state,
-        "list": np.where(is_repeat, '"repeat"', '"explore"').astype(object),
-        "order_probability": _number_texts(np.round(moment.p_order[chosen["customer"].to_numpy(dtype=np.int64)], 4)),
-        "orders_of_wine": _number_texts(n_orders),
-        "days_since_bought": _number_texts(np.where(is_repeat, float(moment.until) - last_day, np.nan)),
-        "interval_days": _number_texts(np.round(interval, 1)),
-        "interval_of": sources[source],
+    last_day = facts["last_day"].to_numpy(dtype="float64")
+    values: dict[str, np.ndarray] = {
+        "state": _json_texts(facts["state"]),
+        "list": np.where(facts["is_repeat"], '"repeat"', '"explore"').astype(object),
+        "order_probability": _number_texts(np.round(moment.p_order[customer], 4)),
+        "orders_of_wine": _number_texts(facts["n_orders"].to_numpy()),
+        "days_since_bought": _number_texts(np.where(last_day >= 0, float(moment.until) - last_day, np.nan)),
+        "interval_days": _number_texts(np.round(facts["interval"].to_numpy(), 1)),
+        "interval_of": _json_texts(facts["interval_of"]),
+        "days_late": _number_texts(np.round(facts["days_late"].to_numpy(), 0)),
         "because_wine_id": wine_ids[because],
+        "orders_together": _number_texts(facts["n_together"].to_numpy()),
+        "grape_share": _number_texts(np.round(facts["grape_share"].to_numpy(), 4)),
+        "family_share": _number_texts(np.round(facts["family_share"].to_numpy(), 4)),
+        "price_from": _number_texts(np.round(facts["price_from"].to_numpy(), 2)),
+        "price_to": _number_texts(np.round(facts["price_to"].to_numpy(), 2)),
+        "among_most_bought": _number_texts(facts["top"].to_numpy()),
+        "new_vintage": _number_texts(np.where(facts["new_vintage"] > 0, facts["new_vintage"], np.nan)),
+        "in_season": _json_texts(facts["season"]),
         **{name: _number_texts(frame[name].to_numpy()) for name in COMPONENTS},
     }
     # The facts stand in one template; doubled braces are JSON's own.
-    template = "{{" + ",".join(f'"{name}":{{{name}}}' for name in facts) + "}}"
-    return phrases.render(template, facts, n)
+    template = "{{" + ",".join(f'"{name}":{{{name}}}' for name in values) + "}}"
+    return phrases.render(template, values, np.arange(len(frame)))
+
+
+def _json_texts(values: pd.Series) -> np.ndarray[Any, np.dtype[np.object_]]:
+    """Words as JSON: '' as null."""
+    codes, unique = pd.factorize(values)
+    texts = [json.dumps(value, ensure_ascii=False) if value else "null" for value in unique]
+    return np.array([*texts, "null"], dtype=object)[codes]
 
 
 def _number_texts(values: np.ndarray) -> np.ndarray[Any, np.dtype[np.object_]]:

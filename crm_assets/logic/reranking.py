@@ -258,9 +258,10 @@ def examples(ranker: Ranker, transactions: Transactions, day: int, horizon: int,
 
 @dataclass(frozen=True)
 class Reranker:
-    """A fitted model and how many labelled orders it has learned from."""
+    """A fitted model, the positions of the FEATURES it uses and how many labelled orders it has learned from."""
 
     model: Any
+    used: Ints
     n_orders: int
 
     @classmethod
@@ -282,12 +283,14 @@ class Reranker:
             random_state=settings.reranker.seed,
         )
         table = np.concatenate([cut.table for cut in cuts])
-        model.fit(table, ordered, sample_weight=np.concatenate([cut.weight for cut in cuts]))
-        return cls(model, n_orders)
+        # What a short history never says (last year's season) has no value to split at, which the learner refuses.
+        used = np.flatnonzero(~np.isnan(table).all(axis=0))
+        model.fit(table[:, used], ordered, sample_weight=np.concatenate([cut.weight for cut in cuts]))
+        return cls(model, used, n_orders)
 
     def chances(self, table: Floats) -> Floats:
         """Chance of each candidate (rows of FEATURES) to be in the next order."""
         if not len(table):
             return np.zeros(0, dtype=np.float32)
-        chance: Floats = self.model.predict_proba(table)[:, 1].astype(np.float32)
+        chance: Floats = self.model.predict_proba(table[:, self.used])[:, 1].astype(np.float32)
         return chance

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from datetime import date, timedelta
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 
 from crm_assets import rules as rules_module
 from crm_assets.logic import phrases, recommendations
-from crm_assets.logic.customers import AROMA_AXES, day_number
+from crm_assets.logic.customers import AROMA_AXES
 from crm_assets.logic.recommendations import RecommendationInputs, recommend
 
 AS_OF = date(2025, 12, 31)
@@ -26,7 +25,15 @@ FACTS = [
     "last_order_date",
     "lifetime_amount_ht",
 ]
-LIKES = ["customer_id", "top_family_1", "price_75cl_ttc", "price_segment", "usual_format_cl", "tier_mode"]
+LIKES = [
+    "customer_id",
+    "top_family_1",
+    "top_sweetness_1",
+    "price_75cl_ttc",
+    "price_segment",
+    "usual_format_cl",
+    "tier_mode",
+]
 
 
 def ago(days: int) -> pd.Timestamp:
@@ -444,125 +451,98 @@ def test_confidence_is_relative_to_the_95th_percentile_of_its_list() -> None:
     assert recommendations.confidence(np.zeros(2), np.array([True, False]), RULES).tolist() == [0.0, 0.0]
 
 
-# Text
+# What is said of an item
 
 
-def test_staff_read_the_facts_that_made_the_choice() -> None:
-    made = estate().customer("c", (270, "w0"), (180, "w0"), (90, "w0"))
-    row = made.items().set_index("wine_id").loc["w0"]
-    assert row["explain_short"] == "commandé tous les 90 jours environ ; dernière commande le 2 octobre"
-    english = made.items(locale="en").set_index("wine_id").loc["w0"]
-    assert english["explain_short"] == "ordered about every 90 days; last order on 2 October"
+def facts_of(made: Estate, wine: str, customer: str = "c", rules: Any = RULES) -> tuple[dict[str, Any], str]:
+    """`reasons` and `explain_short` of one item."""
+    row = made.items(rules).set_index(["customer_id", "wine_id"]).loc[(customer, wine)]
+    return json.loads(row["reasons"]), str(row["explain_short"])
 
 
-def test_an_older_date_carries_its_year() -> None:
-    row = estate().customer("c", (800, "w0"), (500, "w0")).items().set_index("wine_id").loc["w0"]
-    assert row["explain_short"] == "client à reconquérir ; vin favori, dernière commande le 18 août 2024"
+def test_staff_read_the_rhythm_of_the_customer_and_how_late_it_is() -> None:
+    reasons, text = facts_of(estate().customer("c", (270, "w0"), (180, "w0"), (90, "w0")), "w0")
+    assert text == "commandé 3 fois, tous les 90 jours environ ; dernière commande le 2 octobre"
+    assert (reasons["orders_of_wine"], reasons["interval_of"], reasons["days_late"]) == (3, "own", None)
+    reasons, text = facts_of(estate().customer("c", (330, "w0"), (240, "w0"), (150, "w0")), "w0")
+    assert text.endswith("dernière commande le 3 août (60 jours de retard)")
+    assert reasons["days_late"] == 60
 
 
-@pytest.mark.parametrize(
-    ("day", "language", "text"),
-    [
-        (date(2025, 3, 12), "fr", "12 mars"),
-        (date(2025, 9, 1), "fr", "1er septembre"),
-        (date(2024, 9, 1), "fr", "1er septembre 2024"),
-        (date(2024, 9, 1), "en", "1 September 2024"),
-        (date(2025, 3, 1), "de", "1. März"),
-    ],
-)
-def test_dates_are_written_as_people_do(day: date, language: str, text: str) -> None:
-    assert phrases.day_texts(np.array([day_number(day), -1]), AS_OF, language).tolist() == [text, ""]
+def test_the_rhythm_of_others_is_said_to_be_theirs() -> None:
+    made = estate().customer("other", (300, "w0"), (200, "w0"), (100, "w0")).customer("c", (600, "w1"), (150, "w0"))
+    assert facts_of(made, "w0")[1] == "commandé une fois, le 3 août ; d'autres le rachètent tous les 100 jours environ"
 
 
-@pytest.mark.parametrize(
-    ("locale", "text"),
-    [
-        (
-            "fr",
-            "Pour faire connaissance avec le domaine, «\u202fMuenchberg\u202f»\u202f: cépage Riesling, "
-            "millésime 2022, un vin minéral, récompensé\u202f: Or Paris 2024.",
-        ),
-        (
-            "en",
-            "To get to know the estate, “Muenchberg”: grape variety Riesling, vintage 2022, a mineral wine, "
-            "awarded: Or Paris 2024.",
-        ),
-        (
-            "de",
-            "Zum Kennenlernen des Weinguts empfehlen wir „Muenchberg“: Rebsorte Riesling, Jahrgang 2022, "
-            "im Geschmack mineralisch, ausgezeichnet: Or Paris 2024.",
-        ),
-    ],
-)
-def test_the_customer_reads_what_the_catalogue_says_in_the_language_of_the_message(locale: str, text: str) -> None:
-    wine = product("w", label="Muenchberg", vintage=2022, aroma_mineral=5.0, awards="Or Paris 2024")
-    items = Estate(wine).customer("c").items(locale=locale)
-    assert items["customer_sentence"].tolist() == [text]
+def test_a_vintage_that_was_still_on_the_vine_at_the_last_order_is_new() -> None:
+    # w0 is offered as 2023: its grapes were picked between these two orders.
+    for days, is_new in ((853, True), (852, False)):
+        reasons, text = facts_of(Estate(product("w0")).customer("c", (900, "w0"), (days, "w0")), "w0")
+        assert (ago(days) < pd.Timestamp(2023, 9, 1)) is is_new
+        assert ("nouveau millésime 2023" in text) is is_new
+        assert reasons["new_vintage"] == (2023 if is_new else None)
 
 
-def test_a_sentence_does_not_repeat_what_the_name_says() -> None:
-    wine = product("w", label="Riesling Tradition 2023", vintage=2023, grape="Riesling", aroma_floral=4.0)
-    text = phrases.sentence("rebuy", "fr", wine)
-    assert text == "Vous connaissez déjà «\u202fRiesling Tradition 2023\u202f»\u202f: un vin floral."
+def test_wines_bought_together_are_counted_and_a_few_times_are_no_reason() -> None:
+    least = RULES.recommendations.explanations.orders_together
+    for n in (least, least - 1):
+        made = Estate(product("w", label="Muscat 2023"), product("x"))
+        for place in range(n):
+            made.customer(f"o{place}", (50, "w x"))
+        reasons, text = facts_of(made.customer("c", (40, "w"), (10, "w")), "x")
+        assert reasons["orders_together"] == (n if n == least else 0)
+        said = f"d'autres clients l'achètent avec Muscat ({n} commandes)"
+        assert (text == f"jamais commandé ; {said}") is (n == least)
 
 
-@pytest.mark.parametrize("language", phrases.LANGUAGES)
-@pytest.mark.parametrize("scenario", recommendations.SCENARIOS)
-def test_a_gift_box_is_not_called_a_wine(scenario: str, language: str) -> None:
-    box = product("w", kind="gift_box", label="Découverte", vintage=2022, aroma_floral=4.0)
-    text = phrases.sentence(scenario, language, box)
-    assert "Découverte" in text
-    assert not re.search(r"\b(vin|cuvée|wine|wein)\b|2022|Riesling", text, re.IGNORECASE)
+def test_without_a_co_purchase_the_grape_or_family_is_the_reason() -> None:
+    made = Estate(product("w", family="B"), product("x", grape="Muscat", family="B"), product("y", family="Z"))
+    made.customer("c", (40, "w"), (10, "w"))
+    assert facts_of(made, "y")[1] == "jamais commandé ; cépage Riesling, 100\u00a0% de ses achats"
+    assert facts_of(made, "x")[1] == "jamais commandé ; famille B, 100\u00a0% de ses achats"
 
 
-@pytest.mark.parametrize("language", phrases.LANGUAGES)
-@pytest.mark.parametrize("scenario", recommendations.SCENARIOS)
-def test_a_bare_product_leaves_no_hole_in_the_sentence(scenario: str, language: str) -> None:
-    text = phrases.sentence(scenario, language, {"label": None, "grape": None, "vintage": np.nan, "awards": None})
-    assert text.endswith(".")
-    assert not re.search(r"None|nan|[{}]|  | ,|: \.", text)
+def test_an_upsell_tells_the_step_in_price() -> None:
+    made = Estate(product("w", family="F"), product("x", family="F", price_75cl_ttc=18.0, premium_tier=1))
+    made.customer("c", (40, "w"), (10, "w"), top_family_1="F", price_75cl_ttc=12.5, price_segment="entry", tier_mode=0)
+    reasons, text = facts_of(made, "x")
+    assert text == "montée en gamme dans sa famille préférée (F) : 12,50\u00a0€ → 18\u00a0€ les 75 cl"
+    assert (reasons["price_from"], reasons["price_to"]) == (12.5, 18)
 
 
-@pytest.mark.parametrize("language", phrases.LANGUAGES)
-def test_every_language_words_the_same_things(language: str) -> None:
-    french, other = phrases.phrases("fr"), phrases.phrases(language)
-    assert other.keys() == french.keys()
-    assert other["sentence_gift_box"].keys() == french["sentence_gift_box"].keys()
-    assert other["sentence"].keys() == french["sentence"].keys() == set(recommendations.SCENARIOS)
-    assert list(other["aromas"]) == AROMA_AXES
-    for scenario, kinds in french["explain"].items():
-        assert {k: len(v) for k, v in other["explain"][scenario].items()} == {k: len(v) for k, v in kinds.items()}
-        for wording in other["explain"][scenario].values():
-            assert "{" not in wording[-1]["text"], "the last phrase needs no fact"
+def test_season_and_what_little_is_left_follow_the_reason() -> None:
+    made = Estate(product("w", season_tags=["hiver", "noel"], available=12.0)).customer("c")
+    reasons, text = facts_of(made, "w")
+    assert text == "pas encore de commande ; proche de ses goûts, à prix d'accès ; de saison (Noël) ; il en reste 12"
+    assert reasons["in_season"] == "noel"
 
 
-@pytest.mark.parametrize("language", phrases.LANGUAGES)
-def test_customer_phrases_do_not_speak_of_rhythm_amounts_or_scores(language: str) -> None:
-    wording = phrases.phrases(language)
-    read = " ".join(
-        [
-            *wording["sentence"].values(),
-            *wording["sentence_gift_box"].values(),
-            wording["grape"],
-            wording["vintage"],
-            wording["awards"],
-        ]
-    )
-    assert not re.search(
-        r"€|\b(eur|euros?|jours?|days?|tage?|scores?|segment|clients?|prix|price|preis)\b", read.lower()
-    )
+@pytest.mark.parametrize(("taste", "is_close"), [(0.6, True), (0.2, False), (np.nan, False)])
+def test_a_taste_is_called_close_when_it_is(taste: float, is_close: bool) -> None:
+    made = Estate(product("w"), product("x", family="Z", grape=None)).customer("c", (400, "w"), amount=10.0)
+    inputs = made.inputs()
+    tasted = inputs.taste.assign(**dict.fromkeys(AROMA_AXES, taste))
+    items = recommend(dataclasses.replace(inputs, taste=tasted), RULES, AS_OF, "fr").items
+    text = items.set_index("wine_id").loc["x", "explain_short"]
+    assert ("proche de ses goûts" in text) is is_close
 
 
-def test_long_names_are_cut_between_words() -> None:
-    long = "Gewurztraminer Vendanges Tardives " * 6
-    made = Estate(product("w", label=long), product("x", label="Autre"))
-    made.customer("other", (50, "w x"), (20, "w x"))
-    items = made.customer("c", (40, "w"), (10, "w")).items()
-    row = items[items["customer_id"] == "c"].iloc[0]
-    assert row["scenario"] == "cross_sell"
-    assert row["explain_short"].startswith("souvent acheté avec Gewurztraminer Vendanges")
-    assert row["explain_short"].endswith("…")
-    assert len(row["explain_short"]) <= phrases.EXPLAIN_MAX
+def test_among_the_most_bought_needs_twice_as_many_wines_sold() -> None:
+    popularity = np.array([[0.5, 0.4, 0.4, 0.2, 0.1, 0.0], [0.0, 0.3, 0.2, 0.1, 0.0, 0.0]])
+    found = recommendations._tops(popularity, [2, 3])
+    assert found.tolist() == [[2, 0, 0, 0, 0, 0], [0] * 6]
+    more = np.array([[0.9, 0.8, 0.7, 0.6, 0.5, 0.4]])
+    assert recommendations._tops(more, [2, 3]).tolist() == [[2, 2, 3, 0, 0, 0]]
+
+
+def test_one_list_has_each_opening_once_and_follows_the_language() -> None:
+    made = estate().customer("p")
+    for locale in phrases.LANGUAGES:
+        texts = made.items(locale=locale)["customer_sentence"]
+        openings = texts.str.split("[«“„]", regex=True).str[0]
+        assert len(texts) == 3
+        assert openings.nunique() == 3
+    assert texts.str.contains("Jahrgang 2023").all()
 
 
 # What holds for every list, on an estate of some size
@@ -646,6 +626,8 @@ def test_stock_limits_hold_over_all_customers() -> None:
 
 def test_text_has_no_holes_and_fits() -> None:
     items = big().items
+    openings = items["customer_sentence"].str.split("[«“„]", regex=True).str[0]
+    assert not pd.DataFrame({"customer": items["customer_id"], "opening": openings}).duplicated().any()
     for column in ("explain_short", "customer_sentence"):
         assert items[column].str.len().min() > 0
         assert not items[column].str.contains(r"None|nan|NaT|[{}]|  ").any()
@@ -658,6 +640,8 @@ def test_reasons_are_json_of_the_components_and_ids() -> None:
         assert all(reasons[name] == pytest.approx(row[name]) for name in recommendations.COMPONENTS)
         assert reasons["state"] in recommendations.STATES
         assert (reasons["days_since_bought"] is None) == (reasons["list"] == "explore")
+        assert (reasons["orders_of_wine"] > 0) == (reasons["list"] == "repeat")
+        assert (reasons["price_to"] is None) == (row["scenario"] != "upsell")
 
 
 def test_same_inputs_in_any_row_order_make_the_same_bytes() -> None:

@@ -46,6 +46,7 @@ def inputs_of(tenant_run: TenantRun) -> recommendations.RecommendationInputs:
     preferences = [
         "customer_id",
         "top_family_1",
+        "top_sweetness_1",
         "price_75cl_ttc",
         "price_segment",
         "usual_format_cl",
@@ -124,14 +125,13 @@ def runs_and_items(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> 
     if complete:
         engine = complete[0][0]
         items = warehouse.read("recommendations", "items", ["scenario", "score"], "run_id = %s", [run_id])
-        measured = warehouse.read("recommendations", "backtests", where="run_id = %s", params=[run_id])
     else:
         made = recommendations.recommend(
             inputs_of(tenant_run), tenant_run.rules, tenant_run.as_of, tenant_run.tenant.locale
         )
         engine, items = made.engine, made.items
-        measured = _backtests(tenant_run, made)
-        _write(tenant_run, made, measured)
+        _write(tenant_run, made)
+    measured = backtests.of_run(warehouse, run_id)
     yield materialized(
         warehouse.count("recommendations", "runs"),
         tables.runs,
@@ -162,17 +162,10 @@ def runs_and_items(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> 
         tenant_run,
         reused=bool(complete),
         recommendation_run=run_id,
-        **_serving_shown(engine),
+        **{f"serves_{name}": served for name, served in engine["ranking"]["choice"].items()},
+        serving=backtests.serving_table(engine["ranking"]),
         **_measures_shown(tenant_run, measured),
     )
-
-
-def _serving_shown(engine: dict[str, Any]) -> dict[str, Any]:
-    ranking = engine.get("ranking")
-    if ranking is None:
-        return {}
-    served = {f"serves_{name}": engine_name for name, engine_name in ranking["choice"].items()}
-    return {**served, "serving": backtests.serving_table(ranking)}
 
 
 def _measures_shown(tenant_run: run_context.TenantRun, measured: pd.DataFrame) -> dict[str, Any]:
@@ -182,7 +175,7 @@ def _measures_shown(tenant_run: run_context.TenantRun, measured: pd.DataFrame) -
     if measured["part"].isin(LISTS).any():
         shown |= backtests.figures(measured, judged_by)
         shown["engines"] = backtests.engines_plot(measured, judged_by)
-    if measured["part"].isin(recommendations.SCENARIOS).any():
+    if (measured["part"].isin(recommendations.SCENARIOS) & (measured["customers"] > 0)).any():
         shown["scenarios"] = backtests.scenarios_plot(measured)
     kept = backtests.kept_over_time(tenant_run.warehouse, tenant_run.run_id, tenant_run.as_of)
     if len(kept):
@@ -192,19 +185,10 @@ def _measures_shown(tenant_run: run_context.TenantRun, measured: pd.DataFrame) -
     return shown
 
 
-def _backtests(tenant_run: run_context.TenantRun, made: recommendations.RecommendationResult) -> pd.DataFrame:
-    """Rows of recommendations.backtests."""
-    rows = getattr(made, "backtests", None)
-    if rows is None:
-        rows = pd.DataFrame(columns=[c.name for c in tables.backtests.columns])
-    return rows.assign(run_id=tenant_run.run_id, as_of=tenant_run.as_of, rules_version=tenant_run.rules.version)
-
-
-def _write(
-    tenant_run: run_context.TenantRun, made: recommendations.RecommendationResult, measured: pd.DataFrame
-) -> None:
+def _write(tenant_run: run_context.TenantRun, made: recommendations.RecommendationResult) -> None:
     """The run, its items and its back-test, in one transaction: a run is complete or is not there."""
-    run_id = tenant_run.run_id
+    run_id, rules_version = tenant_run.run_id, tenant_run.rules.version
+    measured = made.backtests.assign(run_id=run_id, as_of=tenant_run.as_of, rules_version=rules_version)
     run = pd.DataFrame(
         [
             {
@@ -213,7 +197,7 @@ def _write(
                 "is_historical": tenant_run.is_historical,
                 "dataset_version": tenant_run.dataset_version,
                 "state_version": tenant_run.state_version,
-                "rules_version": tenant_run.rules.version,
+                "rules_version": rules_version,
                 "config_version": tenant_run.tenant.version,
                 "code_version": versions.code_version(),
                 "engine": made.engine,
