@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from crm_assets import rules as rules_module
-from crm_assets.defs.customers.holdout import holdout_holds
+from crm_assets.defs.customers.holdout import calibration_table, holdout_holds, models_table, totals_table
 from crm_assets.logic import customers, predictions
 from crm_assets.logic.predictions import OrderDays
 from tests.logic.cdnow import CALIBRATION_END, cdnow_orders
@@ -452,6 +452,21 @@ def test_the_light_is_amber_where_the_past_was_predicted_badly(
     assert light.passed is passed
     assert light.severity.value == "WARN"
     assert light.metadata["professional_not_measured"].value == "too few"
+
+
+def test_what_is_shown_names_every_model_the_reason_and_no_person() -> None:
+    found = predict(regulars(800, 1100))
+    quality = found.quality | {
+        PROFESSIONAL: {"status": "none", "method": "rate_with_dropout", "reason": "12 customers"}
+    }
+    shown = models_table(quality).md_str or ""
+    assert all(f"| private | {tried['method']} |" in shown for tried in quality[PRIVATE]["tried"])
+    assert f"serves; {quality[PRIVATE]['reason']}" in shown
+    assert "| professional | rate_with_dropout | | | | | serves, not measured; 12 customers |" in shown
+    measured = {PRIVATE: quality[PRIVATE]}
+    assert (calibration_table(measured).md_str or "").count("| private |") == 10
+    assert "order days in 365 days" in (totals_table(measured).md_str or "")
+    assert not any(str(customer) in str(found.quality) for customer in found.rows["customer_id"])
 
 
 @pytest.mark.parametrize(
