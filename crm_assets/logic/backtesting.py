@@ -69,14 +69,14 @@ class Judge:
         """
         keys = np.where(lists == NOTHING, -1, np.arange(self.n_orders)[:, None] * self.n_products + lists)[:, :k]
         found, size = self._found(keys, kind)
-        judged = size > 0
+        judged = np.flatnonzero(size)
         discount = 1.0 / np.log2(np.arange(2, max(int(size.max(initial=0)), k) + 2))
-        ideal = np.cumsum(discount)[np.maximum(size, 1) - 1]
+        ideal = np.cumsum(discount)
         result = {
-            "customers": float(judged.sum()),
+            "customers": float(len(judged)),
             "recall": _mean((found.sum(axis=1) / np.maximum(size, 1))[judged]),
-            "ndcg": _mean(((found * discount[: keys.shape[1]]).sum(axis=1) / ideal)[judged]),
-            "hit_rate": _mean(found.any(axis=1)[judged]),
+            "ndcg": _mean(((found * discount[: keys.shape[1]]).sum(axis=1) / ideal[np.maximum(size, 1) - 1])[judged]),
+            "hit_rate": _mean(found.max(axis=1, initial=0.0)[judged]),
         }
         parts: tuple[List, ...] = ("repeat", "explore") if kind == "mixed" else ()
         for part in parts:
@@ -84,17 +84,18 @@ class Judge:
             result[f"recall_{part}"] = _mean((found.sum(axis=1) / np.maximum(size, 1))[size > 0])
         return result
 
-    def _found(self, keys: Ints, kind: List) -> tuple[np.ndarray, Ints]:
+    def _found(self, keys: Ints, kind: List) -> tuple[np.ndarray[Any, np.dtype[np.float64]], Ints]:
         wanted = self.wanted[kind]
-        return _is_in(keys, wanted), np.bincount(wanted // max(self.n_products, 1), minlength=self.n_orders)
+        return _is_in(keys, wanted).astype(np.float64), np.bincount(
+            wanted // max(self.n_products, 1), minlength=self.n_orders
+        )
 
 
 def _is_in(values: Ints, sorted_values: Ints) -> Flags:
     if not len(sorted_values):
         return np.zeros(values.shape, dtype=bool)
     at = np.minimum(np.searchsorted(sorted_values, values), len(sorted_values) - 1)
-    found: Flags = sorted_values[at] == values
-    return found
+    return np.asarray(sorted_values[at] == values, dtype=bool)
 
 
 def _mean(values: np.ndarray) -> float:
@@ -177,12 +178,13 @@ def lists_of(
         for kind in kinds:
             ranker = engine.rankers[kind]
             history = histories[ranker.recipe.memory_days]
-            scores = ranker.scores(history, rows)
-            if kind != "mixed":
-                ranking.keep_only(scores, history.weight[rows], bought=kind == "repeat")
+            bought = history.weight[rows]
             if engine.name == PERSONAL:
-                scores[scores <= 0.0] = -np.inf
-            found[kind] = ranking.top(scores, k)
+                # What was never bought is in none of its lists.
+                bought = bought if kind != "explore" else bought[:, :0]
+                found[kind] = reranking.top_bought(ranker.scores(history, rows), bought, k)
+            else:
+                found[kind] = _best(ranker.scores(history, rows), bought, kind, k)
         return found
 
     parts = ranking.in_parts(len(who), past.n_products, work)
@@ -192,6 +194,15 @@ def lists_of(
         kind: tuple(np.concatenate(column) for column in zip(*(part[kind] for part in parts), strict=True)) or empty  # type: ignore[misc]
         for kind in kinds
     }
+
+
+def _best(scores: Floats, bought: sparse.csr_matrix, kind: List, k: int) -> tuple[Ints, Floats]:
+    """The list of each row of scores, which may be overwritten."""
+    if kind == "repeat":
+        return reranking.top_bought(scores, bought, k)
+    if kind == "explore":
+        ranking.keep_only(scores, bought, bought=False)
+    return ranking.top(scores, k)
 
 
 def _reranked(
@@ -218,7 +229,7 @@ def _reranked(
         ]
         product, score = found.product[:, part], np.round(chance[:, part], 6)
         # Falling chance, ties by product.
-        order = np.lexsort((product, -score), axis=1)[:, :k]
+        order = np.lexsort((product, -score), axis=1)[:, : min(k, facts.n_products)]
         result[kind] = (np.take_along_axis(product, order, 1), np.take_along_axis(score, order, 1))
     return result
 
@@ -338,9 +349,7 @@ class _Trial:
             mine = own[rows]
             if recipe.personal:
                 scores.reshape(-1)[ranking.row_of(mine) * p + mine.indices] += np.float32(recipe.personal) * mine.data
-            if kind != "mixed":
-                ranking.keep_only(scores, mine, bought=kind == "repeat")
-            return ranking.top(scores, k)[0]
+            return _best(scores, mine, kind, k)[0]
 
         lists = np.concatenate(ranking.in_parts(self.judge.n_orders, p, work))
         return self.judge.measure(lists, kind, k)["ndcg"]
@@ -381,6 +390,7 @@ def prepare(
     horizon: int,
     settings: Ranking,
     *,
+    lists: tuple[List, ...] = LISTS,
     all_engines: bool = False,
     likeness: sparse.csr_matrix | None = None,
     progress: Progress = silent,
@@ -389,7 +399,7 @@ def prepare(
 
     The weights are chosen on the window before the last cut, the engines measured at the last cut (`day` minus
     the horizon, less where the history is short), and the best of each list learned again up to `day`.
-    `all_engines`: keep also those that lost. `likeness`: see `Ranker.of`.
+    `lists`: what will be asked for. `all_engines`: keep also those that lost. `likeness`: see `Ranker.of`.
     """
     past = transactions.before(day)
     rules = settings.backtest
@@ -404,14 +414,14 @@ def prepare(
     progress(f"measuring {', '.join(then)} at {_date(cut)}")
     rows = backtest(then, past, cut, window, settings)
     choice, reasons = choose(rows, settings)
-    kept = {*choice.values()} if not all_engines else set(ENGINES)
+    kept = set(ENGINES) if all_engines else {choice[name] for name in lists}
     progress(f"learning up to {_date(day)}")
     newest = rankers(past, day, window, tuned.recipes, settings, likeness)
     now = _engines(past, newest, examples[:-1] if RERANKED in kept else [], settings)
-    for name in LISTS:
+    for name in lists:
         if choice[name] not in now:  # the newest cuts have fewer labelled orders than those before
             choice[name], reasons[name] = RIDGE, f"{reasons[name]}; too few labelled orders to learn it again"
-    engines = {name: engine for name, engine in now.items() if name in {*kept, *choice.values()}}
+    engines = {name: engine for name, engine in now.items() if name in kept or name == RIDGE}
     report = {"tuning": tuned.report, "labelled_orders": sum(cut.n_orders for cut in examples[:-1])}
     return Prepared(day, cut, window, choice, reasons, engines, then, tuned.recipes, rows, report)
 
@@ -491,7 +501,7 @@ def choose(measures: pd.DataFrame, settings: Ranking) -> tuple[dict[List, str], 
     k = settings.backtest.judged_by
     for name in LISTS:
         rows = measures[(measures["list"] == name) & (measures["top"] == k)].set_index("engine")
-        by_engine: dict[str, float] = rows["ndcg"].to_dict()
+        by_engine = {str(engine): float(ndcg) for engine, ndcg in rows["ndcg"].items()}
         customers = int(rows["customers"].max()) if len(rows) else 0
         if customers < settings.tuning.min_customers:
             choice[name] = RIDGE

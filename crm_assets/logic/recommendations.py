@@ -95,7 +95,9 @@ def recommend(inputs: RecommendationInputs, rules: BusinessRules, as_of: date, l
     world = _World.of(inputs, rules)
     until = day_number(as_of)
     horizon = rules.recommendations.probability_days
-    prepared = backtesting.prepare(world.transactions, until + 1, horizon, rules.ranking, likeness=world.likeness)
+    prepared = backtesting.prepare(
+        world.transactions, until + 1, horizon, rules.ranking, lists=KINDS, likeness=world.likeness
+    )
     served = _Served.of(world, until, prepared.window, _served_engines(prepared, prepared.engines))
     facts, popularity = world.facts_given(inputs.customers), world.popularity_given(inputs.popularity)
     moment = _Moment.at(world, until, facts, popularity, served)
@@ -1256,7 +1258,7 @@ def _because(world: _World, moment: _Moment, customer: Ints, wine: Ints) -> Ints
 # What is said of an item
 
 
-def _facts_of(chosen: pd.DataFrame, world: _World, moment: _Moment, because: Ints) -> pd.DataFrame:
+def _facts_of(chosen: pd.DataFrame, world: _World, moment: _Moment, because: Ints) -> dict[str, np.ndarray]:
     """The facts behind each item, as `phrases.explanations` takes them; what is unknown, or too little to be a
     reason, is '', NaN, 0 or -1 there.
     """
@@ -1289,33 +1291,31 @@ def _facts_of(chosen: pd.DataFrame, world: _World, moment: _Moment, because: Int
         share = np.zeros(len(chosen))
         share[known] = table[customer[known], code[known]]
         shares[f"{name}_share"] = np.where(share >= settings.share, share, 0.0)
-    return pd.DataFrame(
-        {
-            "scenario": np.array(SCENARIOS, dtype=object)[scenario],
-            "is_repeat": is_repeat,
-            "state": np.array(STATES, dtype=object)[chosen["state"].to_numpy(dtype=np.int64)],
-            "n_orders": n_orders,
-            "last_day": last_day,
-            "interval": interval,
-            "interval_of": np.array([*INTERVAL_SOURCES[:-1], ""], dtype=object)[source],
-            "days_late": late,
-            "because_label": np.append(world.wine_label, "")[because],
-            "n_together": np.where(together >= settings.orders_together, together, 0),
-            "grape": np.append(world.grapes.to_numpy(dtype=object), "")[world.wine_grape[wine]],
-            "family": np.append(world.families.to_numpy(dtype=object), "")[world.wine_family[wine]],
-            **shares,
-            "price_from": np.where(scenario == UPSELL, world.price[customer], np.nan),
-            "price_to": np.where(scenario == UPSELL, price_to, np.nan),
-            "top": _tops(moment.popularity, settings.tops)[world.is_professional[customer].astype(np.int64), wine],
-            "gone_day": _last_days(moment)[customer],
-            # Its grapes were still on the vine when the customer last bought the wine.
-            "new_vintage": np.where(is_repeat & (last_day < _harvest_days(vintage)), vintage, 0.0).astype(np.int64),
-            "season": _seasons(offers["season_tags"], moment.until, world.rules)[offer],
-            "left": np.where((available > 0) & (available <= settings.low_stock), np.floor(available), -1.0),
-            "is_taste": is_close,
-            "is_entry": segment == PRICE_SEGMENTS.index(world.rules.recommendations.nurture_price_segment),
-        }
-    )
+    return {
+        "scenario": np.array(SCENARIOS, dtype=object)[scenario],
+        "is_repeat": is_repeat,
+        "state": np.array(STATES, dtype=object)[chosen["state"].to_numpy(dtype=np.int64)],
+        "n_orders": n_orders,
+        "last_day": last_day,
+        "interval": interval,
+        "interval_of": np.array([*INTERVAL_SOURCES[:-1], ""], dtype=object)[source],
+        "days_late": late,
+        "because_label": np.append(world.wine_label, "")[because],
+        "n_together": np.where(together >= settings.orders_together, together, 0),
+        "grape": np.append(world.grapes.to_numpy(dtype=object), "")[world.wine_grape[wine]],
+        "family": np.append(world.families.to_numpy(dtype=object), "")[world.wine_family[wine]],
+        **shares,
+        "price_from": np.where(scenario == UPSELL, world.price[customer], np.nan),
+        "price_to": np.where(scenario == UPSELL, price_to, np.nan),
+        "top": _tops(moment.popularity, settings.tops)[world.is_professional[customer].astype(np.int64), wine],
+        "gone_day": _last_days(moment)[customer],
+        # Its grapes were still on the vine when the customer last bought the wine.
+        "new_vintage": np.where(is_repeat & (last_day < _harvest_days(vintage)), vintage, 0.0).astype(np.int64),
+        "season": _seasons(offers["season_tags"], moment.until, world.rules)[offer],
+        "left": np.where((available > 0) & (available <= settings.low_stock), np.floor(available), -1.0),
+        "is_taste": is_close,
+        "is_entry": segment == PRICE_SEGMENTS.index(world.rules.recommendations.nurture_price_segment),
+    }
 
 
 def _together(world: _World, moment: _Moment, one: Ints, other: Ints) -> Ints:
@@ -1374,29 +1374,34 @@ def _seasons(tags: pd.Series, day: int, rules: BusinessRules) -> np.ndarray[Any,
 
 
 def _reasons(
-    frame: pd.DataFrame, facts: pd.DataFrame, moment: _Moment, customer: Ints, because: Ints, world: _World
+    frame: pd.DataFrame,
+    facts: dict[str, np.ndarray],
+    moment: _Moment,
+    customer: Ints,
+    because: Ints,
+    world: _World,
 ) -> np.ndarray:
     """JSON of the facts behind each item: state, list, chance of an order, components, rhythm, ids; no
     personal data.
     """
     wine_ids = np.array([*(json.dumps(w, ensure_ascii=False) for w in world.wines), "null"], dtype=object)
-    last_day = facts["last_day"].to_numpy(dtype="float64")
+    last_day = facts["last_day"]
     values: dict[str, np.ndarray] = {
         "state": _json_texts(facts["state"]),
         "list": np.where(facts["is_repeat"], '"repeat"', '"explore"').astype(object),
         "order_probability": _number_texts(np.round(moment.p_order[customer], 4)),
-        "orders_of_wine": _number_texts(facts["n_orders"].to_numpy()),
+        "orders_of_wine": _number_texts(facts["n_orders"]),
         "days_since_bought": _number_texts(np.where(last_day >= 0, float(moment.until) - last_day, np.nan)),
-        "interval_days": _number_texts(np.round(facts["interval"].to_numpy(), 1)),
+        "interval_days": _number_texts(np.round(facts["interval"], 1)),
         "interval_of": _json_texts(facts["interval_of"]),
-        "days_late": _number_texts(np.round(facts["days_late"].to_numpy(), 0)),
+        "days_late": _number_texts(np.round(facts["days_late"], 0)),
         "because_wine_id": wine_ids[because],
-        "orders_together": _number_texts(facts["n_together"].to_numpy()),
-        "grape_share": _number_texts(np.round(facts["grape_share"].to_numpy(), 4)),
-        "family_share": _number_texts(np.round(facts["family_share"].to_numpy(), 4)),
-        "price_from": _number_texts(np.round(facts["price_from"].to_numpy(), 2)),
-        "price_to": _number_texts(np.round(facts["price_to"].to_numpy(), 2)),
-        "among_most_bought": _number_texts(facts["top"].to_numpy()),
+        "orders_together": _number_texts(facts["n_together"]),
+        "grape_share": _number_texts(np.round(facts["grape_share"], 4)),
+        "family_share": _number_texts(np.round(facts["family_share"], 4)),
+        "price_from": _number_texts(np.round(facts["price_from"], 2)),
+        "price_to": _number_texts(np.round(facts["price_to"], 2)),
+        "among_most_bought": _number_texts(facts["top"]),
         "new_vintage": _number_texts(np.where(facts["new_vintage"] > 0, facts["new_vintage"], np.nan)),
         "in_season": _json_texts(facts["season"]),
         **{name: _number_texts(frame[name].to_numpy()) for name in COMPONENTS},
@@ -1406,7 +1411,7 @@ def _reasons(
     return phrases.render(template, values, np.arange(len(frame)))
 
 
-def _json_texts(values: pd.Series) -> np.ndarray[Any, np.dtype[np.object_]]:
+def _json_texts(values: np.ndarray) -> np.ndarray[Any, np.dtype[np.object_]]:
     """Words as JSON: '' as null."""
     codes, unique = pd.factorize(values)
     texts = [json.dumps(value, ensure_ascii=False) if value else "null" for value in unique]

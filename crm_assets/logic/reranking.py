@@ -19,6 +19,8 @@ from crm_assets.logic import ranking
 from crm_assets.logic.ranking import NOTHING, Flags, Floats, Ints, Ranker, Transactions
 
 if TYPE_CHECKING:
+    from scipy import sparse
+
     from crm_assets.rules import Ranking
 
 PAIR_FEATURES = (
@@ -195,14 +197,34 @@ class Candidates:
         return self.product != NOTHING
 
 
+def top_bought(scores: Floats, bought: sparse.csr_matrix, k: int) -> tuple[Ints, Floats]:
+    """`ranking.top` of the products bought before alone (the stored values of `bought`, columns in order).
+
+    They are few: sorting them takes a hundredth of a search through rows of which nearly all is barred.
+    """
+    n, p = scores.shape
+    row = ranking.row_of(bought)
+    value = scores.reshape(-1)[row * p + bought.indices]
+    # Row, then falling score, in one integer: the bits of a float sort as it does, once those of negative ones are
+    # turned over. Ties stay in the order of the columns.
+    bits = (np.float32(0.0) - value).view(np.int32)
+    bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
+    order = np.argsort((row << 32) + bits, kind="stable")
+    place = np.arange(len(row)) - bought.indptr[row]
+    width = min(k, p)
+    kept = (place < width) & (value[order] > -np.inf)
+    columns, values = np.full((n, width), NOTHING), np.full((n, width), -np.inf, dtype=np.float32)
+    columns[row[kept], place[kept]] = bought.indices[order[kept]]
+    values[row[kept], place[kept]] = value[order[kept]]
+    return columns, values
+
+
 def candidates(ranker: Ranker, history: ranking.History, rows: slice, n_repeat: int, n_explore: int) -> Candidates:
     """At most `n_repeat` products bought before and `n_explore` new ones of each customer in `rows`."""
     scores = ranker.scores(history, rows)
     bought = history.weight[rows]
-    repeat = scores.copy()
-    ranking.keep_only(repeat, bought, bought=True)
+    old, old_score = top_bought(scores, bought, n_repeat)
     ranking.keep_only(scores, bought, bought=False)
-    old, old_score = ranking.top(repeat, n_repeat)
     new, new_score = ranking.top(scores, n_explore)
     return Candidates(np.hstack([old, new]), np.hstack([old_score, new_score]), old.shape[1])
 
@@ -268,6 +290,7 @@ class Reranker:
     def fit(cls, cuts: list[Examples], settings: Ranking) -> Reranker | None:
         """Learned from the examples of several cuts; None where they are of too few orders."""
         from sklearn.ensemble import HistGradientBoostingClassifier
+        from threadpoolctl import threadpool_limits
 
         n_orders = sum(cut.n_orders for cut in cuts)
         ordered = np.concatenate([cut.ordered for cut in cuts]) if cuts else np.zeros(0, bool)
@@ -285,7 +308,9 @@ class Reranker:
         table = np.concatenate([cut.table for cut in cuts])
         # What a short history never says (last year's season) has no value to split at, which the learner refuses.
         used = np.flatnonzero(~np.isnan(table).all(axis=0))
-        model.fit(table[:, used], ordered, sample_weight=np.concatenate([cut.weight for cut in cuts]))
+        # Its threads wait for one another at every node: beside other work, two are many times slower than one.
+        with threadpool_limits(limits=1):
+            model.fit(table[:, used], ordered, sample_weight=np.concatenate([cut.weight for cut in cuts]))
         return cls(model, used, n_orders)
 
     def chances(self, table: Floats) -> Floats:

@@ -15,7 +15,7 @@ from crm_assets import activation, run_context, tables, versions
 from crm_assets.defs.common import PROFILED, TenantRun, materialized, new_figure, plot, table_spec
 from crm_assets.defs.customers.assets import taste_profiles_of
 from crm_assets.defs.recommendations import backtests
-from crm_assets.logic import recommendations
+from crm_assets.logic import feedback, recommendations
 from crm_assets.logic.backtesting import LISTS
 from crm_assets.resources.warehouse import replace_run, upsert
 
@@ -53,6 +53,8 @@ def inputs_of(tenant_run: TenantRun) -> recommendations.RecommendationInputs:
         "tier_mode",
     ]
     purchases = ["customer_id", "wine_id", "order_id", "sale_date", "amount_ht"]
+    decisions = _decisions(tenant_run)
+    rejected = decisions.loc[decisions["decision"] == "reject", ["customer_id", "wine_id", "decided_at"]]
     return recommendations.RecommendationInputs(
         purchases=warehouse.read("rfm", "purchases", purchases),
         customers=people,
@@ -61,25 +63,25 @@ def inputs_of(tenant_run: TenantRun) -> recommendations.RecommendationInputs:
         products=warehouse.read("curated", "dim_products"),
         popularity=warehouse.read("rfm", "product_popularity", ["population", "wine_id", "share"]),
         sent_wines=_known_then(tenant_run, activation.sent_wines(warehouse), "sent_date"),
-        rejections=_known_then(tenant_run, _rejections(tenant_run), "rejected_date"),
+        rejections=rejected.rename(columns={"decided_at": "rejected_date"}),
         allocations=_allocations(tenant_run),
+        opinions=feedback.wine_opinions(decisions, tenant_run.as_of, tenant_run.rules),
     )
 
 
-def _rejections(tenant_run: TenantRun) -> pd.DataFrame:
-    """One row per rejected (customer, wine): customer_id, wine_id, rejected_date where the estate is."""
-    rejected = tenant_run.warehouse.read(
-        "review", "decisions", ["customer_id", "wine_id", "decided_at"], "decision = 'reject'"
-    )
-    local = pd.to_datetime(rejected["decided_at"], utc=True).dt.tz_convert(tenant_run.tenant.timezone)
-    return rejected[["customer_id", "wine_id"]].assign(rejected_date=local.dt.tz_localize(None).dt.normalize())
+def _decisions(tenant_run: TenantRun) -> pd.DataFrame:
+    """What people decided on recommended wines, decided_at where the estate is, as known on the run's day."""
+    columns = ["run_id", "customer_id", "wine_id", "scenario", "decision", "rating", "decided_at"]
+    decisions = tenant_run.warehouse.read("review", "decisions", columns)
+    local = pd.to_datetime(decisions["decided_at"], utc=True).dt.tz_convert(tenant_run.tenant.timezone)
+    return _known_then(tenant_run, decisions.assign(decided_at=local.dt.tz_localize(None)), "decided_at")
 
 
 def _known_then(tenant_run: TenantRun, frame: pd.DataFrame, column: str) -> pd.DataFrame:
     """A run for an earlier day does not know what happened since; any other takes it as of its day."""
     if not tenant_run.is_historical:
         return frame
-    return frame[pd.to_datetime(frame[column]) <= pd.Timestamp(tenant_run.as_of)]
+    return frame[pd.to_datetime(frame[column]).dt.normalize() <= pd.Timestamp(tenant_run.as_of)]
 
 
 def _allocations(tenant_run: TenantRun) -> pd.DataFrame:
