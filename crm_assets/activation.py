@@ -368,7 +368,8 @@ def _recheck(
     items = items.merge(shown.drop_duplicates(), on=["customer_id", "product_key"], how="inner")
     items = items[items["customer_id"].isin(known["customer_id"])]
     result = audit.audit(items, known, products, customer_wines, wines_sent, tenant, rules, as_of)
-    return activation.held_back(planned, result.permissions, result.findings, campaign)
+    objected = set(warehouse.read("curated", "dim_customers", ["customer_id"], "profiling_objected")["customer_id"])
+    return activation.held_back(planned, result.permissions, result.findings, objected, campaign)
 
 
 def plan(run: TenantRun, name: str) -> dict[str, Any]:

@@ -445,9 +445,11 @@ def plan(
 
 
 def held_back(
-    messages: pd.DataFrame, permissions: pd.DataFrame, found: pd.DataFrame, campaign: Campaign
+    messages: pd.DataFrame, permissions: pd.DataFrame, found: pd.DataFrame, objected: set[str], campaign: Campaign
 ) -> dict[str, str]:
     """message_id -> reason, for planned messages that current data no longer allow.
+
+    `objected`: customers who object to profiling; no message that their purchases chose may leave (spec.md §4.4).
 
     `permissions` and `found` are the audit of the planned items on current data: permission and rules 1 to 9
     count at a send, 1 to 7 where the message is about no wine (spec.md §6, §7).
@@ -456,7 +458,12 @@ def held_back(
     refused = permissions.loc[~permissions["permitted"].astype(bool)].set_index("customer_id")["permission_reason"]
     broken = found[(found["severity"] == audit.ERROR) & (found["rule_no"] <= last)]
     rules_broken = broken.sort_values("rule_no", kind="stable").drop_duplicates("customer_id")
-    why = {**rules_broken.set_index("customer_id")["rule_code"].to_dict(), **refused.to_dict()}
+    is_profiled = campaign.kind == "reco" or campaign.audience.segments or campaign.audience.clusters
+    why = {
+        **(dict.fromkeys(objected, "PROFILING_OBJECTED") if is_profiled else {}),
+        **rules_broken.set_index("customer_id")["rule_code"].to_dict(),
+        **refused.to_dict(),
+    }
     known = set(permissions["customer_id"])
     return {
         message: why.get(customer, "UNKNOWN_CUSTOMER")

@@ -423,16 +423,20 @@ def test_current_data_hold_messages_back() -> None:
         ],
         columns=["customer_id", "rule_code", "rule_no", "severity"],
     )
-    assert activation.held_back(messages, permissions, found, campaign()) == {
+    assert activation.held_back(messages, permissions, found, set(), campaign()) == {
         "m2": "OBJECTED",
         "m3": "UNAVAILABLE_PRODUCT",
         "m4": "UNKNOWN_CUSTOMER",
     }
     event = campaign(kind="event", text={"fr": "Venez."})
-    assert activation.held_back(messages, permissions, found, event) == {
+    assert activation.held_back(messages, permissions, found, {"c1"}, event) == {
         "m2": "OBJECTED",
         "m4": "UNKNOWN_CUSTOMER",
     }
+    # Who objected to profiling since the plan gets nothing that purchases chose: no wines, no segment's letter.
+    assert activation.held_back(messages, permissions, found, {"c1"}, campaign())["m1"] == "PROFILING_OBJECTED"
+    chosen = campaign(kind="event", text={"fr": "Venez."}, audience={"segments": ["Champions"]})
+    assert activation.held_back(messages, permissions, found, {"c1"}, chosen)["m1"] == "PROFILING_OBJECTED"
     assert audit.NUMBERS["UNAVAILABLE_PRODUCT"] == audit.LAST_RULE_RECHECKED_AT_SEND
 
 
