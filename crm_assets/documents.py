@@ -95,5 +95,12 @@ def write_report(warehouse: Warehouse, tenant: Tenant, rules: BusinessRules, run
             run_id,
             ["check_code", "severity", "bad", "total", "tolerance", "score"],
         ),
+        _of_run(
+            warehouse,
+            "recommendations",
+            "backtests",
+            run_id,
+            ["part", "engine", "top", "cut", "window_days", "customers", "hit_rate", "is_serving"],
+        ),
     )
     return write_whole(directory / REPORT_NAME, html.encode())

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from crm_assets import rendering
-from crm_assets.logic import customers
+from crm_assets.logic import backtesting, customers
 from crm_assets.rules import BusinessRules
 from crm_assets.tenants import Tenant
 
@@ -51,6 +51,26 @@ def cluster_label(name: str, locale: str) -> str:
     return f"{said[:1].upper()}{said[1:]}{f' ({number})' if number else ''}"
 
 
+def _foretold(backtests: pd.DataFrame, rules: BusinessRules) -> dict[str, Any] | None:
+    """How many of those who ordered again took one of the first wines that the run's engine had for them, and of
+    the best-selling ones; None where too few customers could tell.
+    """
+    top = min(rules.ranking.backtest.tops)
+    rows = backtests[(backtests["part"] == "mixed") & (backtests["top"] == top)]
+    served, plain = rows[rows["is_serving"].astype(bool)], rows[rows["engine"] == backtesting.POPULARITY]
+    if served.empty or served["customers"].iloc[0] < rules.ranking.tuning.min_customers:
+        return None
+    first = pd.Timestamp(served["cut"].iloc[0])
+    return {
+        "customers": int(served["customers"].iloc[0]),
+        "first": first.date(),
+        "last": (first + pd.Timedelta(days=int(served["window_days"].iloc[0]) - 1)).date(),
+        "top": top,
+        "served": float(served["hit_rate"].iloc[0]),
+        "plain": float(plain["hit_rate"].iloc[0]),
+    }
+
+
 def weekly_report(
     tenant: Tenant,
     rules: BusinessRules,
@@ -62,13 +82,15 @@ def weekly_report(
     received: pd.DataFrame,
     planned: pd.DataFrame,
     quality: pd.DataFrame,
+    backtests: pd.DataFrame,
 ) -> str:
     """The report's HTML.
 
     `decision`: a row of gate.decisions; `actions`: gate.next_actions of that run; `segments`: one per
     customer; `at_risk`: customers with the churn flag; `clusters`: customers.cluster_profiles; `received`:
     path, status, reason, row_count of raw.files with `quarantined` rows; `planned`: campaign, occurrence,
-    batches, messages, holdout; `quality`: audit.data_quality of that run.
+    batches, messages, holdout; `quality`: audit.data_quality of that run; `backtests`:
+    recommendations.backtests of that run.
     """
     quality_rows = [
         {**row, "ratio": row["bad"] / row["total"] if row["total"] else 0.0}
@@ -92,6 +114,7 @@ def weekly_report(
         gate=decision,
         scenarios=_tally(actions.loc[actions["eligible"].astype(bool), "scenario"]),
         reasons=_tally(actions.loc[~actions["eligible"].astype(bool), "reason"]),
+        foretold=_foretold(backtests, rules),
         batches=planned.to_dict("records"),
         chart=segment_chart(segments, tenant.locale),
         at_risk=at_risk,

@@ -150,6 +150,16 @@ CLUSTERS = pd.DataFrame(
 )
 
 
+BACKTESTS = pd.DataFrame(
+    [
+        ("mixed", engine, top, pd.Timestamp("2025-10-02"), 91, 2292, hit_rate * top / 3, engine == "ridge")
+        for engine, hit_rate in (("popularity", 0.196), ("ridge", 0.481))
+        for top in RULES.ranking.backtest.tops
+    ],
+    columns=["part", "engine", "top", "cut", "window_days", "customers", "hit_rate", "is_serving"],
+)
+
+
 def report(locale: str, **changes: Any) -> str:
     given: dict[str, Any] = {
         "decision": DECISION,
@@ -175,6 +185,7 @@ def report(locale: str, **changes: Any) -> str:
             ),
             RULES,
         ),
+        "backtests": BACKTESTS,
     }
     return reports.weekly_report(estate.tenant(locale=locale), RULES, **{**given, **changes})
 
@@ -229,6 +240,26 @@ def test_the_report_speaks_the_estates_language(locale: str, texts: list[str]) -
     assert "notes.pdf" in html
     assert "None" not in html
     assert "nan" not in html.replace("base64", "").lower().split("src=")[0]
+
+
+@pytest.mark.parametrize(
+    ("locale", "texts"),
+    [
+        ("fr", ["2\u202f292 clients", "le 2 octobre 2025 et le 31 décembre 2025", "48,1", "des 3 vins", "(19,6"]),
+        ("en", ["2,292 customers", "October 2, 2025 and December 31, 2025", "48.1", "the 3 wines", "(19.6"]),
+        ("de", ["2.292 Kunden", "dem 2. Oktober 2025 und dem 31. Dezember 2025", "48,1", "der 3 Weine", "(19,6"]),
+    ],
+)
+def test_the_report_says_how_well_the_last_orders_were_foretold(locale: str, texts: list[str]) -> None:
+    html = report(locale)
+    for text in texts:
+        assert text in html, text
+
+
+@pytest.mark.parametrize("few", [BACKTESTS.iloc[:0], BACKTESTS.assign(customers=99)])
+def test_too_few_orders_to_foretell_are_not_spoken_of(few: pd.DataFrame) -> None:
+    assert "Vérification sur le passé" in report("fr")
+    assert "Vérification sur le passé" not in report("fr", backtests=few)
 
 
 def test_a_closed_gate_says_why() -> None:

@@ -28,6 +28,7 @@ def _row(run_id: str, kind: str, path: Path, home: Path) -> dict[str, Any]:
         ("gate", "decisions"),
         ("gate", "next_actions"),
         ("recommendations", "items"),
+        ("recommendations", "backtests"),
         ("audit", "findings"),
         ("audit", "data_quality"),
         ("activation", "campaigns"),
