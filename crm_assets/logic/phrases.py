@@ -8,7 +8,7 @@ are all known. No business rule and no choice of wine here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from functools import cache
 from itertools import repeat
@@ -133,10 +133,10 @@ def _texts(values: np.ndarray, text: Callable[[Any], str]) -> Strings:
 # What staff read
 
 
-def explanations(items: pd.DataFrame, as_of: date, language: str) -> Strings:
+def explanations(items: Mapping[str, np.ndarray], as_of: date, language: str) -> Strings:
     """`explain_short` of each item: the facts that made the choice, at most 120 characters.
 
-    items, of which '', NaN, 0 and negative mean unknown unless said otherwise:
+    items: arrays of one length, of which '', NaN, 0 and negative mean unknown unless said otherwise:
     * scenario; is_repeat; state (no_order, lapsed, one_order, regular); is_taste (close to a known taste);
       is_entry (price).
     * n_orders of the wine by the customer; last_day (day number of the last); interval (days) and interval_of
@@ -148,10 +148,10 @@ def explanations(items: pd.DataFrame, as_of: date, language: str) -> Strings:
     * new_vintage; season (a tag of the rules); left (in stock, where little is).
     """
     wording = phrases(language)
-    n = len(items)
+    n = len(items["scenario"])
     facts, known = _facts(items, as_of, language)
     codes, scenarios = pd.factorize(items["scenario"])
-    is_repeat = items["is_repeat"].to_numpy(dtype=bool)
+    is_repeat = items["is_repeat"]
     text: Strings = np.full(n, "", dtype=object)
     for code, name in enumerate(scenarios):
         for kind, listed in wording["explain"][name].items():
@@ -183,16 +183,14 @@ def _usable(phrase: dict[str, Any], known: dict[str, Flags], rows: Flags) -> np.
     return np.flatnonzero(usable)
 
 
-def _facts(items: pd.DataFrame, as_of: date, language: str) -> tuple[dict[str, Strings], dict[str, Flags]]:
+def _facts(items: Mapping[str, np.ndarray], as_of: date, language: str) -> tuple[dict[str, Strings], dict[str, Flags]]:
     """The texts that phrases name, and which rows have them or meet the conditions of phrases."""
     wording = phrases(language)
-    n_orders = items["n_orders"].to_numpy(dtype="int64")
-    rhythm = items["interval"].to_numpy(dtype="float64")
-    interval_of = items["interval_of"].to_numpy(dtype=object)
+    n_orders, rhythm, interval_of = items["n_orders"], items["interval"], items["interval_of"]
     facts = {
         "n": count_texts(n_orders),
         "rhythm": span_texts(np.where(rhythm > 0, rhythm, np.nan), language),
-        "last_date": day_texts(items["last_day"].to_numpy(dtype="int64"), as_of, language),
+        "last_date": day_texts(items["last_day"], as_of, language),
         "late": span_texts(_positive(items["days_late"]), language),
         "because": _mapped(
             items["because_label"], lambda label: shorten(_YEAR_AT_END.sub("", _text(label)), LABEL_MAX)
@@ -203,13 +201,13 @@ def _facts(items: pd.DataFrame, as_of: date, language: str) -> tuple[dict[str, S
         **{name: _percents(items[name], language) for name in ("grape_share", "family_share")},
         **{name: euro_texts(_positive(items[name]), language) for name in ("price_from", "price_to")},
         "top": _texts(_positive(items["top"]), lambda value: str(int(value))),
-        "gone": day_texts(items["gone_day"].to_numpy(dtype="int64"), as_of, language),
+        "gone": day_texts(items["gone_day"], as_of, language),
         "standing": _mapped(items["state"], lambda value: str(wording["standing"].get(value, ""))),
         "new_vintage": _texts(_positive(items["new_vintage"]), lambda value: str(int(value))),
         "season": _mapped(items["season"], lambda value: str(wording["season"].get(value, ""))),
         "left": _texts(_positive(items["left"]), lambda value: str(int(value))),
     }
-    facts["ordered"] = np.full(len(items), "", dtype=object)
+    facts["ordered"] = np.full(len(n_orders), "", dtype=object)
     for pattern, rows in (
         ("ordered_once", n_orders == 1),
         ("ordered_twice", n_orders == 2),
@@ -220,27 +218,26 @@ def _facts(items: pd.DataFrame, as_of: date, language: str) -> tuple[dict[str, S
     known = {name: values != "" for name, values in facts.items()}
     known |= {f"{source}_rhythm": (interval_of == source) & known["rhythm"] for source in ("own", "wine", "family")}
     known["often"] = n_orders > 2
-    known["taste"] = items["is_taste"].to_numpy(dtype=bool)
-    known["entry"] = items["is_entry"].to_numpy(dtype=bool)
+    known["taste"] = items["is_taste"]
+    known["entry"] = items["is_entry"]
     return facts, known
 
 
-def _positive(values: pd.Series) -> np.ndarray:
-    numbers = values.to_numpy(dtype="float64")
+def _positive(numbers: np.ndarray) -> np.ndarray:
     return np.where(numbers > 0, numbers, np.nan)
 
 
-def _percents(shares: pd.Series, language: str) -> Strings:
+def _percents(shares: np.ndarray, language: str) -> Strings:
     pattern = phrases(language)["percent"]
     return _texts(np.round(_positive(shares) * 100), lambda value: str(pattern.format(n=int(value))))
 
 
-def _mapped(values: pd.Series, text: Callable[[str], str]) -> Strings:
-    codes, unique = pd.factorize(values.fillna("").astype(str))
+def _mapped(values: np.ndarray, text: Callable[[str], str]) -> Strings:
+    codes, unique = pd.factorize(values)
     return np.array([*(text(value) for value in unique), ""], dtype=object)[codes]
 
 
-def _shortened(values: pd.Series) -> Strings:
+def _shortened(values: np.ndarray) -> Strings:
     return _mapped(values, lambda value: shorten(_text(value), LABEL_MAX))
 
 
