@@ -67,6 +67,16 @@ def _day(text: str) -> date:
         raise argparse.ArgumentTypeError(f"{text!r} is no date, YYYY-MM-DD is expected") from None
 
 
+def _count(text: str) -> int:
+    if not text.strip().isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def _counts(text: str) -> list[int]:
+    return [_count(each) for each in text.split(",")]
+
+
 # --- commands
 
 
@@ -535,6 +545,39 @@ def cmd_check(config: Settings, args: argparse.Namespace) -> int:
     return 0
 
 
+def cmd_rank(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import ranking_files, rules
+
+    try:
+        return ranking_files.rank_file(
+            args.lines,
+            args.out,
+            rules.load().ranking,
+            kind=args.kind,
+            top=args.top,
+            horizon=args.horizon,
+            customers=args.customers,
+            as_of=args.as_of,
+            say=say,
+        )
+    except ranking_files.FileError as error:
+        raise RefusedError(str(error)) from None
+
+
+def cmd_backtest(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import ranking_files, rules
+
+    try:
+        result = ranking_files.backtest_file(
+            args.lines, args.cut, rules.load().ranking, horizon=args.horizon, tops=args.top, say=say
+        )
+    except ranking_files.FileError as error:
+        raise RefusedError(str(error)) from None
+    if not args.json:
+        print(ranking_files.table_of(result))
+    return result
+
+
 def cmd_bench(config: Settings, args: argparse.Namespace) -> int:
     return _call(["python", "-m", "benchmarks.bench", *args.arguments])
 
@@ -622,6 +665,28 @@ def parser() -> argparse.ArgumentParser:
         made = add(name, function, text)
         add_tenant(made)
         made.add_argument("--campaign", required=True, metavar="NAME")
+    rank = add("rank", cmd_rank, "rank the next products of customers, from any file of order lines")
+    rank.add_argument("--customers", type=Path, metavar="FILE.csv", help="customer_id to rank for; default: everybody")
+    rank.add_argument("--as-of", type=_day, metavar="YYYY-MM-DD", help="last day known; default: the file's newest")
+    only = rank.add_mutually_exclusive_group()
+    for name, text in (("explore", "never bought before"), ("repeat", "bought before")):
+        only.add_argument(
+            f"--{name}-only", dest="kind", action="store_const", const=name, help=f"only what the customer has {text}"
+        )
+    rank.add_argument("--top", type=_count, required=True, metavar="N", help="products a customer")
+    rank.add_argument(
+        "--out", type=Path, required=True, metavar="FILE.csv", help="customer_id,rank,product_key,score,list"
+    )
+    rank.set_defaults(kind="mixed")
+    judged = add("backtest", cmd_backtest, "judge the ranking on a file of order lines, at a day in its past")
+    judged.add_argument("--cut", type=_day, required=True, metavar="YYYY-MM-DD", help="first day that is not known")
+    judged.add_argument("--top", type=_counts, default=[10, 20], metavar="N,N", help="lengths of the lists judged")
+    for made in (rank, judged):
+        made.add_argument(
+            "--lines", type=Path, required=True, metavar="FILE.csv",
+            help="customer_id,order_id,order_date,product_key and optionally quantity,amount; .csv.gz too",
+        )  # fmt: skip
+        made.add_argument("--horizon", type=_count, default=90, metavar="DAYS", help="in which the next order comes")
     passing: tuple[tuple[str, Callable[..., Any], str], ...] = (
         ("test", cmd_test, "run the test suite; further arguments go to pytest"),
         ("bench", cmd_bench, "measure the speeds that README.md states"),
