@@ -128,8 +128,7 @@ def engines_plot(rows: pd.DataFrame, top: int) -> dg.MarkdownMetadataValue:
             fontsize=9,
             loc="left",
         )
-    cut, days = pd.Timestamp(rows["cut"].iloc[0]).date(), int(rows["window_days"].iloc[0])
-    _headline(figure, f"What the next order held, foretold at {cut} for {days} days, by engine")
+    _headline(figure, f"What the next order held, {_when(rows)}, by engine")
     _legend(figure, {"serves": _SERVING, "other baseline": _BASELINE, "other engine": _OTHER})
     return plot(figure)
 
@@ -197,8 +196,13 @@ def scenarios_plot(rows: pd.DataFrame) -> dg.MarkdownMetadataValue:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("share of customers whose next order held it")
     axes.legend(frameon=False, fontsize=9, loc="lower right")
-    axes.set_title("Hit rate by scenario, at the last cut", loc="left", fontsize=11, fontweight="bold")
+    axes.set_title(f"Hit rate by scenario, {_when(rows)}", loc="left", fontsize=11, fontweight="bold")
     return plot(figure)
+
+
+def _when(rows: pd.DataFrame) -> str:
+    """The cut and the window of rows that share them."""
+    return f"foretold at {pd.Timestamp(rows['cut'].iloc[0]).date()} for {int(rows['window_days'].iloc[0])} days"
 
 
 def calibration_plot(calibration: dict[str, Any]) -> dg.MarkdownMetadataValue | None:
