@@ -3,7 +3,8 @@
 No figure here decides whether a build passes: timings on a shared machine lie. The case fuzz fails on a fault. Each
 case gets a CRM_HOME, a drop folder and an embedded server of its own.
 
-    ./crm bench [--cases sample,100k,1m,load,sensor,landing,building,fuzz] [--repeat 3] [--out results.json]
+    ./crm bench [--cases sample,100k,1m,load,sensor,landing,building,ranking,reranking,orii,fuzz] [--repeat 3]
+                [--out results.json]
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ AIMS = {
     "sensor: dropped_files, unchanged": "a tick of the file sensor, 1,000 tenants x 10 files: <= 2 s",
     "import of great_expectations": "stated apart: part of every run that computes",
 }
+RANKING = {"ranking": "100k,1m", "reranking": "reranking", "orii": "orii"}  # cases of benchmarks/ranking.py
 SCALES = {"100k": (100_000, 10_000, 500), "1m": (1_000_000, 100_000, 500)}
 
 
@@ -194,6 +196,17 @@ def measure_building(name: str) -> dict[str, object]:
         case.close()
 
 
+def measure_ranking(name: str, repeat: int) -> dict[str, object]:
+    """The ranker beside the bare product and selection, the re-ranker, or the figures on real orders."""
+    with tempfile.TemporaryDirectory(prefix="crmbench-ranking-") as folder:
+        out = Path(folder, "ranking.json")
+        command = [sys.executable, "-m", "benchmarks.ranking", "--out", str(out), "--repeat", str(repeat)]
+        command += ["--cases", RANKING[name]]
+        subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+        found: dict[str, object] = json.loads(out.read_text())
+        return {f"{name} {case}" if name != case else name: figures for case, figures in found.items()}
+
+
 def main() -> int:
     """Measure the chosen cases and print a table; JSON where asked."""
     parser = argparse.ArgumentParser(prog="crm bench", description=__doc__.splitlines()[0])
@@ -208,8 +221,11 @@ def main() -> int:
     landed: dict[str, dict[str, float]] = {}
     for name in (name for name in names if name.startswith("landing")):
         landed |= measure_landing(name, args.repeat)
-    built = {name: measure_building(name) for name in names if name.startswith("building")}
-    for name in (name for name in names if name != "fuzz" and not name.startswith(("landing", "building"))):
+    built: dict[str, object] = {name: measure_building(name) for name in names if name.startswith("building")}
+    for name in (name for name in names if name in RANKING):
+        built |= measure_ranking(name, args.repeat)
+    apart = ("fuzz", "landing", "building", *RANKING)
+    for name in (name for name in names if not name.startswith(apart)):
         for number in range(args.repeat):
             print(f"{name}: {number + 1} of {args.repeat}", file=sys.stderr, flush=True)
             other = {"load": measure_load, "sensor": measure_sensor}.get(name)
@@ -234,8 +250,8 @@ def main() -> int:
             f" {found['peak_mib']} MiB, the server {found['server_peak_mib']} MiB"
             "   1 M lines: <= 2.5 x; 5 M: <= 1 GiB"
         )
-    for name, figures in built.items():
-        print(f"{name}: {json.dumps(figures, indent=2)}")
+    for name, known in built.items():
+        print(f"{name}: {json.dumps(known, indent=2)}")
     if args.out:
         args.out.write_text(json.dumps({**rows, **landed, **built}, indent=2))
     return failed
