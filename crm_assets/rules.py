@@ -353,6 +353,7 @@ class RerankerRules(Section):
     min_orders: int
     orders_per_cut: int
     cuts: int
+    unordered_step: int
     iterations: int
     learning_rate: float
     leaves: int
@@ -372,6 +373,7 @@ class BacktestRules(Section):
 class Ranking(Section):
     prior_orders: float
     max_orders: int
+    orders_per_product: int
     max_products: int
     least_popularity: float
     new_product_orders: float

@@ -459,11 +459,9 @@ def held_back(
     broken = found[(found["severity"] == audit.ERROR) & (found["rule_no"] <= last)]
     rules_broken = broken.sort_values("rule_no", kind="stable").drop_duplicates("customer_id")
     is_profiled = campaign.kind == "reco" or campaign.audience.segments or campaign.audience.clusters
-    why = {
-        **(dict.fromkeys(objected, "PROFILING_OBJECTED") if is_profiled else {}),
-        **rules_broken.set_index("customer_id")["rule_code"].to_dict(),
-        **refused.to_dict(),
-    }
+    why: dict[Any, str] = dict.fromkeys(objected if is_profiled else set(), "PROFILING_OBJECTED")
+    why |= rules_broken.set_index("customer_id")["rule_code"].to_dict()
+    why |= refused.to_dict()
     known = set(permissions["customer_id"])
     return {
         message: why.get(customer, "UNKNOWN_CUSTOMER")

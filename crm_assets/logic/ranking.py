@@ -267,7 +267,8 @@ class Regression:
 
 
 def learn(transactions: Transactions, day: int, recipe: Recipe, settings: Ranking) -> Regression:
-    """The regression from the orders before `day` that had an earlier one, at most `max_orders` of them.
+    """The regression from the orders before `day` that had an earlier one: at most `max_orders` of them, and
+    `orders_per_product` for each product.
 
     An order weighs exp(-age / recipe.order_memory_days) / √products: lately above long ago, and a list of fifty
     products no more than it can teach. Every k-th order is taken where there are too many.
@@ -278,7 +279,8 @@ def learn(transactions: Transactions, day: int, recipe: Recipe, settings: Rankin
     lately = np.exp((past.order_day - day) / recipe.order_memory_days)
     columns = most_ordered(past, lately, settings.max_products)
     later = np.flatnonzero(np.arange(past.n_orders) > past.customer_start[past.order_customer])
-    targets = later[:: -(-len(later) // settings.max_orders) or 1]
+    most = max(1, min(settings.max_orders, settings.orders_per_product * len(columns)))
+    targets = later[:: -(-len(later) // most) or 1]
     root = np.sqrt(lately / np.sqrt(np.maximum(np.diff(past.order_start), 1)))[targets]
     before = _columns(
         _times_rows(history_before(past, targets, recipe.memory_days).scaled(recipe.scale), root), columns
@@ -292,7 +294,7 @@ def learn(transactions: Transactions, day: int, recipe: Recipe, settings: Rankin
         ridge = linalg.cho_solve(factor, ridge, overwrite_b=True, check_finite=False)
     else:
         ridge = np.zeros((len(columns), len(columns)), dtype=np.float32)
-    copurchase = _copurchase(past, np.sqrt(lately), columns, settings.max_orders)
+    copurchase = _copurchase(past, np.sqrt(lately), columns, most)
     return Regression(columns, np.ascontiguousarray(ridge), copurchase, np.diff(after.tocsc().indptr))
 
 

@@ -268,8 +268,11 @@ def examples(ranker: Ranker, transactions: Transactions, day: int, horizon: int,
         found = candidates(ranker, history, rows, settings.candidates_repeat, settings.candidates_explore)
         row, _ = np.nonzero(found.there)
         ordered = np.isin((row + rows.start) * past.n_products + found.product[found.there], truth)
-        weight = (1.0 / np.sqrt(size[row + rows.start])).astype(np.float32)
-        return features_of(found, facts, rows.start), ordered, weight
+        # What was not ordered is plenty: every k-th of it stands for k.
+        step = settings.reranker.unordered_step
+        kept = ordered | (np.cumsum(~ordered) % step == 0)
+        weight = np.where(ordered, 1.0, step) / np.sqrt(size[row + rows.start])
+        return features_of(found, facts, rows.start)[kept], ordered[kept], weight[kept].astype(np.float32)
 
     parts = ranking.in_parts(len(orders), past.n_products, work)
     if not parts:
