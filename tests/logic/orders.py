@@ -50,6 +50,7 @@ def habits(n_customers: int = 300, n_products: int = 40, days: int = 720, seed: 
 def smaller(settings: Ranking, **reranker: Any) -> Ranking:
     """The product's rules with little to try and a small re-ranker, so that a test is quick."""
     rules = {"min_orders": 200, "orders_per_cut": 200, "cuts": 3, "iterations": 8, "leaf_candidates": 20}
+    rules["unordered_step"] = 1  # every candidate is an example
     return settings.model_copy(
         update={
             "candidates_repeat": 8,

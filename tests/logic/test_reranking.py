@@ -106,6 +106,16 @@ def test_examples_know_which_candidates_were_in_the_next_order() -> None:
     assert set(np.round(made.weight, 5)) <= set(np.round(1 / np.sqrt(baskets.sum(axis=1)), 5).astype(np.float32))
 
 
+def test_every_other_product_that_was_not_ordered_stands_for_two() -> None:
+    transactions = habits().transactions(N, P)
+    ranker = ranker_of(transactions.before(DAY), DAY)
+    every = reranking.examples(ranker, transactions, DAY, 90, SETTINGS)
+    half = reranking.examples(ranker, transactions, DAY, 90, smaller(rules.load().ranking, unordered_step=2))
+    assert half.ordered.sum() == every.ordered.sum()
+    assert (~half.ordered).sum() == (~every.ordered).sum() // 2
+    assert half.weight[~half.ordered].sum() == pytest.approx(every.weight[~every.ordered].sum(), rel=0.05)
+
+
 def test_the_features_of_examples_ignore_the_future() -> None:
     rows = habits()
     ranker = ranker_of(rows.transactions(N, P).before(DAY), DAY)
