@@ -100,6 +100,7 @@ COUNTED = [
     "customers.predictions",
     "recommendations.runs",
     "recommendations.items",
+    "recommendations.backtests",
     "audit.findings",
     "audit.scores",
     "gate.decisions",
@@ -117,8 +118,17 @@ def content(warehouse: Warehouse, table: str, order: str) -> str:
     return hashlib.sha256("\n".join(row[0] for row in rows).encode()).hexdigest()
 
 
-def items_of(warehouse: Warehouse) -> str:
-    return content(warehouse, "recommendations.items", 'run_id, customer_id collate "C", rank')
+def run_content(warehouse: Warehouse, run_id: str | None = None) -> dict[str, str]:
+    """A hash per run-keyed table of what recommendation runs, or one of them, left behind."""
+    keys = {
+        "runs": "run_id",
+        "items": 'run_id, customer_id collate "C", rank',
+        "backtests": "run_id, part, engine, top",
+    }
+    where = f" where run_id = '{run_id}'" if run_id else ""
+    return {
+        table: content(warehouse, f"(select * from recommendations.{table}{where})", key) for table, key in keys.items()
+    }
 
 
 def latest_state(warehouse: Warehouse) -> dict[str, str]:
@@ -262,32 +272,29 @@ def test_without_news_nothing_runs(estates: Estates) -> None:
 
 def test_the_same_again_is_the_same_bytes(estates: Estates) -> None:
     warehouse = estates.warehouse("demo")
-    before = counts(warehouse), items_of(warehouse), latest_state(warehouse)
+    before = counts(warehouse), run_content(warehouse), latest_state(warehouse)
     again = estates.crm("run", "--tenant", "demo", "--force")
     assert again["run_id"] == estates.first["demo"]["run_id"]
-    assert (counts(warehouse), items_of(warehouse), latest_state(warehouse)) == before
+    assert (counts(warehouse), run_content(warehouse), latest_state(warehouse)) == before
 
 
 def test_a_run_for_an_earlier_day_leaves_the_present_alone(estates: Estates) -> None:
     warehouse = estates.warehouse("demo")
     state = latest_state(warehouse)
-    items = content(
-        warehouse,
-        f"(select * from recommendations.items where run_id = '{estates.first['demo']['run_id']}')",
-        'customer_id collate "C", rank',
-    )
+    of_first = run_content(warehouse, estates.first["demo"]["run_id"])
     earlier = estates.crm("run", "--tenant", "demo", "--as-of", "2025-06-30")
     assert earlier["gate"]["status"] == "closed"
     assert "HISTORICAL" in earlier["gate"]["reasons"]
     assert latest_state(warehouse) == state
-    assert (
-        content(
-            warehouse,
-            f"(select * from recommendations.items where run_id = '{estates.first['demo']['run_id']}')",
-            'customer_id collate "C", rank',
-        )
-        == items
+    assert run_content(warehouse, estates.first["demo"]["run_id"]) == of_first
+    ((as_of, is_historical),) = warehouse.rows(
+        "select as_of::text, is_historical from recommendations.runs where run_id = %s", [earlier["run_id"]]
     )
+    assert (as_of, is_historical) == ("2025-06-30", True)
+    ((last_day,),) = warehouse.rows(
+        "select max(cut + window_days)::text from recommendations.backtests where run_id = %s", [earlier["run_id"]]
+    )
+    assert last_day <= "2025-07-01", "nothing after its day is known"
     assert warehouse.rows("select distinct as_of::text from rfm.customer_rfm_history order by 1") == [
         ("2025-06-30",),
         ("2025-12-31",),
@@ -308,6 +315,7 @@ def test_a_run_for_an_earlier_day_leaves_the_present_alone(estates: Estates) -> 
 def test_one_more_export_updates_everything_and_garbage_fails_alone(estates: Estates) -> None:
     warehouse = estates.warehouse("demo")
     before = counts(warehouse)
+    runs_before = run_content(warehouse, estates.first["demo"]["run_id"])
     folder = estates.config.data / "demo" / "raw" / "isavigne" / "ventes_lignes"
     header = (folder / "ventes_2025-12-10.csv").read_bytes().decode("utf-8-sig").splitlines()[0]
     ((fields,),) = warehouse.rows("select mapping from raw.files where path like '%ventes_2025-12-10.csv'")
@@ -339,6 +347,8 @@ def test_one_more_export_updates_everything_and_garbage_fails_alone(estates: Est
     assert now["curated.fct_sales_lines"] == before["curated.fct_sales_lines"] + 1
     assert now["curated.fct_orders"] == before["curated.fct_orders"] + 1
     assert now["gate.decisions"] == before["gate.decisions"] + 1
+    assert now["recommendations.runs"] == before["recommendations.runs"] + 1
+    assert run_content(warehouse, estates.first["demo"]["run_id"]) == runs_before
     ((recency, reason),) = warehouse.rows(
         "select r.recency_days, a.reason from rfm.customer_rfm r join gate.next_actions a using (customer_id)"
         " where a.client_code = %s and a.run_id = %s",
@@ -359,7 +369,8 @@ def object_to_profiling(estates: Estates) -> str:
     """Drop the two columns that say so of a buyer who has everything it takes away (docs/operations.md); who it is."""
     code, customer = estates.warehouse("demo").rows(
         "select a.client_code, a.customer_id from gate.next_actions a join customers.clusters using (customer_id)"
-        " where a.eligible order by 1 desc limit 1"
+        " where a.eligible and a.run_id = %s order by 1 desc limit 1",
+        [estates.first["demo"]["run_id"]],
     )[0]
     folder = estates.config.data / "demo" / "raw" / "isavigne" / "clients"
     (folder / "clients_2026-01-01.csv").write_text(f"Code client;Opposition profilage\n{code};oui\n", "utf-8")
