@@ -357,6 +357,7 @@ class RerankerRules(Section):
     iterations: int
     learning_rate: float
     leaves: int
+    bins: int
     leaf_candidates: int
     l2: float
     seed: int

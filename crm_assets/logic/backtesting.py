@@ -217,17 +217,19 @@ def _reranked(
 ) -> dict[List, tuple[Ints, Floats]]:
     n_repeat, n_explore = max(k, settings.candidates_repeat), max(k, settings.candidates_explore)
     found = reranking.candidates(ranker, history, rows, n_repeat, n_explore)
+    parts = {"mixed": slice(None), "repeat": slice(None, found.n_repeat), "explore": slice(found.n_repeat, None)}
+    wanted = np.zeros(found.product.shape, dtype=bool)
+    for kind in kinds:
+        wanted[:, parts[kind]] = True
+    wanted &= found.there
     chance = np.full(found.product.shape, -np.inf, dtype=np.float32)
-    chance[found.there] = reranker.chances(reranking.features_of(found, facts, rows.start))
+    chance[wanted] = reranker.chances(reranking.features_of(found, facts, rows.start, wanted))
     # The model has never seen a customer without an order: those keep the ranker's list.
     unknown = history.orders[rows] <= 0
     chance[unknown] = found.score[unknown]
     result: dict[List, tuple[Ints, Floats]] = {}
     for kind in kinds:
-        part = {"mixed": slice(None), "repeat": slice(None, found.n_repeat), "explore": slice(found.n_repeat, None)}[
-            kind
-        ]
-        product, score = found.product[:, part], np.round(chance[:, part], 6)
+        product, score = found.product[:, parts[kind]], np.round(chance[:, parts[kind]], 6)
         # Falling chance, ties by product.
         order = np.lexsort((product, -score), axis=1)[:, : min(k, facts.n_products)]
         result[kind] = (np.take_along_axis(product, order, 1), np.take_along_axis(score, order, 1))

@@ -8,10 +8,9 @@ are all known. No business rule and no choice of wine here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
 from functools import cache
-from itertools import repeat
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -56,12 +55,17 @@ def phrases(language: str) -> dict[str, Any]:
 
 def render(template: str, facts: dict[str, Strings], rows: np.ndarray) -> Strings:
     """`template` filled in for each of `rows`; `{fact}` takes those of the fact's column of strings."""
-    parts: list[Iterable[str]] = []
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    parts: list[Any] = [pa.repeat(pa.scalar("", pa.string()), len(rows))]
     for literal, fact, _, _ in Formatter().parse(template):
-        parts.append(repeat(literal, len(rows)))
+        parts.append(pa.scalar(literal, pa.string()))
         if fact is not None:
-            parts.append(facts[fact][rows].tolist())
-    return np.array(["".join(row) for row in zip(*parts, strict=True)] or [""] * len(rows), dtype=object)
+            parts.append(pa.array(facts[fact][rows], pa.string()))
+    # The last argument stands between the parts: nothing does.
+    text: Strings = pc.binary_join_element_wise(*parts, "").to_numpy(zero_copy_only=False)
+    return text
 
 
 def shorten(text: str, limit: int) -> str:

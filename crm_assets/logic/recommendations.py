@@ -1066,8 +1066,8 @@ def _past(world: _World, inputs: RecommendationInputs, until: int, prepared: Pre
     """The candidates of 90 days earlier, from what was known then.
 
     Taste is recomputed at that day; preferences, allocations and the catalogue are today's (they are not kept
-    by day), and stock, messages and reviews play no part. Customers without an order then are left out: who
-    appears by ordering would make them look keen.
+    by day), and stock, messages, reviews and opinions play no part. Customers without an order then are left
+    out: who appears by ordering would make them look keen.
     """
     settings = world.rules.recommendations
     cut = until - settings.probability_days
@@ -1082,7 +1082,7 @@ def _past(world: _World, inputs: RecommendationInputs, until: int, prepared: Pre
     taste = np.full(world.taste.shape, np.nan)
     profiles = customer_logic.taste_profiles(people, theirs, inputs.products, day, world.rules)
     taste[who] = profiles[AROMA_AXES].to_numpy(dtype="float64")
-    then = replace(world, taste=taste)
+    then = replace(world, taste=taste, opinion=np.full_like(world.opinion, NEUTRAL))
     engines = prepared.then
     if prepared.cut != cut + 1:
         # The history is too short for the whole horizon: what was measured knows more than was known then.
@@ -1203,8 +1203,9 @@ def _items(
     probability = calibration.probability(_signal(chosen, moment), is_repeat)
     scenario = np.array(SCENARIOS, dtype=object)[chosen["scenario"].to_numpy(dtype=np.int64)]
     rank = _place(customer) + 1
-    because = _because(world, moment, customer, np.where(is_repeat, -1, wine))
-    facts = _facts_of(chosen, world, moment, because)
+    together = _orders_together(world, moment.until)
+    because = _because(moment, together, customer, np.where(is_repeat, -1, wine))
+    facts = _facts_of(chosen, world, moment, because, np.where(because >= 0, together[because, wine], 0))
     frame = pd.DataFrame(
         {
             "customer_id": world.customers.to_numpy(dtype=object)[customer],
@@ -1235,15 +1236,19 @@ def confidence(probability: Floats, is_repeat: Flags, rules: BusinessRules) -> F
     return np.round(result, _COMPONENT_DECIMALS)
 
 
-def _because(world: _World, moment: _Moment, customer: Ints, wine: Ints) -> Ints:
+def _orders_together(world: _World, until: int) -> Ints:
+    """In how many orders, of all customers until that day, both of two wines were, wines × wines."""
+    past = world.transactions.before(until + 1)
+    baskets = past.baskets(np.arange(past.n_orders))
+    return np.rint((baskets.T @ baskets).toarray()).astype(np.int64)
+
+
+def _because(moment: _Moment, together: Ints, customer: Ints, wine: Ints) -> Ints:
     """The bought wine that speaks most for each explored one (own weight × cosine over orders); -1: none, or `wine`
     is -1.
     """
     begin, end = moment.starts[customer], moment.starts[customer + 1]
     pair, row = ranges(np.where(wine >= 0, begin, 0), np.where(wine >= 0, end, 0))
-    past = world.transactions.before(moment.until + 1)
-    baskets = past.baskets(np.arange(past.n_orders))
-    together = np.asarray((baskets.T @ baskets).toarray())
     size = np.sqrt(np.maximum(together.diagonal(), 1.0))
     bought, other = moment.wine[pair], wine[row]
     voice = np.round(moment.weight[pair] * together[bought, other] / size[bought] / size[other], 6)
@@ -1258,9 +1263,11 @@ def _because(world: _World, moment: _Moment, customer: Ints, wine: Ints) -> Ints
 # What is said of an item
 
 
-def _facts_of(chosen: pd.DataFrame, world: _World, moment: _Moment, because: Ints) -> dict[str, np.ndarray]:
+def _facts_of(
+    chosen: pd.DataFrame, world: _World, moment: _Moment, because: Ints, together: Ints
+) -> dict[str, np.ndarray]:
     """The facts behind each item, as `phrases.explanations` takes them; what is unknown, or too little to be a
-    reason, is '', NaN, 0 or -1 there.
+    reason, is '', NaN, 0 or -1 there. `together`: orders with the item and what speaks for it.
     """
     settings = world.rules.recommendations.explanations
     customer, wine, offer, pair = (chosen[c].to_numpy(dtype=np.int64) for c in ("customer", "wine", "offer", "pair"))
@@ -1275,7 +1282,6 @@ def _facts_of(chosen: pd.DataFrame, world: _World, moment: _Moment, because: Int
     source = np.append(moment.interval_source, INTERVAL_SOURCES.index("unknown"))[past]
     late = np.where(source == INTERVAL_SOURCES.index("own"), moment.until - last_day - interval, np.nan)
     late = np.where(late >= np.maximum(settings.late_days, settings.late_share * interval), late, np.nan)
-    together = _together(world, moment, because, wine)
     segment = _segments(offers["price_segment"].iloc[offer], -1)
     vintage = offers["vintage"].astype("float64").fillna(0.0).to_numpy()[offer]
     available = offers["available"].to_numpy(dtype="float64")[offer]
@@ -1316,20 +1322,6 @@ def _facts_of(chosen: pd.DataFrame, world: _World, moment: _Moment, because: Int
         "is_taste": is_close,
         "is_entry": segment == PRICE_SEGMENTS.index(world.rules.recommendations.nurture_price_segment),
     }
-
-
-def _together(world: _World, moment: _Moment, one: Ints, other: Ints) -> Ints:
-    """In how many orders, of all customers until the moment, both wines were; 0 where `one` is -1."""
-    past = world.transactions.before(moment.until + 1)
-    baskets = past.baskets(np.arange(past.n_orders))
-    result = np.zeros(len(one), dtype=np.int64)
-    asked = np.flatnonzero(one >= 0)
-    pairs, where = np.unique(one[asked] * len(world.wines) + other[asked], return_inverse=True)
-    if len(pairs):
-        counts = (baskets.T @ baskets).tocsr()
-        found = counts[pairs // len(world.wines), pairs % len(world.wines)]
-        result[asked] = np.rint(np.asarray(found)).astype(np.int64).reshape(-1)[where]
-    return result
 
 
 def _tops(popularity: np.ndarray, tops: list[int]) -> Ints:

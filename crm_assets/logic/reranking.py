@@ -229,12 +229,13 @@ def candidates(ranker: Ranker, history: ranking.History, rows: slice, n_repeat: 
     return Candidates(np.hstack([old, new]), np.hstack([old_score, new_score]), old.shape[1])
 
 
-def features_of(found: Candidates, facts: Facts, first_customer: int) -> Floats:
-    """Features of the candidates that are there, row by row."""
+def features_of(found: Candidates, facts: Facts, first_customer: int, which: Flags | None = None) -> Floats:
+    """Features of the candidates that are there, row by row; of `which` of them only."""
     there = found.there
-    row, _ = np.nonzero(there)
     best = np.where(there, found.score, -np.inf).max(axis=1, initial=-np.inf)
-    return features(facts, row + first_customer, found.product[there], found.score[there], best[row])
+    which = there if which is None else which
+    row, _ = np.nonzero(which)
+    return features(facts, row + first_customer, found.product[which], found.score[which], best[row])
 
 
 @dataclass(frozen=True)
@@ -303,6 +304,7 @@ class Reranker:
             max_iter=settings.reranker.iterations,
             learning_rate=settings.reranker.learning_rate,
             max_leaf_nodes=settings.reranker.leaves,
+            max_bins=settings.reranker.bins,
             min_samples_leaf=settings.reranker.leaf_candidates,
             l2_regularization=settings.reranker.l2,
             early_stopping=False,
