@@ -273,3 +273,15 @@ def test_little_to_learn_from_is_no_fault(name: str) -> None:
         unknown, _ = found.lists(transactions, np.array([60]), "mixed", 5, settings)
         popular = np.bincount(product, minlength=13)
         assert popular[unknown[0, 0]] > 0, "whoever never ordered gets what sells"
+
+
+def test_a_list_is_the_same_whether_others_are_asked_for_or_not(
+    rows: Rows, before: tuple[Prepared, dict[str, bytes]]
+) -> None:
+    past, who = rows.transactions(N, P).before(CUT), np.arange(0, N, 7)
+    for engine in before[0].engines.values():
+        together = backtesting.lists_of(engine, past, who, CUT, HORIZON, LISTS, 10, SETTINGS)
+        for kind in LISTS:
+            alone = backtesting.lists_of(engine, past, who, CUT, HORIZON, (kind,), 10, SETTINGS)[kind]
+            assert_array_equal(alone[0], together[kind][0])
+            assert_array_equal(alone[1], together[kind][1])
