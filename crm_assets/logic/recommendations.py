@@ -41,6 +41,8 @@ INTERVAL_SOURCES = ("own", "wine", "family", "unknown")
 KINDS: tuple[backtesting.List, ...] = ("repeat", "explore")
 STANDARD_FORMAT_CL = 75.0
 
+# Which part of the next order each scenario speaks of.
+_JUDGED_BY: tuple[backtesting.List, ...] = ("repeat", "explore", "explore", "mixed", "explore")
 NEUTRAL = 0.5  # a component about which nothing is known
 _ROWS_AT_ONCE = 10_000  # customers x wines in float32: 20 MB a matrix at 500 wines
 _COMPONENT_DECIMALS = 4
@@ -1087,9 +1089,8 @@ def _past(world: _World, inputs: RecommendationInputs, until: int, prepared: Pre
     if prepared.cut != cut + 1:
         # The history is too short for the whole horizon: what was measured knows more than was known then.
         known = world.transactions.before(cut + 1)
-        learned = backtesting.rankers(
-            known, cut + 1, prepared.window, prepared.recipes, world.rules.ranking, world.likeness
-        )
+        unjudged = dict.fromkeys(backtesting.LISTS, world.rules.ranking.recipe)
+        learned = backtesting.rankers(known, cut + 1, prepared.window, unjudged, world.rules.ranking, world.likeness)
         engines = dict.fromkeys(engines, Engine(backtesting.RIDGE, learned))
     served = _Served.of(then, cut, prepared.window, _served_engines(prepared, engines))
     moment = _Moment.at(then, cut, None, None, served)
@@ -1148,9 +1149,11 @@ def _backtest_rows(prepared: Prepared, past: _Past, world: _World) -> pd.DataFra
     """Rows of recommendations.backtests: every engine on every list, and what each scenario's wines came to.
 
     A scenario is judged on the customers who would have been given it and ordered within the window: the wines
-    chosen for them against all that their next order held.
+    chosen for them against what their next order held of wines bought before (rebuy), of new ones (cross_sell,
+    upsell, nurture), or of both (winback).
     """
     lists = prepared.measures.rename(columns={"list": "part"})
+    lists["cut"] = np.datetime64(prepared.cut, "D").astype(object)
     lists["is_serving"] = [prepared.choice[p] == e for p, e in zip(lists["part"], lists["engine"], strict=True)]
     frames = [lists]
     chosen = past.candidates[past.chosen]
@@ -1165,15 +1168,13 @@ def _backtest_rows(prepared: Prepared, past: _Past, world: _World) -> pd.DataFra
         width = world.rules.recommendations.max_per_customer
         wines = np.full((len(who), width), ranking.NOTHING)
         wines[row, _place(row)] = part["wine"].to_numpy(dtype=np.int64)
-        rows = [
-            {"part": scenario, "engine": "policy", "top": k, "is_serving": True, **judge.measure(wines, "mixed", k)}
-            for k in sorted({1, width})
-        ]
-        frames.append(pd.DataFrame(rows))
+        kind = _JUDGED_BY[number]
+        rows = [{"part": scenario, "top": k, **judge.measure(wines, kind, k)} for k in sorted({1, width})]
+        cut = np.datetime64(day, "D").astype(object)
+        frames.append(pd.DataFrame(rows).assign(engine="policy", is_serving=True, cut=cut))
     table = pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
     table.loc[table["engine"] == "policy", ["recall_repeat", "recall_explore"]] = np.nan
-    table["cut"], table["window_days"] = np.datetime64(day, "D").astype(object), prepared.window
-    return table
+    return table.assign(window_days=prepared.window)
 
 
 def _isotonic(signal: Floats, happened: Flags) -> tuple[Floats, Floats]:

@@ -679,3 +679,16 @@ def test_nobody_and_nothing_are_no_error() -> None:
     )
     assert no_wine.items.empty
     assert list(no_wine.items.columns) == list(big().items.columns)
+
+
+def test_a_young_estate_is_measured_at_the_cut_that_its_history_allows() -> None:
+    young = estate()
+    for number in range(150):
+        young.customer(f"c{number:03d}", (40 - number % 20, f"w{number % 6}"), (1 + number % 9, f"w{number % 6}"))
+    made = recommend(young.inputs(), RULES, AS_OF, "fr")
+    lists = made.backtests[made.backtests["engine"] != "policy"]
+    window = made.engine["ranking"]["window_days"]
+    assert window == 10  # a quarter of the history
+    assert set(lists["cut"]) == {AS_OF + timedelta(days=1 - window)}
+    assert set(lists["window_days"]) == {window}
+    assert lists[(lists["part"] == "repeat") & (lists["engine"] == "gp_topfreq")]["recall"].eq(1.0).all()
