@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from crm_assets import rules as rules_module
-from crm_assets.logic import phrases, recommendations
-from crm_assets.logic.customers import AROMA_AXES
-from crm_assets.logic.recommendations import RecommendationInputs, recommend
+from crm_assets.logic import phrases, ranking, recommendations
+from crm_assets.logic.customers import AROMA_AXES, day_number
+from crm_assets.logic.recommendations import RecommendationInputs, _World, likeness, recommend
 
 AS_OF = date(2025, 12, 31)
 RULES = rules_module.load()
@@ -692,3 +692,40 @@ def test_a_young_estate_is_measured_at_the_cut_that_its_history_allows() -> None
     assert set(lists["cut"]) == {AS_OF + timedelta(days=1 - window)}
     assert set(lists["window_days"]) == {window}
     assert lists[(lists["part"] == "repeat") & (lists["engine"] == "gp_topfreq")]["recall"].eq(1.0).all()
+
+
+def test_a_wine_is_most_like_those_of_its_family_grape_sweetness_aromas_and_price() -> None:
+    family, grape, sweetness = np.array([0, 0, 1, 0]), np.array([0, 0, 1, -1]), np.array([0, 0, 0, 0])
+    aromas = np.array([[0.2] * 7, [0.2] * 7, [0.9] * 7, [np.nan] * 7])
+    price = np.array([10.0, 12.0, 40.0, np.nan])
+    leans = likeness([family, grape, sweetness], aromas, price, 2).toarray()
+    assert np.allclose(leans.sum(axis=1), 1.0)
+    assert not leans.diagonal().any()
+    assert leans[0].argsort()[::-1][:2].tolist() == [1, 3]
+    # 5 of 5 alike but for a price of 10/12, squared; the wine of unknowns: neutral where nothing is known.
+    one, other = (4 + 10 / 12) ** 2, (2 + 3 * 0.5) ** 2
+    assert leans[0, 1] == pytest.approx(one / (one + other))
+
+
+def test_a_wine_that_nobody_has_ordered_goes_to_those_who_buy_its_like() -> None:
+    new, strange = product("new", family="F"), product("strange", family="G", grape="Merlot", sweetness="doux")
+    made = Estate(product("a", family="F"), product("b", family="F"), product("c", family="H"), new, strange)
+    for number in range(40):
+        made.customer(f"f{number:02d}", (400, "a"), (300, "b"), (200, "a"), (100, "a b"))
+        made.customer(f"h{number:02d}", (400, "c"), (200, "c"))
+    world = _World.of(made.inputs(), RULES)
+    columns = {wine: position for position, wine in enumerate(world.wines)}
+    day = day_number(AS_OF) + 1
+    regression = ranking.learn(world.transactions, day, RULES.ranking.recipe, RULES.ranking)
+    history = ranking.history_at(world.transactions, day, RULES.ranking.recipe.memory_days)
+    popular = ranking.popularity(world.transactions, day, 365)
+    scores = {}
+    for name, leans in (("with", world.likeness), ("without", None)):
+        ranker = ranking.Ranker.of(RULES.ranking.recipe, regression, popular, RULES.ranking, leans)
+        scores[name] = ranker.scores(history, slice(0, 80))
+    friend, stranger = 0, 40  # who buys family F, and who never does
+    assert scores["without"][friend, columns["new"]] == pytest.approx(0.0, abs=1e-6)
+    # Among five wines each leans on all the others, but not alike.
+    assert scores["with"][friend, columns["new"]] > 1.3 * scores["with"][friend, columns["strange"]] > 0
+    assert scores["with"][friend, columns["new"]] > scores["with"][stranger, columns["new"]]
+    assert "new" in made.list_of("f00")
