@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -66,6 +66,7 @@ def made(rows: Sequence[tuple[int, ...]], by_day: bool = False) -> Transactions:
 # Transactions
 
 
+@settings(deadline=None)
 @given(lines, st.booleans())
 def test_transactions_hold_what_a_plain_grouping_holds(rows: list[tuple[int, ...]], by_day: bool) -> None:
     transactions, orders = made(rows, by_day), naive(rows, by_day)
@@ -76,6 +77,7 @@ def test_transactions_hold_what_a_plain_grouping_holds(rows: list[tuple[int, ...
     assert_array_equal(transactions.order, np.repeat(np.arange(len(orders)), [len(p) for _, _, p in orders]))
 
 
+@settings(deadline=None)
 @given(lines, st.integers(99, 131), st.integers(1, 20))
 def test_parts_of_transactions(rows: list[tuple[int, ...]], day: int, days: int) -> None:
     transactions, orders = made(rows), naive(rows, by_day=False)
@@ -95,6 +97,7 @@ def test_parts_of_transactions(rows: list[tuple[int, ...]], day: int, days: int)
     assert_array_equal(everything, [[float(i in p) for i in range(P)] for _, _, p in orders] or np.zeros((0, P)))
 
 
+@settings(deadline=None)
 @given(lines, st.randoms())
 def test_the_order_of_the_rows_does_not_matter(rows: list[tuple[int, ...]], random: Any) -> None:
     shuffled = rows[:]
@@ -105,6 +108,7 @@ def test_the_order_of_the_rows_does_not_matter(rows: list[tuple[int, ...]], rand
 # Histories
 
 
+@settings(deadline=None)
 @given(lines, st.sampled_from([7.0, 60.0, np.inf]))
 def test_histories_are_decayed_sums_over_orders(rows: list[tuple[int, ...]], memory: float) -> None:
     transactions, orders = made(rows), naive(rows, by_day=False)
@@ -122,6 +126,7 @@ def test_histories_are_decayed_sums_over_orders(rows: list[tuple[int, ...]], mem
     assert_allclose(found.share(2.0).toarray(), weight / (total + 2.0)[:, None], rtol=1e-5)
 
 
+@settings(deadline=None)
 @given(lines, st.sampled_from([7.0, 60.0]))
 def test_the_history_before_an_order_has_the_orders_before_it(rows: list[tuple[int, ...]], memory: float) -> None:
     transactions, orders = made(rows), naive(rows, by_day=False)
@@ -262,6 +267,7 @@ def test_top_of_nothing() -> None:
         assert found.shape == value.shape == (shape[0], min(3, shape[1]))
 
 
+@settings(deadline=None)
 @given(lines)
 def test_keep_only_splits_products_by_whether_they_were_bought(rows: list[tuple[int, ...]]) -> None:
     history = ranking.history_at(made(rows), 131, 60.0).weight
