@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +11,12 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_array_equal
 
+from benchmarks import online_retail
 from crm_assets import rules
 from crm_assets.logic import backtesting
 from crm_assets.logic.backtesting import GP_TOP_FREQ, LISTS, PERSONAL, POPULARITY, RERANKED, RIDGE, Judge, Prepared
 from crm_assets.logic.ranking import NOTHING, Transactions
+from crm_assets.ranking_files import day_of, read_lines
 from crm_assets.rules import Ranking
 from tests.logic.orders import FIRST_DAY, Rows, habits, smaller
 
@@ -238,6 +242,30 @@ def test_lists_hold_each_product_once_and_keep_apart_what_was_bought(
                 assert (np.diff(scores[customer][there]) <= 0).all(), (name, kind)
                 if kind != "mixed":
                     assert all(((customer, p) in bought) == (kind == "repeat") for p in named), (name, kind)
+
+
+# A real merchant
+
+
+def test_the_first_recipe_alone_reaches_the_bounds_on_online_retail_ii(tmp_path: Path) -> None:
+    # Tuned and re-ranked it takes minutes: `crm bench --cases orii`.
+    if not online_retail.SOURCE.exists():
+        pytest.skip(f"needs {online_retail.SOURCE}")
+    path = tmp_path / "orders.csv"
+    online_retail.order_lines().to_csv(path, index=False)
+    lines = read_lines(path)
+    assert (len(lines), len(lines.customers), len(lines.products)) == (788_187, 5_852, 4_619)
+    transactions = Transactions.of(5_852, 4_619, lines.customer, lines.product, lines.day, lines.order)
+    cut, settings = day_of(date(2011, 9, 9)), rules.load().ranking
+    learned = backtesting.rankers(transactions.before(cut), cut, 91, dict.fromkeys(LISTS, settings.recipe), settings)
+    found = backtesting.backtest({RIDGE: backtesting.Engine(RIDGE, learned)}, transactions, cut, 91, settings)
+    rows = found[found["top"] == 10].set_index("list")
+    assert rows.loc["mixed", "customers"] == 2_292
+    assert rows.loc["mixed", "recall"] >= 0.152
+    assert rows.loc["mixed", "ndcg"] >= 0.185
+    assert rows.loc["mixed", "hit_rate"] >= 0.758
+    assert rows.loc["explore", "recall"] >= 0.041
+    assert rows.loc["explore", "hit_rate"] >= 0.352
 
 
 # Estates in which there is little to learn from
