@@ -511,7 +511,8 @@ def choose(measures: pd.DataFrame, settings: Ranking) -> tuple[dict[List, str], 
                 f"{customers} customers to judge by, {settings.tuning.min_customers} needed: the ridge unjudged"
             )
             continue
-        ndcg = {engine: by_engine[engine] for engine in ENGINES if engine in by_engine}
+        # The customer's own counts alone have nothing for whoever never ordered; GP-TopFreq is the same and more.
+        ndcg = {engine: by_engine[engine] for engine in ENGINES if engine in by_engine and engine != PERSONAL}
         best = max(ndcg, key=lambda engine: (ndcg[engine], -ENGINES.index(engine)))
         second = max((engine for engine in ndcg if engine != best), key=lambda engine: ndcg[engine])
         choice[name] = best

@@ -120,6 +120,7 @@ def measured(ndcg: dict[str, float], customers: int = 500) -> pd.DataFrame:
         ({POPULARITY: 0.1, GP_TOP_FREQ: 0.2, RIDGE: 0.3, RERANKED: 0.31}, RERANKED),
         ({POPULARITY: 0.1, GP_TOP_FREQ: 0.2, RIDGE: 0.3, RERANKED: 0.29}, RIDGE),
         ({POPULARITY: 0.1, GP_TOP_FREQ: 0.3, RIDGE: 0.3, RERANKED: 0.3}, GP_TOP_FREQ),
+        ({POPULARITY: 0.1, PERSONAL: 0.3, GP_TOP_FREQ: 0.3, RIDGE: 0.2}, GP_TOP_FREQ),
     ],
 )
 def test_the_engine_that_won_serves_the_simpler_of_equals(ndcg: dict[str, float], winner: str) -> None:
