@@ -41,7 +41,7 @@ IS_RETURN: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 _DAY = r"^\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}\S*)?$"
 _NUMBER = r"^\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*$"
 _BLOCK_BYTES = 1 << 23  # no line is longer
-_CUSTOMERS_AT_ONCE = 200_000
+_CUSTOMERS_AT_ONCE = 100_000
 _SHOWN = ("recall", "ndcg", "hit_rate", "recall_repeat", "recall_explore", "customers")
 
 
