@@ -42,6 +42,8 @@ _ARROW_TYPES = {
 _BOOL, _DATE, _STAMPS, _JSON = 16, 1082, {1114, 1184}, {114, 3802}
 _TEXT_ARRAY, _FLOAT_ARRAY = 1009, 1022
 
+_ANALYZE_FROM_ROWS = 1_000
+
 
 class WarehouseError(Exception):
     """What PostgreSQL refused, without the row it quotes: that may be somebody's name or address."""
@@ -258,6 +260,10 @@ def copy_frame(
     # Text is quoted, null is not: CSV then tells an empty text from none.
     pa_csv.write_csv(arrow, sink, pa_csv.WriteOptions(include_header=False, quoting_style="needed"))
     copy_blocks(connection, table, arrow.column_names, [sink.getvalue()], into)
+    if len(frame) >= _ANALYZE_FROM_ROWS:
+        # Who reads next does not wait for autovacuum: without counts PostgreSQL takes the rows for none, and joins
+        # a hundred thousand of them to as many, one by one.
+        connection.execute(sql.SQL("analyze {}").format(into or _identifier(table)))
 
 
 def _array(series: pd.Series, kind: sa.types.TypeEngine[Any]) -> pa.Array:
