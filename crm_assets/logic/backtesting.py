@@ -201,7 +201,7 @@ def _best(scores: Floats, bought: sparse.csr_matrix, kind: List, k: int) -> tupl
     if kind == "repeat":
         return reranking.top_bought(scores, bought, k)
     if kind == "explore":
-        ranking.keep_only(scores, bought, bought=False)
+        ranking.bar_bought(scores, bought)
     return ranking.top(scores, k)
 
 
@@ -419,12 +419,13 @@ def prepare(
     kept = set(ENGINES) if all_engines else {choice[name] for name in lists}
     progress(f"learning up to {_date(day)}")
     newest = rankers(past, day, window, tuned.recipes, settings, likeness)
-    now = _engines(past, newest, examples[:-1] if RERANKED in kept else [], settings)
+    latest = examples[: settings.reranker.cuts]
+    now = _engines(past, newest, latest if RERANKED in kept else [], settings)
     for name in lists:
         if choice[name] not in now:  # the newest cuts have fewer labelled orders than those before
             choice[name], reasons[name] = RIDGE, f"{reasons[name]}; too few labelled orders to learn it again"
     engines = {name: engine for name, engine in now.items() if name in kept or name == RIDGE}
-    report = {"tuning": tuned.report, "labelled_orders": sum(cut.n_orders for cut in examples[:-1])}
+    report = {"tuning": tuned.report, "labelled_orders": sum(cut.n_orders for cut in latest)}
     return Prepared(day, cut, window, choice, reasons, engines, then, tuned.recipes, rows, report)
 
 
@@ -436,7 +437,8 @@ def _examples(
     `newest`: the ranker of the last cut. Those of the earlier ones are made as it was, each of what was known
     then.
     """
-    cuts = [day - window * number for number in range(1, settings.reranker.cuts + 2)]
+    first = int(past.order_day.min(initial=day))
+    cuts = [cut for cut in range(day - window, first, -window)][: settings.reranker.cuts + 1]
     enough = sum(min(len(past.first_orders(cut, cut + window)), settings.reranker.orders_per_cut) for cut in cuts[1:])
     if enough < settings.reranker.min_orders:
         return []

@@ -31,6 +31,7 @@ Flags = np.ndarray[Any, np.dtype[np.bool_]]
 NOTHING = -1  # at a place of a list: no product
 _CELLS_AT_ONCE = 500_000  # scores that one thread holds: 2 MB stay in the processor's cache
 _ROWS_AT_ONCE = (64, 20_000)  # but no fewer and no more customers than that
+_GROUPS_PER_PLACE = 8  # of columns that `top` looks at together, by place of the list
 _THREADS = 2  # NumPy and SciPy let go of the interpreter in the products and selections that take the time
 
 
@@ -419,32 +420,38 @@ def top(scores: Floats, k: int) -> tuple[Ints, Floats]:
     k = min(k, p)
     if not n or not k:
         return np.full((n, k), NOTHING), np.full((n, k), -np.inf, dtype=np.float32)
-    # The k-th value, then all that reach it: NumPy partitions values ten times faster than it finds places.
-    least = np.partition(scores, p - k, axis=1)[:, p - k]
-    cell = np.flatnonzero(scores >= least[:, None])
-    row, column = np.divmod(cell, p)
-    if len(cell) > n * k:  # several at the k-th value: the first columns of them
-        tied = scores.reshape(-1)[cell] == least[row]
-        room = k - np.bincount(row, ~tied, n).astype(np.int64)
-        place = np.cumsum(tied)
-        begin = np.searchsorted(row, np.arange(n))
-        earlier = np.where(begin > 0, place[begin - 1], 0)
-        kept = ~tied | (place - earlier[row] <= room[row])
-        cell, column = cell[kept], column[kept]
-    columns, values = column.reshape(n, k), scores.reshape(-1)[cell].reshape(n, k)
-    order = np.argsort(-values, axis=1, kind="stable")
-    columns, values = np.take_along_axis(columns, order, axis=1), np.take_along_axis(values, order, axis=1)
-    columns[values == -np.inf] = NOTHING
+    # Columns in groups: k groups reach the k-th largest of the groups' maxima, so the k largest scores do too. The
+    # maxima take one pass, and few of them are to be searched.
+    depth = max(1, min(64, p // (_GROUPS_PER_PLACE * k)))
+    groups = p // depth
+    maxima = np.empty((n, groups + p - groups * depth), dtype=np.float32)
+    scores[:, : groups * depth].reshape(n, depth, groups).max(axis=1, out=maxima[:, :groups])
+    maxima[:, groups:] = scores[:, groups * depth :]
+    width = maxima.shape[1]
+    least = np.partition(maxima, width - k, axis=1)[:, width - k]
+    cell = np.flatnonzero(scores >= np.maximum(least, np.finfo(np.float32).min)[:, None])
+    row = cell // p
+    return first_of_rows(row, cell - row * p, scores.reshape(-1)[cell], n, k)
+
+
+def first_of_rows(row: Ints, column: Ints, value: Floats, n: int, k: int) -> tuple[Ints, Floats]:
+    """The k largest values of each of n rows and their columns, falling, ties in the order given; sorted by row.
+
+    Values of -inf are no candidates: their places hold NOTHING.
+    """
+    # Row, then falling value, in one integer: the bits of a float sort as it does, once those of negative ones are
+    # turned over.
+    bits = (np.float32(0.0) - value).view(np.int32)
+    bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
+    order = np.argsort((row << 32) + bits, kind="stable")
+    place = np.arange(len(row)) - np.searchsorted(row, np.arange(n))[row]
+    kept = (place < k) & (value[order] > -np.inf)
+    columns, values = np.full((n, k), NOTHING), np.full((n, k), -np.inf, dtype=np.float32)
+    columns[row[kept], place[kept]] = column[order[kept]]
+    values[row[kept], place[kept]] = value[order[kept]]
     return columns, values
 
 
-def keep_only(scores: Floats, history: sparse.csr_matrix, *, bought: bool) -> None:
-    """Set to -inf the products not bought before (`bought`), or those bought before."""
-    cells = row_of(history) * scores.shape[1] + history.indices
-    flat = scores.reshape(-1)
-    if bought:
-        kept = flat[cells]
-        scores[:] = -np.inf
-        flat[cells] = kept
-    else:
-        flat[cells] = -np.inf
+def bar_bought(scores: Floats, history: sparse.csr_matrix) -> None:
+    """Set the scores of the products bought before to -inf: no candidates."""
+    scores.reshape(-1)[row_of(history) * scores.shape[1] + history.indices] = -np.inf

@@ -205,18 +205,7 @@ def top_bought(scores: Floats, bought: sparse.csr_matrix, k: int) -> tuple[Ints,
     n, p = scores.shape
     row = ranking.row_of(bought)
     value = scores.reshape(-1)[row * p + bought.indices]
-    # Row, then falling score, in one integer: the bits of a float sort as it does, once those of negative ones are
-    # turned over. Ties stay in the order of the columns.
-    bits = (np.float32(0.0) - value).view(np.int32)
-    bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
-    order = np.argsort((row << 32) + bits, kind="stable")
-    place = np.arange(len(row)) - bought.indptr[row]
-    width = min(k, p)
-    kept = (place < width) & (value[order] > -np.inf)
-    columns, values = np.full((n, width), NOTHING), np.full((n, width), -np.inf, dtype=np.float32)
-    columns[row[kept], place[kept]] = bought.indices[order[kept]]
-    values[row[kept], place[kept]] = value[order[kept]]
-    return columns, values
+    return ranking.first_of_rows(row, bought.indices, value, n, min(k, p))
 
 
 def candidates(ranker: Ranker, history: ranking.History, rows: slice, n_repeat: int, n_explore: int) -> Candidates:
@@ -224,7 +213,7 @@ def candidates(ranker: Ranker, history: ranking.History, rows: slice, n_repeat: 
     scores = ranker.scores(history, rows)
     bought = history.weight[rows]
     old, old_score = top_bought(scores, bought, n_repeat)
-    ranking.keep_only(scores, bought, bought=False)
+    ranking.bar_bought(scores, bought)
     new, new_score = ranking.top(scores, n_explore)
     return Candidates(np.hstack([old, new]), np.hstack([old_score, new_score]), old.shape[1])
 

@@ -269,15 +269,12 @@ def test_top_of_nothing() -> None:
 
 @settings(deadline=None)
 @given(lines)
-def test_keep_only_splits_products_by_whether_they_were_bought(rows: list[tuple[int, ...]]) -> None:
+def test_what_was_bought_is_barred(rows: list[tuple[int, ...]]) -> None:
     history = ranking.history_at(made(rows), 131, 60.0).weight
-    bought = history.toarray() > 0
     scores = np.random.default_rng(len(rows)).random((N, P)).astype(np.float32)
-    old, new = scores.copy(), scores.copy()
-    ranking.keep_only(old, history, bought=True)
-    ranking.keep_only(new, history, bought=False)
-    assert_array_equal(old, np.where(bought, scores, -np.inf))
-    assert_array_equal(new, np.where(bought, -np.inf, scores))
+    new = scores.copy()
+    ranking.bar_bought(new, history)
+    assert_array_equal(new, np.where(history.toarray() > 0, -np.inf, scores))
 
 
 def test_parts_come_in_the_order_of_the_rows_and_cover_them() -> None:
