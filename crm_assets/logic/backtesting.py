@@ -263,38 +263,40 @@ def tune(transactions: Transactions, day: int, window: int, settings: Ranking, p
         return Tuned(dict.fromkeys(LISTS, settings.recipe), {**report, "status": "default", "reason": reason})
     orders = orders[:: -(-len(orders) // grid.max_customers)]
     trial = _Trial(past, transactions, orders, day, window, settings)
-    tried: dict[Recipe, dict[List, tuple[float, Recipe]]] = {}
+    first = trial.weighed(dict.fromkeys(LISTS, settings.recipe))
+    tried = 1
 
-    def judged(recipe: Recipe) -> dict[List, tuple[float, Recipe]]:
-        if recipe not in tried:
-            tried[recipe] = trial.best(recipe)
-            shown = ", ".join(f"{name} {ndcg:.4f}" for name, (ndcg, _) in tried[recipe].items())
-            progress(
-                f"memory {recipe.memory_days:g} d, orders {recipe.order_memory_days:g} d, "
-                f"penalty {recipe.penalty:g}, by {recipe.scale}: NDCG {shown}"
-            )
-        return tried[recipe]
+    def value(found: dict[List, tuple[float, Recipe]]) -> float:
+        return float(np.mean([found[name][0] / max(first[name][0], 1e-9) for name in LISTS]))
 
-    current = settings.recipe
-    first = {name: max(ndcg, 1e-9) for name, (ndcg, _) in judged(current).items()}
+    def told(found: dict[List, tuple[float, Recipe]]) -> dict[List, tuple[float, Recipe]]:
+        recipe = found["mixed"][1]
+        shown = ", ".join(f"{name} {ndcg:.4f}" for name, (ndcg, _) in found.items())
+        progress(
+            f"memory {recipe.memory_days:g} d, orders {recipe.order_memory_days:g} d, "
+            f"penalty {recipe.penalty:g}, by {recipe.scale}: NDCG {shown}"
+        )
+        return found
 
-    def value(recipe: Recipe) -> float:
-        return float(np.mean([judged(recipe)[name][0] / first[name] for name in LISTS]))
-
+    best = told(first)
     for name in ("memory_days", "order_memory_days", "penalty", "scale"):
         steps = list(getattr(grid, name))
-        at = steps.index(getattr(current, name))
+        at = steps.index(getattr(best["mixed"][1], name))
         for direction in (1, -1):
             moved = False
             while 0 <= at + direction < len(steps):
-                there = current.model_copy(update={name: steps[at + direction]})
-                if value(there) < value(current) + grid.least_gain:
+                there = {
+                    kind: recipe.model_copy(update={name: steps[at + direction]}) for kind, (_, recipe) in best.items()
+                }
+                # With the weights as they are; only where that gains, they are chosen again.
+                found, tried = told(trial.as_given(there)), tried + 1
+                if value(found) < value(best) + grid.least_gain:
                     break
-                current, at, moved = there, at + direction, True
+                best, at, moved = trial.weighed(there), at + direction, True
             if moved:
                 break
-    report |= {"status": "tuned", "recipes_tried": len(tried), "judged_customers": len(orders)}
-    return Tuned({name: recipe for name, (_, recipe) in judged(current).items()}, report)
+    report |= {"status": "tuned", "recipes_tried": tried, "judged_customers": len(orders)}
+    return Tuned({name: recipe for name, (_, recipe) in best.items()}, report)
 
 
 class _Trial:
@@ -315,28 +317,35 @@ class _Trial:
         self.theirs = self.past.of_customers(transactions.order_customer[orders])
         self.popular = ranking.popularity(self.past, day, window)
 
-    def best(self, recipe: Recipe) -> dict[List, tuple[float, Recipe]]:
-        """NDCG and full recipe of each list, with the best weights for personal, copurchase and popularity."""
-        regression = ranking.learn(self.past, self.day, recipe, self.settings)
-        history = ranking.history_at(self.theirs, self.day, recipe.memory_days)
-        known = history.scaled(recipe.scale)[:, regression.columns]
-        own = history.share(self.settings.prior_orders)
-        parts = {"ridge": known @ regression.ridge, "copurchase": known @ regression.copurchase}
+    def as_given(self, recipes: dict[List, Recipe]) -> dict[List, tuple[float, Recipe]]:
+        """NDCG of each list by its recipe; they share what the regression and the history are made with."""
+        learned = self._learned(recipes["mixed"])
+        return {kind: (self._ndcg(kind, recipes[kind], *learned), recipes[kind]) for kind in LISTS}
+
+    def weighed(self, recipes: dict[List, Recipe]) -> dict[List, tuple[float, Recipe]]:
+        """The same, with the best weights for personal, copurchase and popularity, one after the other."""
+        learned = self._learned(recipes["mixed"])
+        gain = 1.0 + self.settings.tuning.least_gain
         found = {}
         for kind in LISTS:
-            value, best = 0.0, recipe
+            best = recipes[kind]
+            value = self._ndcg(kind, best, *learned)
             # The own share of a product never bought is nothing.
-            weights = ("copurchase", "popularity") if kind == "explore" else ("personal", "copurchase", "popularity")
-            for name in (None, *weights):
-                for step in getattr(self.settings.tuning, name) if name else [None]:
-                    other = best.model_copy(update={name: step}) if name else best
-                    if name and other == best:
-                        continue
-                    ndcg = self._ndcg(kind, other, regression.columns, parts, own)
-                    if ndcg > value * (1.0 + self.settings.tuning.least_gain):
+            for name in ("copurchase", "popularity") if kind == "explore" else ("personal", "copurchase", "popularity"):
+                for step in getattr(self.settings.tuning, name):
+                    other = best.model_copy(update={name: step})
+                    if other != best and (ndcg := self._ndcg(kind, other, *learned)) > value * gain:
                         value, best = ndcg, other
             found[kind] = (value, best)
         return found
+
+    def _learned(self, recipe: Recipe) -> tuple[Ints, dict[str, Floats], Any]:
+        """Columns and parts of the scores that the weights have no part in, and the own shares."""
+        regression = ranking.learn(self.past, self.day, recipe, self.settings)
+        history = ranking.history_at(self.theirs, self.day, recipe.memory_days)
+        known = history.scaled(recipe.scale)[:, regression.columns]
+        parts = {"ridge": known @ regression.ridge, "copurchase": known @ regression.copurchase}
+        return regression.columns, parts, history.share(self.settings.prior_orders)
 
     def _ndcg(self, kind: List, recipe: Recipe, columns: Ints, parts: dict[str, Floats], own: Any) -> float:
         p = self.past.n_products

@@ -273,10 +273,12 @@ def examples(ranker: Ranker, transactions: Transactions, day: int, horizon: int,
 
 @dataclass(frozen=True)
 class Reranker:
-    """A fitted model, the positions of the FEATURES it uses and how many labelled orders it has learned from."""
+    """A fitted model, the FEATURES it uses by position with the edges of their bins, and how many labelled orders
+    it has learned from.
+    """
 
     model: Any
-    used: Ints
+    edges: dict[int, Floats]
     n_orders: int
 
     @classmethod
@@ -293,23 +295,38 @@ class Reranker:
             max_iter=settings.reranker.iterations,
             learning_rate=settings.reranker.learning_rate,
             max_leaf_nodes=settings.reranker.leaves,
-            max_bins=settings.reranker.bins,
             min_samples_leaf=settings.reranker.leaf_candidates,
             l2_regularization=settings.reranker.l2,
             early_stopping=False,
             random_state=settings.reranker.seed,
         )
         table = np.concatenate([cut.table for cut in cuts])
-        # What a short history never says (last year's season) has no value to split at, which the learner refuses.
-        used = np.flatnonzero(~np.isnan(table).all(axis=0))
-        # Its threads wait for one another at every node: beside other work, two are many times slower than one.
+        parts = np.linspace(0.0, 1.0, settings.reranker.bins + 1)[1:-1]
+        edges = {}
+        for position, values in enumerate(table.T):
+            known = values[~np.isnan(values)]
+            # What a short history never says (last year's season) has no value to split at, which is refused.
+            if len(known):
+                edges[position] = np.unique(np.quantile(known, parts).astype(np.float32))
+        # Binned here: beside weights, scikit-learn sorts a column anew for each of its quantiles. And on one thread:
+        # they wait for one another at every node, and beside other work two are many times slower than one.
         with threadpool_limits(limits=1):
-            model.fit(table[:, used], ordered, sample_weight=np.concatenate([cut.weight for cut in cuts]))
-        return cls(model, used, n_orders)
+            model.fit(_binned(table, edges), ordered, sample_weight=np.concatenate([cut.weight for cut in cuts]))
+        return cls(model, edges, n_orders)
 
     def chances(self, table: Floats) -> Floats:
         """Chance of each candidate (rows of FEATURES) to be in the next order."""
         if not len(table):
             return np.zeros(0, dtype=np.float32)
-        chance: Floats = self.model.predict_proba(table[:, self.used])[:, 1].astype(np.float32)
+        chance: Floats = self.model.predict_proba(_binned(table, self.edges))[:, 1].astype(np.float32)
         return chance
+
+
+def _binned(table: Floats, edges: dict[int, Floats]) -> Floats:
+    """The bin of each value, from 0; NaN stays."""
+    bins = np.empty((len(table), len(edges)), dtype=np.float32)
+    for place, (position, its_edges) in enumerate(edges.items()):
+        values = table[:, position]
+        bins[:, place] = np.searchsorted(its_edges, values, side="right")
+        bins[np.isnan(values), place] = np.nan
+    return bins

@@ -149,7 +149,7 @@ def test_a_feature_that_the_history_cannot_tell_is_left_out() -> None:
     table[:, season] = np.nan
     model = Reranker.fit([reranking.Examples(table, ordered, np.ones(1000, np.float32), 500)], SETTINGS)
     assert model is not None
-    assert season not in model.used
+    assert season not in model.edges
     with_season = table.copy()
     with_season[:, season] = 1.0
     assert_allclose(model.chances(with_season), model.chances(table))
