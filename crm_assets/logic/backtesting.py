@@ -252,7 +252,8 @@ def tune(transactions: Transactions, day: int, window: int, settings: Ranking, p
 
     Memory, order memory, penalty and scale are climbed one after the other, judged by the mean over the lists
     of NDCG relative to the first recipe's; the weights beside the ridge are chosen for each list apart. A step
-    must gain `least_gain`: less is noise, and the first recipe has proved itself elsewhere.
+    must gain `least_gain`, more where fewer customers judge (by the root of their number): less is noise, and the
+    first recipe has proved itself elsewhere.
     """
     grid = settings.tuning
     past = transactions.before(day)
@@ -290,7 +291,7 @@ def tune(transactions: Transactions, day: int, window: int, settings: Ranking, p
                 }
                 # With the weights as they are; only where that gains, they are chosen again.
                 found, tried = told(trial.as_given(there)), tried + 1
-                if value(found) < value(best) + grid.least_gain:
+                if value(found) < value(best) + trial.least_gain:
                     break
                 best, at, moved = trial.weighed(there), at + direction, True
             if moved:
@@ -313,6 +314,7 @@ class _Trial:
         self.settings = settings.model_copy(update={"max_orders": grid.max_orders})
         self.past, transactions = past.of_products(which), transactions.of_products(which)
         self.day = day
+        self.least_gain = grid.least_gain * float(np.sqrt(max(1.0, grid.max_customers / len(orders))))
         self.judge = Judge(transactions, orders, day)
         self.theirs = self.past.of_customers(transactions.order_customer[orders])
         self.popular = ranking.popularity(self.past, day, window)
@@ -325,7 +327,7 @@ class _Trial:
     def weighed(self, recipes: dict[List, Recipe]) -> dict[List, tuple[float, Recipe]]:
         """The same, with the best weights for personal, copurchase and popularity, one after the other."""
         learned = self._learned(recipes["mixed"])
-        gain = 1.0 + self.settings.tuning.least_gain
+        gain = 1.0 + self.least_gain
         found = {}
         for kind in LISTS:
             best = recipes[kind]
