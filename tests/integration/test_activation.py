@@ -37,6 +37,7 @@ create table curated.dim_products (
     product_key text, wine_id text, kind text, label text, vintage integer, format_cl numeric, family text,
     sweetness text, price_ttc numeric, price_75cl_ttc numeric, is_price_estimated boolean, stock_status text,
     sold_by integer, url text, is_active boolean, is_archived boolean, is_inferred boolean);
+create table curated.dim_customers (customer_id text, profiling_objected boolean);
 create table curated.file_accounting (file_id text, path text, quarantined bigint);
 create table rfm.customer_rfm (customer_id text, segment text);
 create table rfm.customer_wines (customer_id text, wine_id text, last_date date);
@@ -79,6 +80,7 @@ def warehouse(tenant_warehouse: Warehouse) -> Warehouse:
     catalogue = products(*[product(f"p{n}", vintage=2022) for n in range(1, 10)])
     insert(tenant_warehouse, "curated.dim_products", catalogue)
     insert(tenant_warehouse, "rfm.customer_rfm", people[["customer_id"]].assign(segment="Champions"))
+    insert(tenant_warehouse, "curated.dim_customers", people[["customer_id"]].assign(profiling_objected=False))
     gated(tenant_warehouse, people)
     return tenant_warehouse
 
@@ -232,10 +234,12 @@ def test_current_data_decide_who_is_still_written_to(warehouse: Warehouse) -> No
     warehouse.execute("update audit.customer_facts set last_contact_date = '2025-12-30' where customer_id = 'c02'")
     warehouse.execute("insert into rfm.customer_wines values ('c03', 'w1', '2025-12-29')")
     warehouse.execute("delete from audit.customer_facts where customer_id = 'c04'")
+    warehouse.execute("update curated.dim_customers set profiling_objected = true where customer_id = 'c05'")
     done = send(warehouse)
-    assert done.messages == 25
+    assert done.messages == 24
     assert done.held_back == {
         "OBJECTED": 1,
+        "PROFILING_OBJECTED": 1,
         "RECENT_DUPLICATE": 1,
         "SILENCE_WINDOW": 1,
         "UNKNOWN_CUSTOMER": 1,
