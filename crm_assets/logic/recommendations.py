@@ -939,10 +939,13 @@ def _score(
     for repeat in (True, False):
         for winback in (True, False):
             rows = np.flatnonzero((is_repeat == repeat) & (is_winback == winback))
-            known = np.sort(raw[rows]) if reference is None else reference[repeat, winback]
+            order = np.argsort(raw[rows])
+            values = raw[rows][order]
+            known = values if reference is None else reference[repeat, winback]
             seen[repeat, winback] = known
-            distinct, where = np.unique(raw[rows], return_inverse=True)
-            collaborative[rows] = (np.searchsorted(known, distinct) / max(len(known) - 1, 1))[where]
+            first = np.flatnonzero(changes(values))
+            below = np.searchsorted(known, values[first]) / max(len(known) - 1, 1)
+            collaborative[rows[order]] = np.repeat(below, np.diff(np.append(first, len(values))))
     table["collaborative"] = collaborative
     weights = world.rules.recommendations.weights
     by_scenario = np.array([[getattr(getattr(weights, s), c) for c in COMPONENTS] for s in SCENARIOS])
@@ -1222,7 +1225,7 @@ def _items(
             "customer_sentence": phrases.sentences(scenario, is_repeat, rank, locale, offer, world.offers),
         }
     )
-    frame["reasons"] = _reasons(frame, facts, moment, customer, because, world)
+    frame["reasons"] = _reasons(facts, moment, customer, because, world)
     frame["rules_version"] = world.rules.version
     return frame
 
@@ -1367,15 +1370,14 @@ def _seasons(tags: pd.Series, day: int, rules: BusinessRules) -> np.ndarray[Any,
 
 
 def _reasons(
-    frame: pd.DataFrame,
     facts: dict[str, np.ndarray],
     moment: _Moment,
     customer: Ints,
     because: Ints,
     world: _World,
 ) -> np.ndarray:
-    """JSON of the facts behind each item: state, list, chance of an order, components, rhythm, ids; no
-    personal data.
+    """JSON of the facts behind each item that have no column: state, list, chance of an order, rhythm, what it was
+    bought with, shares and prices; no personal data.
     """
     wine_ids = np.array([*(json.dumps(w, ensure_ascii=False) for w in world.wines), "null"], dtype=object)
     last_day = facts["last_day"]
@@ -1397,11 +1399,10 @@ def _reasons(
         "among_most_bought": _number_texts(facts["top"]),
         "new_vintage": _number_texts(np.where(facts["new_vintage"] > 0, facts["new_vintage"], np.nan)),
         "in_season": _json_texts(facts["season"]),
-        **{name: _number_texts(frame[name].to_numpy()) for name in COMPONENTS},
     }
     # The facts stand in one template; doubled braces are JSON's own.
     template = "{{" + ",".join(f'"{name}":{{{name}}}' for name in values) + "}}"
-    return phrases.render(template, values, np.arange(len(frame)))
+    return phrases.render(template, values, np.arange(len(customer)))
 
 
 def _json_texts(values: np.ndarray) -> np.ndarray[Any, np.dtype[np.object_]]:
