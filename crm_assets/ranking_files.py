@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from crm_assets.logic.backtesting import LISTS, List, Prepared, backtest, prepare
+from crm_assets.logic.customers import date_of, day_number
 from crm_assets.logic.ranking import NOTHING, Flags, Ints, Transactions
 
 if TYPE_CHECKING:
@@ -309,16 +310,6 @@ def progress_of(say: Say) -> Say:
     return lambda message: say(f"{time.monotonic() - started:7.1f} s  {message}")
 
 
-def day_of(when: date) -> int:
-    """Days since 1970-01-01."""
-    return when.toordinal() - date(1970, 1, 1).toordinal()
-
-
-def date_of(day: int) -> str:
-    """YYYY-MM-DD of a day since 1970-01-01."""
-    return str(np.datetime64(day, "D"))
-
-
 def rank_file(
     path: Path,
     out: Path,
@@ -346,7 +337,7 @@ def rank_file(
     asked = read_customers(customers) if customers else None
     progress(f"reading {path}")
     lines = read_lines(path)
-    day = (day_of(as_of) if as_of else lines.newest) + 1
+    day = (day_number(as_of) if as_of else lines.newest) + 1
     known = lines.only(lines.day < day)
     if not len(known):
         raise FileError(f"{path} has no order up to {date_of(day - 1)}")
@@ -369,7 +360,7 @@ def rank_file(
         "rows": rows,
         "customers": len(position),
         "without_history": int(len(position) - (np.diff(past.customer_start)[position] > 0).sum()),
-        "as_of": date_of(day - 1),
+        "as_of": str(date_of(day - 1)),
         "horizon": horizon,
         "list": kind,
         "served": prepared.choice[kind],
@@ -474,7 +465,7 @@ def backtest_file(path: Path, cut: date, settings: Ranking, *, horizon: int, top
 
     progress(f"reading {path}")
     lines = read_lines(path)
-    day = day_of(cut)
+    day = day_number(cut)
     progress(_read_message(lines, lines.returns))
     counts = {"lines": len(lines), "left_out": {"returns": lines.returns}}
     # Products sold only later come last, so that what is known can be cut off before them.
@@ -514,11 +505,11 @@ def backtest_file(path: Path, cut: date, settings: Ranking, *, horizon: int, top
         lists[row["list"]].setdefault(row["engine"], {})[str(row["top"])] = figures
     return {
         "file": str(path),
-        "cut": date_of(day),
+        "cut": str(date_of(day)),
         "horizon": horizon,
         "customers": len(orders),
         **counts,
-        "chosen_at": {"cut": date_of(prepared.cut), "window": prepared.window},
+        "chosen_at": {"cut": str(date_of(prepared.cut)), "window": prepared.window},
         "served": prepared.choice,
         "reasons": prepared.reasons,
         "recipes": {kind: prepared.recipes[kind].model_dump() for kind in LISTS},

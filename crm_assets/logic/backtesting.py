@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from crm_assets.logic import ranking, reranking
+from crm_assets.logic.customers import date_of
 from crm_assets.logic.ranking import NOTHING, Flags, Floats, Ints, Ranker, Transactions
 from crm_assets.logic.reranking import Examples, Facts, Reranker
 from crm_assets.rules import Recipe
@@ -54,7 +55,7 @@ class Judge:
     def __init__(self, transactions: Transactions, orders: Ints, day: int) -> None:
         p = transactions.n_products
         baskets = transactions.baskets(orders)
-        truth = np.sort(ranking.row_of(baskets) * p + baskets.indices)
+        truth = np.sort(ranking.cells_of(baskets))
         past = transactions.before(day).of_customers(transactions.order_customer[orders])
         bought = np.sort(past.order_customer[past.order] * p + past.product)
         is_repeat = _is_in(truth, bought[ranking.changes(bought)])
@@ -361,7 +362,7 @@ class _Trial:
                 scores[:, columns] += np.float32(recipe.copurchase) * parts["copurchase"][rows]
             mine = own[rows]
             if recipe.personal:
-                scores.reshape(-1)[ranking.row_of(mine) * p + mine.indices] += np.float32(recipe.personal) * mine.data
+                scores.reshape(-1)[ranking.cells_of(mine)] += np.float32(recipe.personal) * mine.data
             return _best(scores, mine, kind, k)[0]
 
         lists = np.concatenate(ranking.in_parts(self.judge.n_orders, p, work))
@@ -419,16 +420,16 @@ def prepare(
     span = int(day - past.order_day.min()) if past.n_orders else 0
     window = min(horizon, max(rules.shortest_window_days, span // rules.windows_in_history))
     cut = day - window
-    progress(f"choosing weights on the {window} days before {_date(cut)}")
+    progress(f"choosing weights on the {window} days before {date_of(cut)}")
     tuned = tune(past, cut - window, window, settings, progress)
     learned = rankers(past.before(cut), cut, window, tuned.recipes, settings, likeness)
     examples = _examples(past, day, window, learned["mixed"], settings, progress)
     then = _engines(past.before(cut), learned, examples[1:], settings)
-    progress(f"measuring {', '.join(then)} at {_date(cut)}")
+    progress(f"measuring {', '.join(then)} at {date_of(cut)}")
     rows = backtest(then, past, cut, window, settings)
     choice, reasons = choose(rows, settings)
     kept = set(ENGINES) if all_engines else {choice[name] for name in lists}
-    progress(f"learning up to {_date(day)}")
+    progress(f"learning up to {date_of(day)}")
     newest = rankers(past, day, window, tuned.recipes, settings, likeness)
     latest = examples[: settings.reranker.cuts]
     now = _engines(past, newest, latest if RERANKED in kept else [], settings)
@@ -455,7 +456,7 @@ def _examples(
         return []
     found: list[Examples] = []
     for cut in cuts:
-        progress(f"examples of the re-ranker at {_date(cut)}")
+        progress(f"examples of the re-ranker at {date_of(cut)}")
         ranker = newest
         if found:
             known = past.before(cut)
@@ -533,7 +534,3 @@ def choose(measures: pd.DataFrame, settings: Ranking) -> tuple[dict[List, str], 
             f"NDCG@{k} {ndcg[best]:.4f} at the last cut, {second} {ndcg[second]:.4f}, of {customers} customers"
         )
     return choice, reasons
-
-
-def _date(day: int) -> str:
-    return str(np.datetime64(day, "D"))

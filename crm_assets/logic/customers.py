@@ -46,6 +46,12 @@ def day_number(day: date) -> int:
     return int(np.datetime64(day, "D").astype(np.int64))
 
 
+def date_of(day: int) -> date:
+    """The date of a day number."""
+    found: date = np.datetime64(day, "D").astype(object)
+    return found
+
+
 def positions(values: pd.Series, index: pd.Index) -> Ints:
     """Where each value stands in `index`; -1 for one that is not in it."""
     return index.get_indexer(pd.Index(values)).astype(np.int64)

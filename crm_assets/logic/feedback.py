@@ -18,7 +18,7 @@ from crm_assets.logic.customers import day_number, day_numbers, sorted_ids
 if TYPE_CHECKING:
     from crm_assets.rules import BusinessRules
 
-NEUTRAL = 0.5
+NEUTRAL = 0.5  # an opinion, or any other component of a score, about which nothing is known
 RATINGS = (1, 5)
 _DECIMALS = 6
 

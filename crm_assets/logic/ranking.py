@@ -242,6 +242,11 @@ def row_of(matrix: sparse.csr_matrix) -> Ints:
     return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
 
 
+def cells_of(matrix: sparse.csr_matrix) -> Ints:
+    """Where each stored value stands in the matrix written out row by row."""
+    return row_of(matrix) * matrix.shape[1] + matrix.indices
+
+
 def _times_rows(matrix: sparse.csr_matrix, factor: np.ndarray) -> sparse.csr_matrix:
     from scipy import sparse
 
@@ -394,8 +399,7 @@ class Ranker:
             scores[:, self.columns] += _columns(known, self.columns) @ self.matrix
         if self.recipe.personal:
             own = part.share(self.prior_orders)
-            cells = row_of(own) * p + own.indices
-            scores.reshape(-1)[cells] += np.float32(self.recipe.personal) * own.data
+            scores.reshape(-1)[cells_of(own)] += np.float32(self.recipe.personal) * own.data
         return scores
 
 
@@ -454,4 +458,4 @@ def first_of_rows(row: Ints, column: Ints, value: Floats, n: int, k: int) -> tup
 
 def bar_bought(scores: Floats, history: sparse.csr_matrix) -> None:
     """Set the scores of the products bought before to -inf: no candidates."""
-    scores.reshape(-1)[row_of(history) * scores.shape[1] + history.indices] = -np.inf
+    scores.reshape(-1)[cells_of(history)] = -np.inf

@@ -22,7 +22,8 @@ import pandas as pd
 from crm_assets.logic import backtesting, phrases, ranking, reranking
 from crm_assets.logic import customers as customer_logic
 from crm_assets.logic.backtesting import Engine, Prepared
-from crm_assets.logic.customers import AROMA_AXES, Floats, Ints, day_number, day_numbers, positions, totals
+from crm_assets.logic.customers import AROMA_AXES, Floats, Ints, date_of, day_number, day_numbers, positions, totals
+from crm_assets.logic.feedback import NEUTRAL
 from crm_assets.logic.ranking import Ranker, Transactions, changes, ranges
 from crm_assets.logic.reranking import Facts
 
@@ -43,7 +44,6 @@ STANDARD_FORMAT_CL = 75.0
 
 # Which part of the next order each scenario speaks of.
 _JUDGED_BY: tuple[backtesting.List, ...] = ("repeat", "explore", "explore", "mixed", "explore")
-NEUTRAL = 0.5  # a component about which nothing is known
 _ROWS_AT_ONCE = 10_000  # customers x wines in float32: 20 MB a matrix at 500 wines
 _COMPONENT_DECIMALS = 4
 _SCORE_DECIMALS = 2
@@ -147,7 +147,7 @@ def _ranking_report(prepared: Prepared) -> dict[str, Any]:
         "choice": dict(prepared.choice),
         "reasons": dict(prepared.reasons),
         "recipes": {name: recipe.model_dump(mode="json") for name, recipe in prepared.recipes.items()},
-        "cut": str(np.datetime64(prepared.cut, "D")),
+        "cut": str(date_of(prepared.cut)),
         "window_days": prepared.window,
         **prepared.report,
     }
@@ -849,7 +849,7 @@ def margin_component(offers: pd.DataFrame) -> np.ndarray:
 
 def season_component(tags: pd.Series, day: int, rules: BusinessRules) -> np.ndarray:
     """1 in one of the offer's seasons, 0 outside them, 0.5 for a wine of all seasons (no known tag)."""
-    month = np.datetime64(day, "D").astype("datetime64[M]").astype(int) % 12 + 1
+    month = date_of(day).month
     months = rules.recommendations.season_tags
     values = []
     for given in tags:
@@ -1079,7 +1079,7 @@ def _past(world: _World, inputs: RecommendationInputs, until: int, prepared: Pre
     buyers = np.unique(world.rows["customer"][world.rows["day"] <= cut])
     step = -(-len(buyers) // settings.calibration_max_customers) if len(buyers) else 1
     who = buyers[::step]
-    day = np.datetime64(cut, "D").astype(object)
+    day = date_of(cut)
     people = pd.DataFrame({"customer_id": world.customers[who]})
     theirs = inputs.purchases
     if len(who) < len(world.customers):
@@ -1156,7 +1156,7 @@ def _backtest_rows(prepared: Prepared, past: _Past, world: _World) -> pd.DataFra
     upsell, nurture), or of both (winback).
     """
     lists = prepared.measures.rename(columns={"list": "part"})
-    lists["cut"] = np.datetime64(prepared.cut, "D").astype(object)
+    lists["cut"] = date_of(prepared.cut)
     lists["is_serving"] = [prepared.choice[p] == e for p, e in zip(lists["part"], lists["engine"], strict=True)]
     frames = [lists]
     chosen = past.candidates[past.chosen]
@@ -1173,7 +1173,7 @@ def _backtest_rows(prepared: Prepared, past: _Past, world: _World) -> pd.DataFra
         wines[row, _place(row)] = part["wine"].to_numpy(dtype=np.int64)
         kind = _JUDGED_BY[number]
         rows = [{"part": scenario, "top": k, **judge.measure(wines, kind, k)} for k in sorted({1, width})]
-        cut = np.datetime64(day, "D").astype(object)
+        cut = date_of(day)
         frames.append(pd.DataFrame(rows).assign(engine="policy", is_serving=True, cut=cut))
     table = pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
     table.loc[table["engine"] == "policy", ["recall_repeat", "recall_explore"]] = np.nan
@@ -1359,7 +1359,7 @@ def _harvest_days(vintage: Floats) -> Ints:
 
 def _seasons(tags: pd.Series, day: int, rules: BusinessRules) -> np.ndarray[Any, np.dtype[np.object_]]:
     """Per offer the season of its own that `day` is in, the shortest of several; '' for none."""
-    month = np.datetime64(day, "D").astype("datetime64[M]").astype(int) % 12 + 1
+    month = date_of(day).month
     months = rules.recommendations.season_tags
     now = sorted((tag for tag, span in months.items() if month in span), key=lambda tag: (len(months[tag]), tag))
     found = []

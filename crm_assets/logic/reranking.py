@@ -251,7 +251,7 @@ def examples(ranker: Ranker, transactions: Transactions, day: int, horizon: int,
     facts = Facts.at(past, who, day, horizon)
     history = ranking.history_at(past.of_customers(who), day, ranker.recipe.memory_days)
     baskets = transactions.baskets(orders)
-    truth = ranking.row_of(baskets) * past.n_products + baskets.indices
+    truth = ranking.cells_of(baskets)
     size = np.diff(transactions.order_start)[orders]
 
     def work(rows: slice) -> tuple[Floats, Flags, Floats]:

@@ -15,8 +15,9 @@ from benchmarks import online_retail
 from crm_assets import rules
 from crm_assets.logic import backtesting
 from crm_assets.logic.backtesting import GP_TOP_FREQ, LISTS, PERSONAL, POPULARITY, RERANKED, RIDGE, Judge, Prepared
+from crm_assets.logic.customers import day_number
 from crm_assets.logic.ranking import NOTHING, Transactions
-from crm_assets.ranking_files import day_of, read_lines
+from crm_assets.ranking_files import read_lines
 from crm_assets.rules import Ranking
 from tests.logic.orders import FIRST_DAY, Rows, habits, smaller
 
@@ -257,7 +258,7 @@ def test_the_first_recipe_alone_reaches_the_bounds_on_online_retail_ii(tmp_path:
     lines = read_lines(path)
     assert (len(lines), len(lines.customers), len(lines.products)) == (788_187, 5_852, 4_619)
     transactions = Transactions.of(5_852, 4_619, lines.customer, lines.product, lines.day, lines.order)
-    cut, settings = day_of(date(2011, 9, 9)), rules.load().ranking
+    cut, settings = day_number(date(2011, 9, 9)), rules.load().ranking
     learned = backtesting.rankers(transactions.before(cut), cut, 91, dict.fromkeys(LISTS, settings.recipe), settings)
     found = backtesting.backtest({RIDGE: backtesting.Engine(RIDGE, learned)}, transactions, cut, 91, settings)
     rows = found[found["top"] == 10].set_index("list")
