@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import psycopg
 
-from crm_assets import tables
+from crm_assets import gating, tables
 from crm_assets.campaigns import Campaign, CampaignFiles
 from crm_assets.logic import activation, audit
 from crm_assets.logic.activation import Gate, RefusalError
@@ -185,7 +185,7 @@ def plan_campaign(
         campaign,
         gate,
         _people(warehouse, gate, campaign),
-        warehouse.read("recommendations", "items", activation.ITEM_COLUMNS, "run_id = %s", [gate.run_id]),
+        gating.listed_items(warehouse, gate.run_id, activation.ITEM_COLUMNS),
         warehouse.read("curated", "dim_products", activation.PRODUCT_COLUMNS),
         rules,
         as_of,
@@ -361,7 +361,7 @@ def _recheck(
 ) -> dict[str, str]:
     """message_id -> reason, for planned messages that must not leave on current data."""
     facts, products, customer_wines, wines_sent = audit_frames(warehouse)
-    items = warehouse.read("recommendations", "items", audit.ITEM_COLUMNS, "run_id = %s", [run_id])
+    items = gating.listed_items(warehouse, run_id, audit.ITEM_COLUMNS)
     shown = planned[["customer_id", "product_keys"]].explode("product_keys")
     shown = shown.rename(columns={"product_keys": "product_key"}).dropna()
     known = facts[facts["customer_id"].isin(planned["customer_id"])]

@@ -32,6 +32,7 @@ TENANT_SCHEMAS = [
     "review",
     "activation",
     "outcomes",
+    "kpis",
     "reports",
 ]
 CONTROL_SCHEMAS = ("watch", "alerts")

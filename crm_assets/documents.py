@@ -6,15 +6,20 @@ not at all, and the same run gives the same bytes.
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from crm_assets import gating
 from crm_assets.logic import exports, reports
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.rules import BusinessRules
+from crm_assets.settings import ROOT
 from crm_assets.tenants import Tenant
 
 REPORT_NAME = "weekly_report.html"
@@ -26,6 +31,32 @@ def decision_of(warehouse: Warehouse, run_id: str) -> dict[str, Any]:
     if found.empty:
         raise LookupError(f"run {run_id} has no decision of the gate")
     return {str(name): value for name, value in found.to_dict("records")[0].items()}
+
+
+def folder_of(tenant: Tenant, home: Path, *parts: str) -> Path:
+    """Where documents for the estate's people go: the folder its file names, else `CRM_HOME/exports/<slug>/`."""
+    own = tenant.reports.folder
+    return (ROOT / Path(own).expanduser() if own else home / "exports" / tenant.slug).joinpath(*parts)
+
+
+def written(paths: Iterable[Path], home: Path, now: datetime, **more: Any) -> pd.DataFrame:
+    """Rows of a table of documents (all but run_id): `path` relative to CRM_HOME where it lies below it."""
+    rows = []
+    for path in paths:
+        content = path.read_bytes()
+        shown = path.relative_to(home) if path.is_relative_to(home) else path
+        row = {"path": shown.as_posix(), "sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+        rows.append({**row, "written_at": now, **more})
+    return pd.DataFrame(rows)
+
+
+def missing_or_changed(documents: pd.DataFrame, home: Path) -> list[str]:
+    """The documents that no longer lie where their table says, with the bytes it says."""
+    return [
+        path
+        for path, sha256 in documents[["path", "sha256"]].itertuples(index=False)
+        if not (home / path).is_file() or hashlib.sha256((home / path).read_bytes()).hexdigest() != sha256
+    ]
 
 
 def write_whole(path: Path, content: bytes) -> Path:
@@ -45,7 +76,7 @@ def export_run(warehouse: Warehouse, run_id: str, directory: Path) -> list[Path]
     """Write the four export files of a run, as CSV and as JSON, into `directory`."""
     # fmt: off
     frames = exports.run_exports(
-        items=_of_run(warehouse, "recommendations", "items", run_id, [
+        items=gating.listed_items(warehouse, run_id, [
             "customer_id", "scenario", "rank", "product_key", "score", "explain_short"]),
         findings=_of_run(warehouse, "audit", "findings", run_id, [
             "customer_id", "severity", "rule_code", "rule_no", "product_key", "details"]),

@@ -1,7 +1,7 @@
 """What an export would become, before anything is loaded: `crm mapping preview`. No database, nothing is written.
 
 The report itself is `logic/mapping_report.py`; here a file is found, read and told in plain words, in the estate's
-language (`templates/texts_*.yaml`). What the reader has to say about a damaged file is in English.
+language (`templates/mapping_*.yaml`). What the reader has to say about a damaged file is in English.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Templates to text: e-mails and reports, their wording per language, numbers as its readers write them.
 
-Structure lives once in `templates/*.html.j2`, wording once per language in `templates/texts_<locale>.yaml`. A
+Structure lives once in `templates/*.html.j2`, wording once per language in `templates/<area>_<locale>.yaml`. A
 template that asks for a value it was not given fails: nothing is ever rendered empty. No data access here.
 """
 
@@ -18,13 +18,23 @@ from babel.dates import format_date
 from babel.numbers import format_currency, format_decimal, format_percent
 
 FOLDER = Path(__file__).parent / "templates"
+_YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+# Each a file per language; a group of sentences stands in one of them. The e-mail's wording is part of what is planned.
+EMAIL_AREA = "email"
+AREAS = (EMAIL_AREA, "words", "workbooks", "mapping", "findings", "review", "receipt", "report", "monthly", "kpis")
 
 
 @cache
 def texts(locale: str) -> dict[str, Any]:
-    """The wording of one language: dotted groups of sentences, some with {placeholders}."""
-    loaded = yaml.safe_load((FOLDER / f"texts_{locale}.yaml").read_text(encoding="utf-8"))
-    assert isinstance(loaded, dict)
+    """The wording of one language, of all areas: dotted groups of sentences, some with {placeholders}."""
+    loaded: dict[str, Any] = {}
+    for area in AREAS:
+        groups = yaml.load((FOLDER / f"{area}_{locale}.yaml").read_text(encoding="utf-8"), Loader=_YamlLoader)
+        if twice := loaded.keys() & groups.keys():
+            raise ValueError(f"{area}_{locale}.yaml: {', '.join(sorted(twice))} stands in another area too")
+        loaded.update(groups)
     return loaded
 
 
@@ -52,8 +62,10 @@ def environment(locale: str) -> jinja2.Environment:
 def template_hash(name: str, locale: str) -> str:
     """First 16 hex of the SHA-256 of a template and the wording that goes into it."""
     digest = hashlib.sha256((FOLDER / name).read_bytes())
-    digest.update((FOLDER / f"texts_{locale}.yaml").read_bytes())
-    digest.update((FOLDER / "texts_fr.yaml").read_bytes())  # the legal notices stand in French in every language
+    digest.update((FOLDER / f"{EMAIL_AREA}_{locale}.yaml").read_bytes())
+    digest.update(
+        (FOLDER / f"{EMAIL_AREA}_fr.yaml").read_bytes()
+    )  # the legal notices stand in French in every language
     return digest.hexdigest()[:16]
 
 

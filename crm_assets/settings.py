@@ -9,6 +9,7 @@ import os
 import secrets
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, field_validator
@@ -46,6 +47,15 @@ class Settings(BaseSettings):
         None,
         description="URL of Dagster's storage, read by dagster.yaml: derived and set by ./crm, never by hand.",
     )
+    smtp_host: str = Field("", description="Mail server that reports leave by; empty: reports are not mailed.")
+    smtp_port: int = Field(587, description="Its port.")
+    smtp_security: Literal["starttls", "tls", "none"] = Field(
+        "starttls",
+        description="How the connection is protected: starttls, tls from the start, or none (loopback only).",
+    )
+    smtp_user: str = Field("", description="User of the mail server; empty: no log-in.")
+    smtp_password: SecretStr | None = Field(None, description="That user's password.")
+    smtp_from: str = Field("", description="Sender of the reports, an e-mail address.")
     live: bool = Field(
         False, description="1 allows live sending where the tenant's file does too; else all is a dry run."
     )

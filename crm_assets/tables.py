@@ -66,7 +66,7 @@ raw_files = _table(
         sa.Column("file_id", Text, nullable=False),  # first 16 hex of sha256: the same content is the same file
         sa.Column("file_no", BigInt, sa.Identity(), nullable=False),  # short, for keys inside one database; no order
         sa.Column("dataset", Text),
-        sa.Column("status", Text, nullable=False),  # waiting loaded duplicate unrecognised unreadable refused
+        sa.Column("status", Text, nullable=False),  # waiting loaded review duplicate unrecognised unreadable refused
         sa.Column("reason", Text),
         sa.Column("size_bytes", BigInt, nullable=False),
         sa.Column("modified_at", Stamp, nullable=False),
@@ -331,6 +331,16 @@ items = _table(
     ],
 )
 
+rule_sets = _table(
+    "recommendations.rule_sets",
+    "One row per version of the rules that a run was ever made with: all of them, as they were in force.",
+    [
+        sa.Column("rules_version", Text, primary_key=True),
+        sa.Column("rules", JSONB, nullable=False),
+        sa.Column("first_used_at", Stamp, nullable=False),
+    ],
+)
+
 backtests = _table(
     "recommendations.backtests",
     "One row per part, engine and list length of a run's back-test: how well each engine foretold the next orders.",
@@ -363,6 +373,8 @@ findings = _table(
         sa.Column("rule_no", Int, nullable=False),
         sa.Column("severity", Text, nullable=False),  # ERROR WARN
         sa.Column("details", Text, nullable=False),  # the facts, without personal data
+        sa.Column("measured", Text),  # the value that the rule looked at, a number or a code
+        sa.Column("threshold", Text),  # and what it was compared with; null where there is nothing to compare
     ],
 )
 
@@ -437,18 +449,104 @@ next_actions = _table(
 
 review_decisions = _table(
     "review.decisions",
-    "One row per decision a person took on a recommended wine.",
+    "One row per decision that a person took on a recommended wine; of several on one item the newest.",
     [
         sa.Column("run_id", Text, primary_key=True),
         sa.Column("customer_id", Text, primary_key=True),
         sa.Column("wine_id", Text, primary_key=True),
         sa.Column("scenario", Text, primary_key=True),
         sa.Column("decision", Text, nullable=False),  # approve reject later
-        sa.Column("rating", Int),
+        sa.Column("rating", Int),  # 1..5
         sa.Column("comment", Text),
         sa.Column("reviewer", Text, nullable=False),
         sa.Column("decided_at", Stamp, nullable=False),
+        sa.Column("origin", Text),  # row: on this very item; rest: approved with the rest of its scenario
+        sa.Column("file_id", Text),  # of the workbook that said so; null: a command
     ],
+)
+
+review_samples = _table(
+    "review.samples",
+    "One row per customer whose items must all have been decided before a run under `review: sample` passes.",
+    [
+        sa.Column("run_id", Text, primary_key=True),
+        sa.Column("customer_id", Text, primary_key=True),
+        sa.Column("scenario", Text, nullable=False),  # of the rank-1 item: the stratum
+    ],
+)
+
+review_applied = _table(
+    "review.applied_decisions",
+    "One row per item of a run on which a decision holds: taken on this run, or carried over from an earlier one.",
+    [
+        sa.Column("run_id", Text, primary_key=True),
+        sa.Column("customer_id", Text, primary_key=True),
+        sa.Column("wine_id", Text, primary_key=True),
+        sa.Column("scenario", Text, nullable=False),
+        sa.Column("decision", Text, nullable=False),  # approve reject later
+        sa.Column("reviewer", Text, nullable=False),
+        sa.Column("decided_at", Stamp, nullable=False),
+        sa.Column("decided_run_id", Text, nullable=False),  # the run it was taken on
+    ],
+)
+
+receipts = _table(
+    "review.receipts",
+    "One row per review workbook that came back: whose, on which run, and how much of it was taken.",
+    [
+        sa.Column("file_id", Text, primary_key=True),
+        sa.Column("path", Text, nullable=False),  # as it was dropped first
+        sa.Column("run_id", Text),  # null: it names none, or one that is not ours
+        sa.Column("reviewer", Text),
+        sa.Column("status", Text, nullable=False),  # read, or why the whole workbook was refused: a code
+        sa.Column("modified_at", Stamp, nullable=False),
+        sa.Column("read_at", Stamp, nullable=False),
+        sa.Column("n_rows", BigInt, nullable=False),
+        sa.Column("n_taken", BigInt, nullable=False),
+        sa.Column("n_refused", BigInt, nullable=False),
+        sa.Column("n_blank", BigInt, nullable=False),
+        sa.Column("n_approved_rest", BigInt, nullable=False),  # items approved with the rest of their scenario
+        sa.Column("document", Text),  # the receipt as a file, relative to CRM_HOME
+    ],
+)
+
+receipt_lines = _table(
+    "review.receipt_lines",
+    "One row per row of a returned workbook on which something was filled in: what was taken, or why not.",
+    [
+        sa.Column("file_id", Text, primary_key=True),
+        sa.Column("source_line", BigInt, primary_key=True),  # row of the sheet
+        sa.Column("run_id", Text),
+        sa.Column("customer_id", Text),  # null where the key leads nowhere
+        sa.Column("wine_id", Text),
+        sa.Column("scenario", Text),
+        sa.Column("decision", Text),  # as understood
+        sa.Column("rating", Int),
+        sa.Column("comment", Text),
+        sa.Column("outcome", Text, nullable=False),  # TAKEN, or why not: logic.review.OUTCOMES
+    ],
+)
+
+
+def _documents(name: str, comment: str, *more: sa.Column) -> sa.Table:
+    return _table(
+        name,
+        comment,
+        [
+            sa.Column("run_id", Text, primary_key=True),  # whose results it shows
+            sa.Column("path", Text, primary_key=True),  # relative to CRM_HOME, or absolute where the estate says
+            *more,
+            sa.Column("sha256", Text, nullable=False),
+            sa.Column("size_bytes", BigInt, nullable=False),
+            sa.Column("written_at", Stamp, nullable=False),
+        ],
+    )
+
+
+review_workbooks = _documents(
+    "review.workbooks",
+    "One row per review workbook written for a run.",
+    sa.Column("n_items", BigInt, nullable=False),
 )
 
 # --- activation, outcomes -------------------------------------------------------------------------------------
@@ -568,15 +666,31 @@ events = _table(
     ],
 )
 
-reports_written = _table(
-    "reports.documents",
-    "One row per document written for the estate's people: which run, which kind, where it lies.",
+exports_written = _documents("reports.exports", "One row per export file written of a run: CSV and JSON.")
+
+weekly_reports = _documents(
+    "reports.weekly_reports",
+    "One row per file of a weekly report: HTML, PDF, XLSX.",
+    sa.Column("week", Text, nullable=False),  # ISO week of the as-of date: 2025-W52
+)
+
+monthly_reports = _documents(
+    "reports.monthly_reports",
+    "One row per file of a monthly report: HTML, PDF, XLSX.",
+    sa.Column("month", Text, nullable=False),  # the month told of: 2025-12
+)
+
+mailings = _table(
+    "reports.mailings",
+    "One row per report, period and recipient: when it was handed to the mail server. Nobody gets one twice.",
     [
-        sa.Column("run_id", Text, primary_key=True),
-        sa.Column("kind", Text, primary_key=True),  # export weekly_report
-        sa.Column("path", Text, primary_key=True),
-        sa.Column("sha256", Text, nullable=False),
-        sa.Column("size_bytes", BigInt, nullable=False),
+        sa.Column("kind", Text, primary_key=True),  # weekly monthly
+        sa.Column("period", Text, primary_key=True),  # 2025-W52, 2025-12
+        sa.Column("recipient_hash", Text, primary_key=True),  # first 16 hex of the SHA-256 of the address
+        sa.Column("run_id", Text, nullable=False),
+        sa.Column("sha256", Text, nullable=False),  # of the HTML
+        sa.Column("status", Text, nullable=False),  # sending sent unknown
+        sa.Column("sent_at", Stamp, nullable=False),
     ],
 )
 

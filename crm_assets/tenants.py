@@ -67,6 +67,25 @@ class BrevoSettings(_Model):
     templates: dict[str, int] = {}
 
 
+class ReportSettings(_Model):
+    """Where what is written for the estate's people goes, beside `CRM_HOME/exports/<slug>/`."""
+
+    folder: str | None = None  # exports, reports and review workbooks are written there; a path
+    emails: list[str] = []  # who gets the weekly and the monthly report by mail, where a mail server is set
+
+    @field_validator("emails")
+    @classmethod
+    def _are_addresses(cls, value: list[str]) -> list[str]:
+        from email_validator import EmailNotValidError, validate_email
+
+        for address in value:
+            try:
+                validate_email(address, check_deliverability=False)
+            except EmailNotValidError as error:
+                raise ValueError(f"{address!r} is no e-mail address: {error}") from error
+        return value
+
+
 # What a drop folder on another machine takes: scheme of its URL -> options, and secrets by the name of a variable.
 # Other fsspec file systems take what their driver takes.
 _S3 = (
@@ -158,6 +177,7 @@ class Tenant(_Model):
     phone: str = ""
     brevo: BrevoSettings = BrevoSettings()
     source: Source = Source()
+    reports: ReportSettings = ReportSettings()
     rules: dict[str, Any] = {}
     as_of: date | None = None
 
@@ -171,7 +191,9 @@ class Tenant(_Model):
         """First 12 hex of the SHA-256 of all that the estate's file says and a result may depend on, rules included."""
         # Where the files come from changes no result: they are their content.
         where = {"raw_url", "raw_options", "raw_secrets"}
-        said = self.model_dump(mode="json", exclude={"brevo": True, "rules": True, "as_of": True, "source": where})
+        said = self.model_dump(
+            mode="json", exclude={"brevo": True, "reports": True, "rules": True, "as_of": True, "source": where}
+        )
         canonical = json.dumps([self.business_rules.version, said], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 

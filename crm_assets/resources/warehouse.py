@@ -115,9 +115,9 @@ class Warehouse:
             statement += sql.SQL(" order by ") + sql.SQL(order_by)
         return self._frame(statement, params)
 
-    def query(self, statement: str, params: Sequence[Any] | None = None) -> pd.DataFrame:
+    def query(self, statement: str | sql.Composable, params: Sequence[Any] | None = None) -> pd.DataFrame:
         """The result of a SELECT written out, as a frame."""
-        return self._frame(sql.SQL(statement), params)
+        return self._frame(sql.SQL(statement) if isinstance(statement, str) else statement, params)
 
     def _frame(self, statement: sql.Composable, params: Sequence[Any] | None) -> pd.DataFrame:
         with self.transaction() as connection:

@@ -327,7 +327,7 @@ def test_every_code_has_words_in_every_language(locale: str) -> None:
     assert {k: sorted(v) for k, v in words.items()} == {k: sorted(v) for k, v in french.items()}
 
 
-@pytest.mark.parametrize("name", ["email.html.j2", "texts_fr.yaml", "texts_en.yaml", "texts_de.yaml"])
+@pytest.mark.parametrize("name", ["email.html.j2", "email_fr.yaml", "email_en.yaml", "email_de.yaml"])
 def test_templates_carry_no_forbidden_word(name: str) -> None:
     assert forbidden_words((rendering.FOLDER / name).read_text(encoding="utf-8"), RULES) == []
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from crm_assets import activation, tables
+from crm_assets import activation, gating, tables
 from crm_assets.defs.common import TenantRun, bars, materialized, tenant_asset
 from crm_assets.logic import audit
 
@@ -24,7 +24,7 @@ def audit_findings(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> 
     one.
     """
     warehouse, run_id = tenant_run.warehouse, tenant_run.run_id
-    items = warehouse.read("recommendations", "items", audit.ITEM_COLUMNS, "run_id = %s", [run_id])
+    items = gating.listed_items(warehouse, run_id, audit.ITEM_COLUMNS)
     facts, products, customer_wines, sent = activation.audit_frames(warehouse)
     found = audit.findings(items, facts, products, customer_wines, sent, tenant_run.rules, tenant_run.as_of)
     tenant_run.replace_run(tables.findings, found)
@@ -46,7 +46,7 @@ def audit_scores(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg
         "audit", "findings", ["customer_id", "rule_code", "rule_no", "severity"], "run_id = %s", [run_id]
     )
     facts = warehouse.read("audit", "customer_facts", audit.FACT_COLUMNS)
-    items = warehouse.read("recommendations", "items", ["customer_id"], "run_id = %s", [run_id])
+    items = gating.listed_items(warehouse, run_id, ["customer_id"])
     scored = audit.scores(found, audit.everyone(facts, items)["customer_id"], tenant_run.rules)
     tenant_run.replace_run(tables.scores, scored)
     return materialized(

@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from crm_assets import tables
+from crm_assets import gating, tables
 from crm_assets.defs.common import TenantRun, bars, materialized, tenant_asset
 from crm_assets.logic import audit, gate
 
@@ -21,9 +21,7 @@ from crm_assets.logic import audit, gate
 def gate_next_actions(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg.MaterializeResult[Any]:
     """Permission, then audit, then review: the first that says no is the reason."""
     warehouse, run_id = tenant_run.warehouse, tenant_run.run_id
-    items = warehouse.read(
-        "recommendations", "items", ["customer_id", "wine_id", "scenario", "rank"], "run_id = %s", [run_id]
-    )
+    items = gating.listed_items(warehouse, run_id, ["customer_id", "wine_id", "scenario", "rank"])
     people = audit.everyone(warehouse.read("audit", "customer_facts", audit.FACT_COLUMNS), items)
     actions = gate.next_actions(
         people,
