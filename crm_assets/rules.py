@@ -1,40 +1,115 @@
 """The business rules: the shape of `config/rules.yaml`, and a tenant's overrides laid over it.
 
 The numbers live in the YAML file, never here: a field without a value in the file is an error, not a default.
-Unknown keys are refused, so that a misspelt override cannot be silently without effect.
+What stands here is which values make sense: a rule has a type and a range, a section what must hold between its
+values. Unknown keys are refused, so that a misspelt override cannot be silently without effect.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from functools import cache, cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 RULES_FILE = Path(__file__).parent / "config" / "rules.yaml"
 
+# Weights that are to sum to 1 may miss it by the error of adding decimals as doubles, not by a digit.
+WEIGHTS_TOLERANCE = 1e-9
+
+# What PostgreSQL's patterns have that Python's have not, as Python writes it.
+_PATTERN_ESCAPES = {"m": r"\b(?=\w)", "M": r"\b(?<=\w)", "y": r"\b", "Y": r"\B"}
+
+
+def _compiles(pattern: str) -> str:
+    """The pattern, where Python can read what PostgreSQL will: a bracket left open is found here, not in a run."""
+    try:
+        re.compile(re.sub(r"\\(.)", lambda found: _PATTERN_ESCAPES.get(str(found[1]), str(found[0])), pattern))
+    except re.error as error:
+        raise PydanticCustomError("pattern", "no regular expression: {reason}", {"reason": str(error)}) from None
+    return pattern
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Days = Annotated[int, Field(ge=1, le=3650)]
+Window = Annotated[int, Field(ge=0, le=3650)]  # days; 0: none
+Month = Annotated[int, Field(ge=1, le=12)]
+Pattern = Annotated[str, Field(min_length=1), AfterValidator(_compiles)]
+CountryCode = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
+Word = Annotated[str, Field(min_length=1)]
+Scale = Literal["orders", "length"]
+CustomerType = Literal["private", "horeca", "merchant", "export_trade", "works_council", "staff"]
+ProductKind = Literal[
+    "wine", "gift_box", "other_drink", "tasting", "glassware", "shipping", "deposit", "discount", "voucher", "sample"
+]
+Dataset = Literal["sales_lines", "customers", "products", "stock", "contacts", "aliases"]
+CheckCode = Literal[
+    "UNKNOWN_PRODUCT",
+    "UNKNOWN_CLIENT",
+    "INVALID_SALE_VALUE",
+    "ZERO_QUANTITY",
+    "DUPLICATE_LINE",
+    "NEGATIVE_MARGIN",
+    "STALE_SALES",
+    "VOLUME_DROP",
+    "MISSING_EMAIL_RATE",
+    "DUPLICATE_EMAIL",
+    "INCOMPLETE_PROFILE",
+    "MISSING_FAMILY",
+    "UNREALISTIC_PRICE",
+    "QUARANTINE_RATE",
+    "SCHEMA_DRIFT",
+]
+
+
+def _increasing(values: list[float]) -> bool:
+    return all(low < high for low, high in pairwise(values))
+
 
 class Section(BaseModel):
-    """A part of the rules: frozen, and closed to keys it does not know."""
+    """A part of the rules: frozen, closed to keys it does not know, without guessing (`yes` is no number)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    # What must hold between the section's values, in words; empty: nothing.
+    RELATION: ClassVar[str] = ""
+
+    def _broken(self) -> str | None:
+        """What is found where RELATION does not hold."""
+        return None
+
+    @model_validator(mode="after")
+    def _relation_holds(self) -> Section:
+        found = self._broken()
+        if found is not None:
+            raise PydanticCustomError("relation", "{relation}; {found}", {"relation": self.RELATION, "found": found})
+        return self
 
 
 class SalesBatchShares(Section):
-    required: float
-    date: float
-    number: float
-    postal_code: float
+    required: Share
+    date: Share
+    number: Share
+    postal_code: Share
 
 
 class ProductBatchShares(Section):
-    required: float
-    number: float
-    vintage: float
+    required: Share
+    number: Share
+    vintage: Share
 
 
 class BatchShares(Section):
@@ -43,11 +118,17 @@ class BatchShares(Section):
 
 
 class StockFreshness(Section):
-    error_days: int | None
+    error_days: Days | None
 
 
 class Freshness(StockFreshness):
-    warn_days: int
+    RELATION = "warn_days is less than error_days"
+    warn_days: Days
+
+    def _broken(self) -> str | None:
+        if self.error_days is None or self.warn_days < self.error_days:
+            return None
+        return f"they are {self.warn_days} and {self.error_days}"
 
 
 class FreshnessRules(Section):
@@ -58,186 +139,217 @@ class FreshnessRules(Section):
 
 
 class MaxShortfall(Section):
-    sales_lines: float
-    customers: float
-    products: float
-    stock: float
-    contacts: float
+    sales_lines: Share
+    customers: Share
+    products: Share
+    stock: Share
+    contacts: Share
 
 
 class WorkbookLimits(Section):
-    inflated_bytes: int
-    ratio: float
-    ratio_from_bytes: int
-    cells: int
+    inflated_bytes: Count
+    ratio: Annotated[float, Field(gt=1)]
+    ratio_from_bytes: Whole
+    cells: Count
 
 
 class Landing(Section):
-    settle_seconds: float
-    settled_after_seconds: float
-    workbook_rows: int
+    settle_seconds: NotNegative
+    settled_after_seconds: NotNegative
+    workbook_rows: Annotated[int, Field(ge=1, le=1_000_000)]  # a sheet has 1,048,576
     workbook: WorkbookLimits
-    key_bytes: int
-    batch_sample: int
+    key_bytes: Annotated[int, Field(ge=1, le=2704)]  # PostgreSQL's B-trees take no more
+    batch_sample: Count
     batch_shares: BatchShares
-    needed_datasets: list[str]
+    needed_datasets: list[Dataset]
     freshness: FreshnessRules
     max_shortfall: MaxShortfall
 
 
 class Vat(Section):
-    default: float
-    by_country: dict[str, float]
-    other_countries: float
-    by_family: dict[str, float]
+    default: Share
+    by_country: dict[CountryCode, Share]
+    other_countries: Share
+    by_family: dict[str, Share]
 
 
 class BottleCoefficient(Section):
-    pattern: str
-    coefficient: float
+    pattern: Pattern
+    coefficient: Positive
 
 
 class Values(Section):
     vat: Vat
-    two_digit_year_pivot: int
+    two_digit_year_pivot: Annotated[int, Field(ge=0, le=99)]
     bottle_coefficients: list[BottleCoefficient]
-    countries: dict[str, str] = {}
+    countries: dict[Word, CountryCode] = {}
 
 
 class ToleratedShares(Section):
-    split: float
-    number_reused: float
-    positive_credit: float
-    document_inferred: float
-    amount_derived: float
+    split: Share
+    number_reused: Share
+    positive_credit: Share
+    document_inferred: Share
+    amount_derived: Share
 
 
 class Documents(Section):
     tolerated_shares: ToleratedShares
-    same_number_max_days: int
+    same_number_max_days: Days
     types: dict[str, Literal["count", "credit", "ignore"]]
 
 
 class TypePattern(Section):
-    pattern: str
-    type: str
+    pattern: Pattern
+    type: CustomerType
 
 
 class StatusPattern(Section):
-    pattern: str
-    status: str
+    pattern: Pattern
+    status: Literal["deceased", "do_not_contact", "moved", "dispute"]
 
 
 class KindPattern(Section):
-    pattern: str
-    kind: str
+    pattern: Pattern
+    kind: ProductKind
 
 
 class Customers(Section):
-    name_similarity: float
-    phone_max_codes: int
-    email_max_names: int
-    invalid_email_share: float
-    collective_order_share: float
-    collective_min_orders: int
-    exclude_customers: list[str]
+    name_similarity: Percent
+    phone_max_codes: Count
+    email_max_names: Count
+    invalid_email_share: Share
+    collective_order_share: PositiveShare
+    collective_min_orders: Whole
+    exclude_customers: list[Word]
     types: list[TypePattern]
-    professional_types: list[str]
+    professional_types: list[CustomerType]
     statuses: list[StatusPattern]
 
 
 class PriceSegments(Section):
-    standard: float
-    premium: float
-    luxury: float
+    RELATION = "standard < premium < luxury"
+    standard: Positive
+    premium: Positive
+    luxury: Positive
+
+    def _broken(self) -> str | None:
+        edges = [self.standard, self.premium, self.luxury]
+        return None if _increasing(edges) else f"they are {edges}"
 
 
 class Products(Section):
-    fuzzy_match: float
-    fuzzy_margin: float
-    suggestion_min: float
-    stock_coverage_min: float
-    stock_max_age_days: int
+    RELATION = "suggestion_min is not above fuzzy_match"
+    fuzzy_match: Percent
+    fuzzy_margin: Percent
+    suggestion_min: Percent
+    stock_coverage_min: Share
+    stock_max_age_days: Days
     price_segments: PriceSegments
-    customer_price_months: int
-    missing_price_days: int
-    popularity_days: int
-    recommendable_kinds: list[str]
+    customer_price_months: Annotated[int, Field(ge=1, le=120)]
+    missing_price_days: Days
+    popularity_days: Days
+    recommendable_kinds: Annotated[list[ProductKind], Field(min_length=1)]
     kinds: list[KindPattern]
+
+    def _broken(self) -> str | None:
+        held = self.suggestion_min <= self.fuzzy_match
+        return None if held else f"they are {self.suggestion_min} and {self.fuzzy_match}"
+
+
+Edges = Annotated[list[Positive], Field(min_length=4, max_length=4)]
 
 
 class RfmEdges(Section):
-    recency: list[float]
-    frequency: list[float]
-    monetary: list[float]
+    RELATION = "the four edges of each grow"
+    recency: Edges
+    frequency: Edges
+    monetary: Edges
+
+    def _broken(self) -> str | None:
+        wrong = [name for name in ("recency", "frequency", "monetary") if not _increasing(getattr(self, name))]
+        return f"not those of {', '.join(wrong)}" if wrong else None
 
 
 class Rfm(Section):
     method: Literal["quintile", "edges"]
-    edges_below_customers: int
+    edges_below_customers: Whole
     edges: RfmEdges
 
 
 class ConfidenceLevels(Section):
-    medium: float
-    high: float
+    RELATION = "medium < high"
+    medium: Share
+    high: Share
+
+    def _broken(self) -> str | None:
+        return None if self.medium < self.high else f"they are {self.medium} and {self.high}"
 
 
 class Taste(Section):
-    half_weight_days: float
-    shrinkage_orders: float
-    full_confidence_orders: float
+    half_weight_days: Positive
+    shrinkage_orders: NotNegative
+    full_confidence_orders: Positive
     confidence_levels: ConfidenceLevels
 
 
 class Clusters(Section):
-    seed: int
-    k_min: int
-    k_max: int
-    starts: int
-    deviations_max: float
-    stability_min: float
-    stability_resamples: int
-    smallest_share_min: float
-    silhouette_tolerance: float
-    stability_tolerance: float
-    match_distance_max: float
-    sample_max: int
-    silhouette_sample: int
+    RELATION = "k_min is not above k_max"
+    seed: Whole
+    k_min: Annotated[int, Field(ge=2, le=20)]
+    k_max: Annotated[int, Field(ge=2, le=20)]
+    starts: Annotated[int, Field(ge=1, le=100)]
+    deviations_max: Positive
+    stability_min: Share
+    stability_resamples: Annotated[int, Field(ge=2, le=100)]
+    smallest_share_min: Annotated[float, Field(ge=0, le=0.5)]
+    silhouette_tolerance: Share
+    stability_tolerance: Share
+    match_distance_max: Positive
+    sample_max: Annotated[int, Field(ge=100)]
+    silhouette_sample: Annotated[int, Field(ge=100)]
+
+    def _broken(self) -> str | None:
+        return None if self.k_min <= self.k_max else f"they are {self.k_min} and {self.k_max}"
 
 
 class Engagement(Section):
-    open: float
-    click: float
-    bounce: float
+    open: Percent
+    click: Percent
+    bounce: Annotated[float, Field(ge=-100, le=0)]
 
 
 class Predictions(Section):
-    horizon_days: int
-    value_days: int
-    churn_interval_factor: float
-    churn_p_active: float
-    engagement_days: int
+    horizon_days: Days
+    value_days: Days
+    churn_interval_factor: Annotated[float, Field(ge=1)]
+    churn_p_active: Share
+    engagement_days: Days
     engagement: Engagement
-    prior_orders: float
-    min_customers: int
-    min_history_days: int
-    sample_max: int
-    min_gain: float
-    slope_tolerance: float
-    learning_cuts: int
-    learning_min_positives: int
-    holdout_auc_min: float
-    holdout_total_factor: float
+    prior_orders: Positive
+    min_customers: Whole
+    min_history_days: Window
+    sample_max: Annotated[int, Field(ge=100)]
+    min_gain: Share
+    slope_tolerance: Annotated[float, Field(ge=1)]
+    learning_cuts: Annotated[int, Field(ge=1, le=52)]
+    learning_min_positives: Count
+    holdout_auc_min: Annotated[float, Field(ge=0.5, le=1)]
+    holdout_total_factor: Annotated[float, Field(ge=1)]
 
 
 class ComponentWeights(Section):
-    collaborative: float
-    content: float
-    popularity: float
-    rhythm: float
-    margin: float
-    season: float
+    RELATION = f"the six weights of a scenario sum to 1 (± {WEIGHTS_TOLERANCE:g})"
+    collaborative: Share
+    content: Share
+    popularity: Share
+    rhythm: Share
+    margin: Share
+    season: Share
+
+    def _broken(self) -> str | None:
+        total = sum(self.model_dump().values())
+        return None if abs(total - 1) <= WEIGHTS_TOLERANCE else f"they sum to {total:.10g}"
 
 
 class ScenarioWeights(Section):
@@ -248,12 +360,15 @@ class ScenarioWeights(Section):
     nurture: ComponentWeights
 
 
+Multiplier = Annotated[float, Field(ge=0, le=10)]
+
+
 class Multipliers(Section):
-    rebuy: float
-    cross_sell: float
-    upsell: float
-    winback: float
-    nurture: float
+    rebuy: Multiplier
+    cross_sell: Multiplier
+    upsell: Multiplier
+    winback: Multiplier
+    nurture: Multiplier
 
 
 class Explanations(Section):
@@ -264,58 +379,72 @@ class Explanations(Section):
     bought"; low_stock: bottles left.
     """
 
-    shortest_rhythm_days: float
-    late_days: float
-    late_share: float
-    orders_together: int
-    share: float
-    close_taste: float
-    tops: list[int]
-    low_stock: float
+    RELATION = "tops grow"
+    shortest_rhythm_days: Positive
+    late_days: NotNegative
+    late_share: NotNegative
+    orders_together: Count
+    share: Share
+    close_taste: Share
+    tops: Annotated[list[Count], Field(min_length=1)]
+    low_stock: NotNegative
+
+    def _broken(self) -> str | None:
+        return None if _increasing([float(top) for top in self.tops]) else f"they are {self.tops}"
 
 
 class UnratedOpinions(Section):
     """What a decision without a rating says of the wine, 0..1."""
 
-    approve: float
-    later: float
-    reject: float
+    RELATION = "reject is not above later, later not above approve"
+    approve: Share
+    later: Share
+    reject: Share
+
+    def _broken(self) -> str | None:
+        held = self.reject <= self.later <= self.approve
+        return None if held else f"they are {self.reject}, {self.later} and {self.approve}"
 
 
 class Feedback(Section):
     """days: how long a review counts; prior: neutral reviews that every wine has; see `logic.feedback`."""
 
-    days: int
-    prior: float
+    days: Days
+    prior: Positive
     unrated: UnratedOpinions
 
 
 class Recommendations(Section):
-    max_per_customer: int
-    bought_window_days: int
-    bought_window_days_professional: int
-    rejection_days: int
-    winback_after_days: int
-    winback_min_lifetime: float
-    rebuy_min_days: int
-    rebuy_max_days: int
-    rebuy_rhythm_share: float
-    upsell_max_price_ratio: float
-    nurture_price_segment: str
-    max_family_share: float
-    stock_bottles_per_message: float
-    stock_response_rate: float
-    probability_days: int
-    confidence_percentile: float
-    candidates_per_list: int
-    memory_days: float
-    calibration_max_customers: int
-    calibration_min_positives: int
-    season_tags: dict[str, list[int]]
+    RELATION = "rebuy_min_days < rebuy_max_days"
+    max_per_customer: Annotated[int, Field(ge=1, le=10)]
+    bought_window_days: Window
+    bought_window_days_professional: Window
+    rejection_days: Window
+    winback_after_days: Days
+    winback_min_lifetime: NotNegative
+    rebuy_min_days: Window
+    rebuy_max_days: Days
+    rebuy_rhythm_share: Annotated[float, Field(gt=0, le=5)]
+    upsell_max_price_ratio: Annotated[float, Field(gt=1, le=20)]
+    nurture_price_segment: Literal["entry", "standard", "premium", "luxury"]
+    max_family_share: PositiveShare
+    stock_bottles_per_message: Positive
+    stock_response_rate: PositiveShare
+    probability_days: Annotated[int, Field(ge=1, le=365)]
+    confidence_percentile: Annotated[float, Field(gt=0, le=100)]
+    candidates_per_list: Annotated[int, Field(ge=1, le=100)]
+    memory_days: Positive
+    calibration_max_customers: Count
+    calibration_min_positives: Count
+    season_tags: dict[Word, Annotated[list[Month], Field(min_length=1)]]
     explanations: Explanations
     feedback: Feedback
     weights: ScenarioWeights
     multipliers: Multipliers
+
+    def _broken(self) -> str | None:
+        held = self.rebuy_min_days < self.rebuy_max_days
+        return None if held else f"they are {self.rebuy_min_days} and {self.rebuy_max_days}"
 
 
 class Recipe(Section):
@@ -325,103 +454,114 @@ class Recipe(Section):
     ridge, in mean diagonals of its Gram matrix; personal, copurchase, popularity: what is added to the ridge.
     """
 
-    scale: Literal["orders", "length"]
-    memory_days: float
-    order_memory_days: float
-    penalty: float
-    personal: float
-    copurchase: float
-    popularity: float
+    scale: Scale
+    memory_days: Positive
+    order_memory_days: Positive
+    penalty: Positive
+    personal: NotNegative
+    copurchase: NotNegative
+    popularity: NotNegative
 
 
 class Tuning(Section):
-    max_orders: int
-    max_products: int
-    max_customers: int
-    min_customers: int
-    least_gain: float
-    scale: list[Literal["orders", "length"]]
-    memory_days: list[float]
-    order_memory_days: list[float]
-    penalty: list[float]
-    personal: list[float]
-    copurchase: list[float]
-    popularity: list[float]
+    max_orders: Count
+    max_products: Count
+    max_customers: Count
+    min_customers: Count
+    least_gain: Share
+    scale: Annotated[list[Scale], Field(min_length=1)]
+    memory_days: Annotated[list[Positive], Field(min_length=1)]
+    order_memory_days: Annotated[list[Positive], Field(min_length=1)]
+    penalty: Annotated[list[Positive], Field(min_length=1)]
+    personal: Annotated[list[NotNegative], Field(min_length=1)]
+    copurchase: Annotated[list[NotNegative], Field(min_length=1)]
+    popularity: Annotated[list[NotNegative], Field(min_length=1)]
 
 
 class RerankerRules(Section):
-    min_orders: int
-    orders_per_cut: int
-    cuts: int
-    unordered_step: int
-    iterations: int
-    learning_rate: float
-    leaves: int
-    bins: int
-    leaf_candidates: int
-    l2: float
-    seed: int
+    min_orders: Count
+    orders_per_cut: Count
+    cuts: Annotated[int, Field(ge=1, le=52)]
+    unordered_step: Count
+    iterations: Annotated[int, Field(ge=1, le=2000)]
+    learning_rate: PositiveShare
+    leaves: Annotated[int, Field(ge=2, le=1000)]
+    bins: Annotated[int, Field(ge=2, le=255)]  # scikit-learn takes no more
+    leaf_candidates: Count
+    l2: NotNegative
+    seed: Whole
 
 
 class BacktestRules(Section):
-    tops: list[int]
-    judged_by: int
-    max_customers: int
-    shortest_window_days: int
-    windows_in_history: int
+    RELATION = "tops grow, and judged_by is one of them"
+    tops: Annotated[list[Count], Field(min_length=1)]
+    judged_by: Count
+    max_customers: Count
+    shortest_window_days: Days
+    windows_in_history: Annotated[int, Field(ge=2)]
+
+    def _broken(self) -> str | None:
+        held = _increasing([float(top) for top in self.tops]) and self.judged_by in self.tops
+        return None if held else f"they are {self.tops} and {self.judged_by}"
 
 
 class Ranking(Section):
-    prior_orders: float
-    max_orders: int
-    orders_per_product: int
-    max_products: int
-    least_popularity: float
-    new_product_orders: float
-    likeness_neighbours: int
+    prior_orders: Positive
+    max_orders: Count
+    orders_per_product: Count
+    max_products: Count
+    least_popularity: Share
+    new_product_orders: NotNegative
+    likeness_neighbours: Count
     recipe: Recipe
     tuning: Tuning
-    candidates_repeat: int
-    candidates_explore: int
+    candidates_repeat: Count
+    candidates_explore: Count
     reranker: RerankerRules
     backtest: BacktestRules
 
 
 class Permission(Section):
-    adult_age: int
-    inactive_days: int
-    recent_order_days: int
+    adult_age: Annotated[int, Field(ge=18, le=25)]  # the law of the tenants' countries allows no younger
+    inactive_days: Days
+    recent_order_days: Window
     professional_basis: bool
-    wine_trade_types: list[str]
+    wine_trade_types: list[CustomerType]
 
 
 class Audit(Section):
-    error_points: int
-    warning_points: int
-    min_score: int
-    silence_days: int
-    fatigue_contacts: int
-    fatigue_days: int
-    duplicate_days: int
-    diversity_min_items: int
-    diversity_max_share: float
-    low_confidence: float
+    error_points: Annotated[int, Field(ge=0, le=100)]
+    warning_points: Annotated[int, Field(ge=0, le=100)]
+    min_score: Annotated[int, Field(ge=0, le=100)]
+    silence_days: Window
+    fatigue_contacts: Count
+    fatigue_days: Days
+    duplicate_days: Window
+    diversity_min_items: Annotated[int, Field(ge=2)]
+    diversity_max_share: PositiveShare
+    low_confidence: Share
 
 
 class Tolerance(Section):
     severity: Literal["ERROR", "WARN"]
-    tolerance: float
+    tolerance: PositiveShare
 
 
 class CircuitBreaker(Section):
-    weights: dict[Literal["ERROR", "WARN"], float]
-    min_score: float
-    window_days: int
-    stale_after_days: int
-    stale_span_days: int
-    volume_history_files: int
-    max_realistic_price: float
-    tolerances: dict[str, Tolerance]
+    RELATION = "every check has a tolerance, every severity a weight"
+    weights: dict[Literal["ERROR", "WARN"], Positive]
+    min_score: Percent
+    window_days: Days
+    stale_after_days: Days
+    stale_span_days: Days
+    volume_history_files: Count
+    max_realistic_price: Positive
+    tolerances: dict[CheckCode, Tolerance]
+
+    def _broken(self) -> str | None:
+        missing = [code for code in get_args(CheckCode) if code not in self.tolerances]
+        missing += [name for name in ("ERROR", "WARN") if name not in self.weights]
+        return f"none for {', '.join(missing)}" if missing else None
 
 
 class Contacts(Section):
@@ -429,35 +569,40 @@ class Contacts(Section):
 
 
 class Review(Section):
-    sample_size: int
-    max_rejected_share: float
-    carry_days: int
+    sample_size: Count
+    max_rejected_share: Share
+    carry_days: Window
 
 
 class Activation(Section):
-    batch_size: int
-    batch_min: int
-    batch_max: int
-    carton_bottles: int
-    unit_min_cl: float
-    forbidden_words: list[str]
-    chunk_max_messages: int
-    chunk_max_bytes: int
-    plan_expires_days: int
-    holdout_share: float
-    holdout_min_eligible: int
-    conversion_days: int
+    RELATION = "batch_min <= batch_size <= batch_max"
+    batch_size: Count
+    batch_min: Count
+    batch_max: Count
+    carton_bottles: Count
+    unit_min_cl: Positive
+    forbidden_words: list[Word]
+    chunk_max_messages: Annotated[int, Field(ge=1, le=1000)]  # Brevo's own limits
+    chunk_max_bytes: Annotated[int, Field(ge=1, le=1_000_000)]
+    plan_expires_days: Annotated[int, Field(ge=1, le=31)]
+    holdout_share: Annotated[float, Field(ge=0, le=0.5)]
+    holdout_min_eligible: Whole
+    conversion_days: Days
+
+    def _broken(self) -> str | None:
+        held = self.batch_min <= self.batch_size <= self.batch_max
+        return None if held else f"they are {self.batch_min}, {self.batch_size} and {self.batch_max}"
 
 
 class Weekly(Section):
-    weekday: int
-    hour: int
+    weekday: Annotated[int, Field(ge=1, le=7)]
+    hour: Annotated[int, Field(ge=0, le=23)]
 
 
 class Automation(Section):
     weekly: Weekly
-    retry_after_minutes: int
-    max_tries: int
+    retry_after_minutes: Count
+    max_tries: Annotated[int, Field(ge=1, le=20)]
 
 
 class BusinessRules(Section):
