@@ -499,6 +499,36 @@ def cmd_send(config: Settings, args: argparse.Namespace) -> Result:
     return result
 
 
+def _reviewing(slug: str, what: Callable[[], Any]) -> Any:
+    """What was asked of a review, or why it cannot be."""
+    from crm_assets.reviews import ReviewError
+
+    try:
+        return what()
+    except ReviewError as error:
+        raise RefusedError(f"{slug}: {error}") from error
+
+
+def cmd_review_status(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import reviews
+
+    tenant = _registry(config).get(args.tenant)
+    warehouse = _warehouse(config, tenant.slug)
+    result: Result = _reviewing(tenant.slug, lambda: reviews.status(warehouse, tenant, args.run))
+    say(f"run {result['run_id']} as of {result['as_of']}: review {result['mode']}, until {result['last_day']}")
+    if result["mode"] == "sample":
+        sample = result["sample"]
+        say(
+            f"  sample: {sample['decided']} of {sample['customers']} customers decided, {sample['rejected']} with a"
+            f" rejection ({sample['rejected_share']:.0%}, at most {sample['max_rejected_share']:.0%})"
+        )
+    for scenario, counts in result["scenarios"].items():
+        say(f"  {scenario}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
+    held = ", ".join(f"{count} {reason}" for reason, count in result["held_back"].items())
+    say(f"  {result['eligible']} customers eligible, held back by review: {held or 'none'}")
+    return result
+
+
 def _program(name: str, environment: dict[str, str]) -> str:
     """A program of .venv, else of PATH."""
     found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")]))
@@ -658,6 +688,11 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument("--to", required=True, type=_new_workbook, metavar="FILE.xlsx")
         if function is cmd_quarantine:
             made.add_argument("--file", metavar="F", help="path or file_id of the export; default: all of them")
+    review = commands.add_parser("review", help="review: what people decide on the recommended items of a run")
+    within_review = review.add_subparsers(dest="subcommand", required=True, metavar="status")
+    made = add("status", cmd_review_status, "how far the review of a run has come", within_review)
+    add_tenant(made)
+    made.add_argument("--run", metavar="ID", help="run_id; default: the run of the gate in force")
     for name, function, text in (
         ("plan", cmd_plan, "plan a campaign's messages from the gate in force"),
         ("send", cmd_send, "send a planned campaign: a dry run unless live is switched on everywhere it must be"),
