@@ -605,6 +605,26 @@ class Automation(Section):
     max_tries: Annotated[int, Field(ge=1, le=20)]
 
 
+class ReportProjection(Section):
+    level: Annotated[float, Field(gt=0, lt=1)]
+    min_years: Annotated[int, Field(ge=2, le=50)]
+    min_share: PositiveShare
+
+
+class ReportRows(Section):
+    at_risk: Whole
+    anomalies: Whole
+    files: Whole
+    campaigns: Whole
+    wines: Whole
+
+
+class Reports(Section):
+    previous_min_days: Days
+    projection: ReportProjection
+    rows: ReportRows
+
+
 class BusinessRules(Section):
     """All business rules in force for one tenant."""
 
@@ -626,6 +646,7 @@ class BusinessRules(Section):
     review: Review
     activation: Activation
     automation: Automation
+    reports: Reports
 
     @cached_property
     def version(self) -> str:
