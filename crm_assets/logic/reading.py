@@ -623,6 +623,29 @@ def _open_spreadsheet(path: Path, head: bytes, limits: WorkbookLimits) -> TableF
     return TableFile("xlsx" if is_zip else "xls", None, None, header, header_line, body)
 
 
+def other_sheets(path: Path, limits: WorkbookLimits, most_rows: int) -> Iterator[list[list[str]]]:
+    """The texts of the sheets of cells behind the first one, of each its first `most_rows` rows; a CSV file has none.
+
+    Hidden sheets too: whoever hid one has filled it in before.
+    """
+    from python_calamine import CalamineWorkbook, SheetTypeEnum
+
+    content = path.read_bytes()
+    if not content.startswith((_ZIP_MAGIC, _OLE_MAGIC)):
+        return
+    with _reader_faults():
+        if content.startswith(_ZIP_MAGIC):
+            workbook_guard.check_zip(path, limits, every_sheet=True)
+        else:
+            workbook_guard.check_compound(content, limits)
+        workbook = CalamineWorkbook.from_filelike(io.BytesIO(content))
+        first, _ = _first_sheet(workbook)
+        for sheet in workbook.sheets_metadata:
+            if sheet.typ == SheetTypeEnum.WorkSheet and sheet.name != first:
+                rows = workbook.get_sheet_by_name(sheet.name).iter_rows()
+                yield [list(map(cell_text, row)) for row in islice(rows, most_rows)]
+
+
 def _first_sheet(workbook: CalamineWorkbook) -> tuple[str, list[str]]:
     """The first sheet of cells that is not hidden, and the names of the others: what a person sees on opening it."""
     from python_calamine import SheetTypeEnum, SheetVisibleEnum

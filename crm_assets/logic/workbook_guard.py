@@ -51,9 +51,10 @@ class LockedError(GuardError):
     """A workbook that a password locks. The message also says what to do."""
 
 
-def check_zip(path: Path, limits: WorkbookLimits) -> None:
+def check_zip(path: Path, limits: WorkbookLimits, *, every_sheet: bool = False) -> None:
     """Look at all parts of an archive; GuardError for one that would inflate, expand or lay out too much.
 
+    How far cells reach is looked at on the first sheet, the one that is read; on all for who reads others too.
     What makes it no sound archive or no XML is raised as the libraries do: see `DAMAGES`.
     """
     most = limits.inflated_bytes
@@ -63,13 +64,13 @@ def check_zip(path: Path, limits: WorkbookLimits) -> None:
         parts = archive.infolist()
         if any(part.flag_bits & 1 for part in parts):
             raise LockedError("is protected by a password: save it without one")
-        first = first_sheet(archive)
+        names = [name for name, _ in _sheets(archive)] if every_sheet else [first_sheet(archive)]
+        read = {name.lower() for name in names if name}
         inflated = 0
         for part in parts:
             is_xml = part.filename.lower().endswith((".xml", ".rels"))
             _check_size(part.file_size, part.compress_size, inflated, limits)
-            is_first = first is not None and part.filename.lower() == first.lower()
-            reach = _Reach(limits) if is_first else None
+            reach = _Reach(limits) if part.filename.lower() in read else None
             size = 0
             for chunk in inflated_chunks(stream, part):
                 if not size and is_xml and b"<!DOCTYPE" in chunk:
@@ -85,19 +86,23 @@ def check_zip(path: Path, limits: WorkbookLimits) -> None:
 
 def first_sheet(archive: zipfile.ZipFile) -> str | None:
     """The part of the archive that holds the first sheet of cells that is not hidden, as `reading.py` chooses it."""
+    return next((name for name, is_hidden in _sheets(archive) if not is_hidden), None)
+
+
+def _sheets(archive: zipfile.ZipFile) -> Iterator[tuple[str | None, bool]]:
+    """The sheets of cells in order: the part of the archive that holds each, if any, and whether it is hidden."""
     names = archive.namelist()
     if not {"xl/workbook.xml", _RELATIONS} <= set(names):
-        return None
+        return
     relations = {relation.get("Id"): relation for relation in _small_xml(archive, _RELATIONS)}
     for sheet in _small_xml(archive, "xl/workbook.xml").iterfind(f"{SHEET_NS}sheets/{SHEET_NS}sheet"):
         relation = relations.get(sheet.get(_OFFICE_REL))
-        is_hidden = sheet.get("state", "visible") != "visible"
-        if relation is None or is_hidden or not relation.get("Type", "").endswith("/worksheet"):
+        if relation is None or not relation.get("Type", "").endswith("/worksheet"):
             continue
         target = relation.get("Target", "")
         wanted = target.lstrip("/") if target.startswith("/") else f"xl/{target}"
-        return next((name for name in names if name.lower() == wanted.lower()), None)
-    return None
+        part = next((name for name in names if name.lower() == wanted.lower()), None)
+        yield part, sheet.get("state", "visible") != "visible"
 
 
 def _small_xml(archive: zipfile.ZipFile, name: str) -> ElementTree.Element:
