@@ -625,6 +625,72 @@ class Reports(Section):
     rows: ReportRows
 
 
+class SpanDays(Section):
+    week: int
+    month: int
+
+
+class SilentRules(Section):
+    """given_up_intervals: own intervals after which a silence is no news any more."""
+
+    min_orders: int
+    min_days: int
+    given_up_intervals: float
+
+
+class OrderValueRules(Section):
+    """recent_orders against at least min_past_orders before them, the newest within active_days.
+
+    drop: share of the own average; deviations: of the own orders, so that who varies anyway is left alone.
+    """
+
+    recent_orders: int
+    min_past_orders: int
+    drop: float
+    deviations: float
+    active_days: int
+
+
+class FallingRules(Section):
+    """min_orders: with the wine, in the days a year before; deviations: of their count."""
+
+    min_orders: int
+    drop: float
+    deviations: float
+
+
+class VolumeRules(Section):
+    """change and deviations: from what the same weeks of past years let expect; both must be exceeded."""
+
+    min_past_years: int
+    change: float
+    deviations: float
+
+
+class AnomalyNumbers(Section):
+    CUSTOMER_SILENT: float
+    ORDER_VALUE_DOWN: float
+    PRODUCT_FALLING: float
+    VOLUME_OFF: float
+
+
+class AnomalyRules(Section):
+    customer_silent: SilentRules
+    order_value_down: OrderValueRules
+    product_falling: FallingRules
+    volume_off: VolumeRules
+    high_value_ht: AnomalyNumbers
+    max_shares: AnomalyNumbers
+
+
+class Kpis(Section):
+    recent_days: int
+    trend_change: float
+    span_days: SpanDays
+    cluster_history_days: int
+    anomalies: AnomalyRules
+
+
 class BusinessRules(Section):
     """All business rules in force for one tenant."""
 
@@ -646,6 +712,7 @@ class BusinessRules(Section):
     review: Review
     activation: Activation
     automation: Automation
+    kpis: Kpis
     reports: Reports
 
     @cached_property
