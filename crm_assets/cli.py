@@ -150,6 +150,60 @@ def cmd_tenant_check(config: Settings, args: argparse.Namespace) -> Result:
     return {"tenants": sorted(registry.tenants), "errors": {}}
 
 
+def cmd_rules_show(config: Settings, args: argparse.Namespace) -> Result:
+    from dataclasses import asdict
+
+    from crm_assets import rules_files
+
+    tenant = _registry(config).get(args.tenant)
+    try:
+        found = rules_files.asked_for(rules_files.effective(tenant, config.tenants), args.key)
+    except rules_files.RulesError as error:
+        raise RefusedError(str(error)) from error
+    if not args.json:
+        print(rules_files.as_text(tenant, found, args.key))
+    return {
+        "tenant": tenant.slug,
+        "rules_version": tenant.business_rules.version,
+        "rules": [asdict(rule) for rule in found],
+    }
+
+
+def cmd_rules_check(config: Settings, args: argparse.Namespace) -> Result | int:
+    from dataclasses import asdict
+
+    from crm_assets import rules_files
+
+    found = rules_files.problems(config.tenants, args.tenant)
+    for problem in found:
+        say(f"WRONG: {problem}")
+    if args.json:
+        print(json.dumps({"problems": [asdict(problem) for problem in found]}, ensure_ascii=False))
+    if not found:
+        say(f"the rules of {args.tenant or 'the product and of every estate'} are right")
+    return 1 if found else 0
+
+
+def cmd_rules_diff(config: Settings, args: argparse.Namespace) -> Result:
+    from dataclasses import asdict
+
+    from crm_assets import rules_files
+
+    tenant = _registry(config).get(args.tenant)
+    try:
+        version, then = rules_files.rules_of_run(_warehouse(config, tenant.slug), args.run)
+    except rules_files.RulesError as error:
+        raise RefusedError(str(error)) from error
+    changes = rules_files.changes(then, tenant.business_rules)
+    now = tenant.business_rules.version
+    if not args.json:
+        for change in changes:
+            print(change)
+    say(f"{len(changes)} rules differ from those of run {args.run} (rules_version {version}, now {now})")
+    result = {"tenant": tenant.slug, "run_id": args.run, "rules_version_then": version, "rules_version_now": now}
+    return {**result, "changes": [asdict(change) for change in changes]}
+
+
 def cmd_url(config: Settings, args: argparse.Namespace) -> Result:
     from crm_assets import databases
 
@@ -654,6 +708,17 @@ def parser() -> argparse.ArgumentParser:
     add("add", cmd_tenant_add, "make an estate: its file, database and folder", within).add_argument("slug")
     add("list", cmd_tenant_list, "list the estates", within)
     add("check", cmd_tenant_check, "check the estates' files and campaigns", within)
+
+    rules = commands.add_parser("rules", help="business rules: where a value comes from, what is wrong, what changed")
+    within = rules.add_subparsers(dest="subcommand", required=True, metavar="show|check|diff")
+    show = add("show", cmd_rules_show, "print the rules in force, with file and line of each value", within)
+    add_tenant(show)
+    show.add_argument("--key", metavar="K", help="a rule or a section of them, e.g. audit.silence_days: in full")
+    check = add("check", cmd_rules_check, "check rules.yaml and the estates' files: keys, types, ranges, sums", within)
+    add_tenant(check, required=False)
+    diff = add("diff", cmd_rules_diff, "print which rules differ from those that a run was made with", within)
+    add_tenant(diff)
+    diff.add_argument("--run", required=True, metavar="ID", help="run_id of recommendations.runs")
 
     mapping = commands.add_parser("mapping", help="exports: what a file would become, where a value comes from")
     within = mapping.add_subparsers(dest="subcommand", required=True, metavar="preview|line")

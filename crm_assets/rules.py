@@ -15,9 +15,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
+
+from crm_assets import yaml_places
 
 RULES_FILE = Path(__file__).parent / "config" / "rules.yaml"
 
@@ -79,10 +80,17 @@ def _increasing(values: list[float]) -> bool:
     return all(low < high for low, high in pairwise(values))
 
 
+def _with_relation(schema: dict[str, Any], model: Any) -> None:
+    if model.RELATION:
+        schema["relation"] = model.RELATION
+
+
 class Section(BaseModel):
     """A part of the rules: frozen, closed to keys it does not know, without guessing (`yes` is no number)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, json_schema_extra=_with_relation
+    )
 
     # What must hold between the section's values, in words; empty: nothing.
     RELATION: ClassVar[str] = ""
@@ -739,7 +747,7 @@ class BusinessRules(Section):
 @cache
 def defaults() -> dict[str, Any]:
     """The rules as `config/rules.yaml` has them."""
-    loaded = yaml.safe_load(RULES_FILE.read_text(encoding="utf-8"))
+    loaded = yaml_places.load(RULES_FILE.read_text(encoding="utf-8"))
     assert isinstance(loaded, dict)
     return loaded
 

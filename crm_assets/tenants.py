@@ -23,16 +23,14 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from crm_assets import rules as rules_module
+from crm_assets import yaml_places
 from crm_assets.rules import BusinessRules
 from crm_assets.settings import Settings
+from crm_assets.yaml_places import Problem
 
 SLUG = re.compile(r"^[a-z][a-z0-9_]{1,39}$")
 # Their databases would carry the names of ours.
 RESERVED_SLUGS = frozenset({"control", "dagster"})
-
-
-# libyaml's is ten times as fast; some builds of PyYAML have none.
-_YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class TenantError(Exception):
@@ -78,11 +76,12 @@ class ReportSettings(_Model):
     def _are_addresses(cls, value: list[str]) -> list[str]:
         from email_validator import EmailNotValidError, validate_email
 
-        for address in value:
+        for number, address in enumerate(value, start=1):
             try:
                 validate_email(address, check_deliverability=False)
-            except EmailNotValidError as error:
-                raise ValueError(f"{address!r} is no e-mail address: {error}") from error
+            except EmailNotValidError:
+                # Neither the address nor the library's reason, which quotes it: this is shown in the UI.
+                raise ValueError(f"entry {number} is no e-mail address") from None
         return value
 
 
@@ -206,40 +205,51 @@ class Tenant(_Model):
         return self.as_of or now.astimezone(self.zone).date()
 
 
-def _explain(path: Path, error: ValidationError, below: str = "") -> str:
-    lines = []
-    for problem in error.errors():
-        key = ".".join([*([below] if below else []), *(str(part) for part in problem["loc"])])
-        reason = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
-        lines.append(f"{path.name}: key {key!r}: {reason}")
-    return "; ".join(lines)
+def problems_of(path: Path, file: str | None = None) -> list[Problem]:
+    """Everything that is wrong with a tenant file, by line and key. `file`: how it is called there.
+
+    Values are quoted for the rules only: elsewhere they may be addresses, or a secret that should not stand there.
+    """
+    file = file or path.name
+    slug = path.stem
+    if not SLUG.match(slug) or slug in RESERVED_SLUGS:
+        names = f"slug matching {SLUG.pattern} and not one of {', '.join(sorted(RESERVED_SLUGS))}"
+        return [Problem(file, "slug", f"the file name must be <slug>.yaml, {names}")]
+    try:
+        text = path.read_text(encoding="utf-8")
+        content, places = yaml_places.load(text, forgiving=True), yaml_places.Places(text)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        return [Problem(file, "", f"not readable as YAML: {' '.join(str(error).split())}")]
+    if not isinstance(content, dict):
+        return [Problem(file, "", f"a mapping of keys is expected, found {type(content).__name__}")]
+    found = yaml_places.keys_twice(file, places)
+    if content.get("slug", slug) != slug:
+        found.append(Problem(file, "slug", f"says {content['slug']!r}, the file name says {slug!r}"))
+    try:
+        Tenant.model_validate({**content, "slug": slug})
+    except ValidationError as error:
+        found += yaml_places.problems(error, Tenant, file, places, show_values=False)
+    overrides = content.get("rules", {})
+    if isinstance(overrides, dict):
+        try:
+            rules_module.load(overrides)
+        except ValidationError as error:
+            found += yaml_places.problems(error, BusinessRules, file, places, ("rules",))
+    return sorted(found, key=lambda problem: problem.line or 0)
 
 
 def load_tenant(path: Path) -> Tenant:
     """The tenant that `path` describes; TenantError says file, key and reason."""
-    slug = path.stem
-    if not SLUG.match(slug) or slug in RESERVED_SLUGS:
-        raise TenantError(
-            f"{path.name}: key 'slug': the file name must be <slug>.yaml, slug matching {SLUG.pattern}"
-            f" and not one of {', '.join(sorted(RESERVED_SLUGS))}"
-        )
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise TenantError(f"{path.name}: not readable as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise TenantError(f"{path.name}: a mapping of keys is expected, found {type(content).__name__}")
-    if content.get("slug", slug) != slug:
-        raise TenantError(f"{path.name}: key 'slug': says {content['slug']!r}, the file name says {slug!r}")
-    try:
-        tenant = Tenant.model_validate({**content, "slug": slug})
-    except ValidationError as error:
-        raise TenantError(_explain(path, error)) from error
-    try:
-        tenant.business_rules  # noqa: B018 - a wrong override must show here, not in the middle of a run
-    except ValidationError as error:
-        raise TenantError(_explain(path, error, "rules")) from error
-    return tenant
+    if SLUG.match(path.stem) and path.stem not in RESERVED_SLUGS:
+        try:
+            content = yaml_places.load(path.read_text(encoding="utf-8"))
+            if isinstance(content, dict) and content.get("slug", path.stem) == path.stem:
+                tenant = Tenant.model_validate({**content, "slug": path.stem})
+                tenant.business_rules  # noqa: B018 - a wrong override must show here, not in the middle of a run
+                return tenant
+        except (yaml.YAMLError, UnicodeDecodeError, OSError, ValidationError):
+            pass  # said below, with everything else that is wrong
+    raise TenantError("; ".join(map(str, problems_of(path))))
 
 
 # What the files of a folder said when they were last read: name -> (mark, tenant or error). Sensors ask every few
