@@ -30,7 +30,8 @@ def _tables(*names: str) -> dg.AssetSelection:
 
 refresh_job = dg.define_asset_job(
     "refresh",
-    selection=dg.AssetSelection.groups(*REFRESH_STAGES),
+    # Of the review: what of earlier decisions holds on the new list, and the sample that the gate asks for.
+    selection=dg.AssetSelection.groups(*REFRESH_STAGES) | _tables("review.applied_decisions", "review.samples"),
     partitions_def=tenants_partitions,
     description="Lands what is new and computes everything up to the gate. Sends nothing.",
 )

@@ -9,7 +9,7 @@ caller.
 from __future__ import annotations
 
 import hashlib
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 
 import numpy as np
 import pandas as pd
@@ -18,65 +18,84 @@ from crm_assets.logic.audit import Breaker
 from crm_assets.rules import BusinessRules
 
 OPEN, CLOSED = "open", "closed"
-REVIEW_PENDING, REVIEW_REJECTED = "REVIEW_PENDING", "REVIEW_REJECTED"
+# What review says of a customer, and of a message whose wine was rejected once it had been planned.
+REVIEW_PENDING, REVIEW_FAILED, REVIEW_REJECTED = "REVIEW_PENDING", "REVIEW_FAILED", "REVIEW_REJECTED"
 # Not a check of the breaker but a measure beside them: document types that no rule maps (spec.md §3).
 UNMAPPED_DOCUMENT_TYPE = "UNMAPPED_DOCUMENT_TYPE"
 
 
-def _sample(first_items: pd.DataFrame, size: int) -> pd.Index:
-    """The customers a reviewer must look at: `size` of them, spread over scenarios in proportion.
+def candidates(permissions: pd.DataFrame, scores: pd.DataFrame, rules: BusinessRules) -> pd.Series:
+    """The customers of a run whom permission and audit let through: review decides on these."""
+    rows = permissions[["customer_id", "permitted"]].merge(scores, on="customer_id", validate="one_to_one")
+    passes = rows["permitted"].astype(bool) & (rows["n_errors"] == 0) & (rows["audit_score"] >= rules.audit.min_score)
+    return rows.loc[passes, "customer_id"]
 
-    Drawn by the hash of the customer id, so that the sample is the same however often it is asked for.
+
+def draw_sample(customers: pd.Series, items: pd.DataFrame, rules: BusinessRules) -> pd.DataFrame:
+    """The customers a reviewer must look at: `sample_size` of them, spread over scenarios in proportion.
+
+    One row per customer: customer_id, scenario of the first of `items` (customer_id, scenario, rank). Drawn by the
+    hash of the customer id: the same customers give the same sample.
     """
-    if len(first_items) <= size:
-        return pd.Index(first_items["customer_id"])
-    drawn = first_items.assign(draw=[hashlib.sha256(str(i).encode()).hexdigest() for i in first_items["customer_id"]])
-    drawn = drawn.sort_values(["draw"], kind="stable")
+    first = items[items["customer_id"].isin(customers)].sort_values(["customer_id", "rank"], kind="stable")
+    first = first.drop_duplicates("customer_id")[["customer_id", "scenario"]]
+    drawn = first.assign(draw=[hashlib.sha256(str(i).encode()).hexdigest() for i in first["customer_id"]])
+    drawn = drawn.sort_values("draw", kind="stable")
     # Position within the scenario as a share of it: taking the smallest shares keeps the proportions.
     within = (drawn.groupby("scenario").cumcount() + 0.5) / drawn.groupby("scenario")["draw"].transform("size")
-    return pd.Index(drawn.assign(within=within).sort_values(["within", "draw"]).head(size)["customer_id"])
+    drawn = drawn.assign(within=within).sort_values(["within", "draw"]).head(rules.review.sample_size)
+    return drawn[["customer_id", "scenario"]].reset_index(drop=True)
 
 
 def review_verdicts(
+    customers: pd.Series,
     items: pd.DataFrame,
-    candidates: pd.Series,
     decisions: pd.DataFrame,
+    sample: pd.Series,
     mode: str,
     rules: BusinessRules,
-    now: datetime,
 ) -> pd.Series:
-    """Per candidate customer, why review holds the message back: REVIEW_PENDING, REVIEW_REJECTED, or null.
+    """Per candidate whom review holds back, why: REVIEW_PENDING or REVIEW_FAILED, by customer_id.
 
-    `candidates`: customers that permission and audit let through. `decisions`: rows of review.decisions; the
-    latest for a (customer, wine, scenario) counts for `carry_days`. auto: nothing is held back. required:
-    every item approved. sample: the sample all decided and at most `max_rejected_share` of it rejected; a
-    customer with a rejected item is held back in every case.
+    `customers`: those whom permission and audit let through. `items`: customer_id, wine_id, scenario of all that the
+    engine proposed, what was rejected since included. `decisions`: customer_id, wine_id, scenario, decision that
+    hold on them. `sample`: the pinned sample's customers.
+
+    * In every mode an item put off (`later`) holds its customer back. What was rejected has left the list: who has
+      nothing left is not among the candidates.
+    * auto: nothing else.
+    * required: every item left is approved.
+    * sample: each sampled customer's items are all approved or rejected, and at most `max_rejected_share` of these
+      customers had one rejected. Where more had, the sample has failed, whatever is decided on the others: then the
+      list is to be decided item by item as under `required`, or made anew.
     """
-    ids = pd.Index(pd.unique(candidates))
-    verdict = pd.Series(None, index=ids, dtype="object")
-    if mode == "auto" or ids.empty:
-        return verdict
-    since = pd.Timestamp(now - timedelta(days=rules.review.carry_days))
-    decided_at = pd.to_datetime(decisions["decided_at"], utc=True)
+    ids = pd.Index(pd.unique(customers))
+    held = pd.Series(None, index=ids, dtype="object")
+    if ids.empty:
+        return held.dropna()
     key = ["customer_id", "wine_id", "scenario"]
-    latest = decisions[decided_at >= since].sort_values("decided_at").drop_duplicates(key, keep="last")
-    reviewed = items.loc[items["customer_id"].isin(ids), [*key, "rank"]].merge(
-        latest[[*key, "decision"]], on=key, how="left"
+    looked_at = items.loc[items["customer_id"].isin(ids.union(pd.Index(sample))), key]
+    said = looked_at.merge(decisions[[*key, "decision"]], on=key, how="left", validate="one_to_one")
+    is_ = {decision: said["decision"].eq(decision) for decision in ("approve", "reject", "later")}
+    flags = pd.DataFrame(
+        {
+            "later": is_["later"],
+            "rejected": is_["reject"],
+            "undecided": ~(is_["approve"] | is_["reject"]),
+        }
     )
-    by_customer = reviewed.groupby("customer_id")["decision"]
-    rejected = by_customer.agg(lambda d: bool((d == "reject").any())).reindex(ids, fill_value=False).astype(bool)
+    by_customer = flags.groupby(said["customer_id"], sort=False).any()
+    own = by_customer.reindex(ids)
     if mode == "required":
-        approved = by_customer.agg(lambda d: bool((d == "approve").all())).reindex(ids, fill_value=False).astype(bool)
-        verdict[~approved] = REVIEW_PENDING
-    else:
-        decided = by_customer.agg(lambda d: bool(d.isin(["approve", "reject"]).all())).reindex(ids, fill_value=False)
-        first = reviewed.sort_values(["customer_id", "rank"]).drop_duplicates("customer_id")
-        sample = _sample(first[["customer_id", "scenario"]], rules.review.sample_size)
-        passes = decided[sample].all() and rejected[sample].mean() <= rules.review.max_rejected_share
-        if not passes:
-            verdict[:] = REVIEW_PENDING
-    verdict[rejected] = REVIEW_REJECTED
-    return verdict
+        held[own["undecided"]] = REVIEW_PENDING
+    elif mode == "sample":
+        sampled = by_customer.reindex(pd.Index(sample))
+        if len(sampled) and sampled["rejected"].mean() > rules.review.max_rejected_share:
+            held[own["undecided"]] = REVIEW_FAILED
+        elif not len(sampled) or sampled["undecided"].any():
+            held[:] = REVIEW_PENDING
+    held[own["later"]] = REVIEW_PENDING
+    return held.dropna()
 
 
 def next_actions(
@@ -84,14 +103,13 @@ def next_actions(
     permissions: pd.DataFrame,
     scores: pd.DataFrame,
     items: pd.DataFrame,
-    decisions: pd.DataFrame,
-    review: str,
+    held: pd.Series,
     rules: BusinessRules,
-    now: datetime,
 ) -> pd.DataFrame:
     """One row per customer of a run: gate.next_actions without run_id.
 
-    `people`: customer_id, client_code. Eligible = permitted, no error, score >= min_score, review allows it.
+    `people`: customer_id, client_code. `items`: the list as it stands after review. `held`: by customer_id, why review
+    holds a candidate back. Eligible = permitted, no error, score >= min_score, review allows it.
     reason = permission reason, else first error, else what review says, else first warning.
     """
     first = items.sort_values(["customer_id", "rank"], kind="stable").drop_duplicates("customer_id")
@@ -104,17 +122,11 @@ def next_actions(
         .merge(sizes, on="customer_id", how="left", validate="one_to_one")
     )
     rows["n_items"] = rows["n_items"].fillna(0).astype("int64")
-    passes = rows["permitted"].astype(bool) & (rows["n_errors"] == 0) & (rows["audit_score"] >= rules.audit.min_score)
-    verdicts = review_verdicts(items, rows.loc[passes, "customer_id"], decisions, review, rules, now)
-    held = rows["customer_id"].map(verdicts)
-    rows["eligible"] = passes & held.isna()
+    why = rows["customer_id"].map(held).astype("object")
+    rows["eligible"] = rows["customer_id"].isin(candidates(permissions, scores, rules)) & why.isna()
     rows["reason"] = np.select(
-        [rows["permission_reason"].notna(), rows["n_errors"] > 0, held.notna()],
-        [
-            rows["permission_reason"].astype("object"),
-            rows["first_rule"].astype("object"),
-            held.astype("object"),
-        ],
+        [rows["permission_reason"].notna(), rows["n_errors"] > 0, why.notna()],
+        [rows["permission_reason"].astype("object"), rows["first_rule"].astype("object"), why],
         default=rows["first_rule"].astype("object"),
     )
     # fmt: off

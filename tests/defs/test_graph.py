@@ -100,7 +100,7 @@ def test_every_python_table_is_written_by_an_asset_or_is_state() -> None:
 
 def test_every_stage_is_a_group_and_every_group_a_stage_or_state() -> None:
     groups = {spec.group_name for spec in SPECS.values()}
-    assert groups - {"state"} == set(STAGES) - {"review"}  # review's decisions are people's: state
+    assert groups - {"state"} == set(STAGES)
 
 
 def test_lineage_is_unbroken_from_a_file_to_a_batch() -> None:

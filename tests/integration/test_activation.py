@@ -59,8 +59,8 @@ def gated(warehouse: Warehouse, people: pd.DataFrame, run_id: str = "run", as_of
     """A run with two items for everybody, audited and gated as the assets do it."""
     listed = items(*[item(c, k, r) for c in people["customer_id"] for r, k in enumerate(["p1", "p2"], start=1)])
     result = audit.audit(listed, people, products(), estate.bought(), estate.sent(), TENANT, RULES, as_of)
-    no_review = pd.DataFrame(columns=["customer_id", "wine_id", "scenario", "decision", "decided_at"])
-    actions = gate.next_actions(people, result.permissions, result.scores, listed, no_review, "auto", RULES, NOW)
+    nobody = pd.Series(dtype="object")
+    actions = gate.next_actions(people, result.permissions, result.scores, listed, nobody, RULES)
     decision = gate.decide(actions, result.scores, audit.Breaker(100.0, False, ()), 0, False, as_of, NOW, RULES)
     components = dict.fromkeys(["collaborative", "content", "popularity", "rhythm", "margin", "season"], 0.5)
     stored = listed.assign(run_id=run_id, probability=0.1, reasons="{}", rules_version=RULES.version, **components)

@@ -320,7 +320,7 @@ def test_every_segment_has_a_name_and_none_is_at_risk(locale: str) -> None:
 def test_every_code_has_words_in_every_language(locale: str) -> None:
     words = rendering.texts(locale)
     codes = {rule.code for rule in audit.RULES} | set(audit.PERMISSION_REASONS)
-    codes |= {gate.REVIEW_PENDING, gate.REVIEW_REJECTED}
+    codes |= {gate.REVIEW_PENDING, gate.REVIEW_FAILED, gate.REVIEW_REJECTED}
     assert set(words["reason"]) == codes
     assert set(words["scenario"]) == {"rebuy", "cross_sell", "upsell", "winback", "nurture"}
     french = rendering.texts("fr")
@@ -333,6 +333,6 @@ def test_templates_carry_no_forbidden_word(name: str) -> None:
 
 
 def test_statuses_of_files_are_all_worded() -> None:
-    comment = ["waiting", "loaded", "duplicate", "unrecognised", "unreadable", "refused"]
+    comment = ["waiting", "loaded", "review", "duplicate", "unrecognised", "unreadable", "refused"]
     assert sorted(rendering.texts("fr")["file_status"]) == sorted(comment)
     assert "status" in tables.raw_files.columns

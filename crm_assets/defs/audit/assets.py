@@ -13,6 +13,7 @@ from crm_assets.logic import audit
     tables.findings,
     deps=[
         ("recommendations", "items"),
+        ("review", "applied_decisions"),
         ("audit", "customer_facts"),
         ("curated", "dim_products"),
         ("rfm", "customer_wines"),
@@ -38,7 +39,15 @@ def audit_findings(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> 
     )
 
 
-@tenant_asset(tables.scores, deps=[("audit", "findings"), ("audit", "customer_facts"), ("recommendations", "items")])
+@tenant_asset(
+    tables.scores,
+    deps=[
+        ("audit", "findings"),
+        ("audit", "customer_facts"),
+        ("recommendations", "items"),
+        ("review", "applied_decisions"),
+    ],
+)
 def audit_scores(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg.MaterializeResult[Any]:
     """100 less 40 per error and 10 per warning, not below 0."""
     warehouse, run_id = tenant_run.warehouse, tenant_run.run_id
