@@ -548,6 +548,7 @@ class Audit(Section):
     diversity_min_items: Annotated[int, Field(ge=2)]
     diversity_max_share: PositiveShare
     low_confidence: Share
+    data_docs_runs_kept: Count
 
 
 class Tolerance(Section):
@@ -580,6 +581,7 @@ class Review(Section):
     sample_size: Count
     max_rejected_share: Share
     carry_days: Window
+    workbook_rows: Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class Activation(Section):
@@ -607,8 +609,14 @@ class Weekly(Section):
     hour: Annotated[int, Field(ge=0, le=23)]
 
 
+class Monthly(Section):
+    day: Annotated[int, Field(ge=1, le=28)]
+    hour: Annotated[int, Field(ge=0, le=23)]
+
+
 class Automation(Section):
     weekly: Weekly
+    monthly: Monthly
     retry_after_minutes: Count
     max_tries: Annotated[int, Field(ge=1, le=20)]
 
@@ -627,23 +635,31 @@ class ReportRows(Section):
     wines: Whole
 
 
+class MonthlyReports(Section):
+    wines: Whole
+    cohorts: Count
+    quarters: Count
+    low_stock_months: NotNegative
+
+
 class Reports(Section):
     previous_min_days: Days
     projection: ReportProjection
     rows: ReportRows
+    monthly: MonthlyReports
 
 
 class SpanDays(Section):
-    week: int
-    month: int
+    week: Days
+    month: Days
 
 
 class SilentRules(Section):
     """given_up_intervals: own intervals after which a silence is no news any more."""
 
-    min_orders: int
-    min_days: int
-    given_up_intervals: float
+    min_orders: Count
+    min_days: Days
+    given_up_intervals: Positive
 
 
 class OrderValueRules(Section):
@@ -652,34 +668,41 @@ class OrderValueRules(Section):
     drop: share of the own average; deviations: of the own orders, so that who varies anyway is left alone.
     """
 
-    recent_orders: int
-    min_past_orders: int
-    drop: float
-    deviations: float
-    active_days: int
+    recent_orders: Count
+    min_past_orders: Count
+    drop: PositiveShare
+    deviations: NotNegative
+    active_days: Days
 
 
 class FallingRules(Section):
     """min_orders: with the wine, in the days a year before; deviations: of their count."""
 
-    min_orders: int
-    drop: float
-    deviations: float
+    min_orders: Count
+    drop: PositiveShare
+    deviations: NotNegative
 
 
 class VolumeRules(Section):
     """change and deviations: from what the same weeks of past years let expect; both must be exceeded."""
 
-    min_past_years: int
-    change: float
-    deviations: float
+    min_past_years: Count
+    change: Positive
+    deviations: NotNegative
 
 
 class AnomalyNumbers(Section):
-    CUSTOMER_SILENT: float
-    ORDER_VALUE_DOWN: float
-    PRODUCT_FALLING: float
-    VOLUME_OFF: float
+    CUSTOMER_SILENT: NotNegative
+    ORDER_VALUE_DOWN: NotNegative
+    PRODUCT_FALLING: NotNegative
+    VOLUME_OFF: NotNegative
+
+
+class AnomalyShares(Section):
+    CUSTOMER_SILENT: Share
+    ORDER_VALUE_DOWN: Share
+    PRODUCT_FALLING: Share
+    VOLUME_OFF: Share
 
 
 class AnomalyRules(Section):
@@ -688,14 +711,14 @@ class AnomalyRules(Section):
     product_falling: FallingRules
     volume_off: VolumeRules
     high_value_ht: AnomalyNumbers
-    max_shares: AnomalyNumbers
+    max_shares: AnomalyShares
 
 
 class Kpis(Section):
-    recent_days: int
-    trend_change: float
+    recent_days: Days
+    trend_change: Share
     span_days: SpanDays
-    cluster_history_days: int
+    cluster_history_days: Days
     anomalies: AnomalyRules
 
 
