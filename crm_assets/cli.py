@@ -320,7 +320,7 @@ def cmd_status(config: Settings, args: argparse.Namespace) -> Result:
     for tenant in [registry.get(args.tenant)] if args.tenant else registry:
         warehouse = _warehouse(config, tenant.slug)
         troubled = warehouse.rows(
-            "select path, status, reason from raw.files where status not in ('loaded', 'duplicate')"
+            "select path, status, reason from raw.files where status not in ('loaded', 'duplicate', 'review')"
             " and deleted_at is null order by path"
         )
         actions = warehouse.rows(

@@ -9,20 +9,33 @@ afterwards. Nothing is written here, and whether a reference is true is the data
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from crm_assets.logic import workbook_guard
 from crm_assets.logic.landing import REFERENCE_HEADER, DatasetSpec, SourceSpec, map_header, normalise_header
-from crm_assets.logic.reading import Batch, Ragged, TableFile
+from crm_assets.logic.reading import Batch, Ragged, TableFile, UnreadableError, open_table
+
+if TYPE_CHECKING:
+    from crm_assets.rules import WorkbookLimits
 
 # Heads the columns of our own workbooks. None of them is a synonym of a field.
 OWN_HEADER = "crm_"
 # Heads the columns for values that no column of the export has room for: while one holds anything, the row is ragged.
 SURPLUS_HEADER = "crm_plus"
+# The header of a review workbook (`logic/review_workbook.py`), in the bytes of a file: one or two to a letter.
+_REVIEW_MARK = re.compile(b"c\\0?r\\0?m\\0?.\\0?r\\0?e\\0?f\\0?.\\0?r\\0?e\\0?v\\0?i\\0?e\\0?w", re.IGNORECASE)
+# Where a header may stand: at the start of a text or a sheet; anywhere among the texts that sheets share.
+_HEAD_BYTES, _SHARED_BYTES = 1 << 18, 1 << 27
+_MARK_BYTES = 32  # at most, of what the pattern finds
+_COMPOUND = b"\xd0\xcf\x11\xe0"  # how an old XLS starts
 # Between a product's key and its label where a person picks it from a list.
 KEY_AND_LABEL = " – "
 
@@ -56,6 +69,52 @@ def own_dataset(header: Sequence[str], source: SourceSpec) -> str | None:
     """The dataset that a file of ours was made for, by its reference header; None for all other files."""
     names = {normalise_header(text) for text in header}
     return next((name for name, dataset in source.datasets.items() if reference_header(dataset) in names), None)
+
+
+def is_review_workbook(path: Path, limits: WorkbookLimits) -> bool:
+    """Whether a local file is a review workbook come back: known by its header, whatever its name and place.
+
+    Nearly every other file is told by its bytes alone: what an estate exports is not opened for this.
+    """
+    from crm_assets.logic.review_workbook import is_review
+
+    try:
+        return _may_be_review(path) and is_review(open_table(path, limits).header)
+    except UnreadableError:
+        return False
+
+
+def _may_be_review(path: Path) -> bool:
+    with path.open("rb") as stream:
+        if zipfile.is_zipfile(stream):
+            try:
+                with zipfile.ZipFile(stream) as archive:
+                    return any(_has_mark(archive, name) for name in archive.namelist())
+            except workbook_guard.DAMAGES:  # what there is to say of it, landing says
+                return False
+        # An old XLS keeps its texts anywhere; a text file has its header at the start.
+        stream.seek(0)
+        is_compound = stream.read(len(_COMPOUND)) == _COMPOUND
+        stream.seek(0)
+        return _is_marked(stream, _SHARED_BYTES if is_compound else _HEAD_BYTES)
+
+
+def _has_mark(archive: zipfile.ZipFile, name: str) -> bool:
+    if name != "xl/sharedStrings.xml" and not name.startswith("xl/worksheets/"):
+        return False
+    with archive.open(name) as part:
+        return _is_marked(part, _HEAD_BYTES if name.startswith("xl/worksheets/") else _SHARED_BYTES)
+
+
+def _is_marked(stream: IO[bytes], most: int) -> bool:
+    kept = b""
+    for _ in range(0, most, _HEAD_BYTES):
+        if not (block := stream.read(_HEAD_BYTES)):
+            return False
+        if _REVIEW_MARK.search(kept + block):
+            return True
+        kept = block[-_MARK_BYTES:]
+    return False
 
 
 def as_export(table: TableFile, dataset: DatasetSpec) -> TableFile:

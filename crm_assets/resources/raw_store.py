@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FAILED = ("unreadable", "refused", "unrecognised")
 LOADED = ("loaded", "duplicate")
+REVIEW = "review"  # a review workbook come back: its decisions are read (`reviews.py`), nothing of it is loaded
 # Mapping reports that a landing hands on per raw table; raw.file_reports has them all.
 MAX_REPORTS = 5
 READ_AGAIN = "was read again: the estate's mapping has changed"
@@ -39,7 +40,7 @@ class FileOutcome:
 
     path: str
     dataset: str | None
-    status: str  # waiting loaded duplicate unrecognised unreadable refused
+    status: str  # waiting loaded review duplicate unrecognised unreadable refused
     reason: str | None = None
     row_count: int | None = None
     mapping_quality: int | None = None
@@ -257,6 +258,10 @@ class _Landing:
                 file.path, known.dataset, known.status, None, known.row_count, known.mapping_quality,
                 known.unmapped_headers,
             )  # fmt: skip
+        if (known is not None and known.status == REVIEW) or (known is None and self._is_review(file)):
+            with self.warehouse.transaction() as connection:
+                self._write(connection, file, sha256, None, REVIEW, self._order(file, sha256, None))
+            return FileOutcome(file.path, None, REVIEW)
         # What failed before is tried again: a new spelling in the tenant's file may have made it readable.
         recognition = recognise(file.path, self.source)
         dataset = recognition.dataset or self._own_dataset(file, known)
@@ -311,6 +316,15 @@ class _Landing:
         if reason is None:
             return None
         return FileOutcome(file.path, dataset, "loaded", reason, loaded.row_count, loaded.mapping_quality)
+
+    def _is_review(self, file: DroppedFile) -> bool:
+        """Whether a content seen for the first time is a review workbook, wherever it lies."""
+        from crm_assets.logic.mended import is_review_workbook
+
+        if file.path.rpartition(".")[2].lower() not in self.source.extensions:
+            return False
+        with self.zone.local(file.path) as path:
+            return is_review_workbook(path, self.rules.landing.workbook)
 
     def _own_dataset(self, file: DroppedFile, known: _Known | None) -> str | None:
         """The dataset of a workbook of ours that was mended and dropped where no path rule knows it."""
