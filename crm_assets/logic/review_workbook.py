@@ -7,22 +7,32 @@ of them is decided in `logic/review.py`. No database, no folder and no clock her
 
 from __future__ import annotations
 
-import re
+import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+from babel.numbers import get_decimal_symbol, get_group_symbol
 
 from crm_assets import rendering
+from crm_assets.logic.findings_wording import findings_said
 from crm_assets.logic.landing import normalise_header
-from crm_assets.logic.mended import unguard
+from crm_assets.logic.mended import guard, unguard
 from crm_assets.logic.reading import Batch, open_table, other_sheets
+from crm_assets.logic.review import ITEM_KEY, item_reference, reference_run
 
 if TYPE_CHECKING:
-    from crm_assets.rules import WorkbookLimits
+    from xlsxwriter.format import Format
+    from xlsxwriter.workbook import Workbook
+    from xlsxwriter.worksheet import Worksheet
+
+    from crm_assets.rules import BusinessRules, WorkbookLimits
 
 # Heads the column that ties a row to its item; a file with it is a review workbook.
 REFERENCE_HEADER = "crm_ref_review"
@@ -36,7 +46,10 @@ NO_DECISION_COLUMN, NO_ROWS, SEVERAL_RUNS = "NO_DECISION_COLUMN", "NO_ROWS", "SE
 # What stands, small and grey, in front of the cells of the summary that are read.
 _RUN_KEY, _REVIEWER_KEY, _REST_KEY = "crm_run", "crm_reviewer", "crm_rest"
 _SUMMARY_ROWS = 200
-_REFERENCE = re.compile(r"([0-9a-f]{16})-[0-9a-f]{16}")
+
+DECISIONS = ("approve", "reject", "later")
+MAX_COMMENT = 1000  # characters
+_RECENT_ORDERS = 3
 
 
 @dataclass
@@ -74,7 +87,7 @@ def _column_names() -> Mapping[str, str]:
 @cache
 def decision_codes() -> Mapping[str, str]:
     """Normalised word -> approve, reject or later: the words of all languages, and the codes themselves."""
-    words = {code: code for code in ("approve", "reject", "later")}
+    words = {code: code for code in DECISIONS}
     for locale in LOCALES:
         shown = rendering.texts(locale)["review_workbook"]["decisions"]
         words |= {normalise_header(word): code for code, word in shown.items()}
@@ -86,6 +99,599 @@ def _answers() -> Mapping[str, bool]:
     """Normalised word -> whether it says yes, in every language."""
     shown = [rendering.texts(locale)["review_workbook"]["answers"] for locale in LOCALES]
     return {normalise_header(words[code]): code == "yes" for words in shown for code in ("yes", "no")}
+
+
+# --- what goes in
+
+
+def review_items(
+    items: pd.DataFrame,
+    actions: pd.DataFrame,
+    customers: pd.DataFrame,
+    products: pd.DataFrame,
+    orders: pd.DataFrame,
+    findings: pd.DataFrame,
+    decided: pd.DataFrame,
+    sampled: pd.Series,
+    run_id: str,
+    rules: BusinessRules,
+    locale: str,
+) -> pd.DataFrame:
+    """The items of a run that a review can do something about, as `review_workbook` takes them, in its order.
+
+    Left out are customers without permission, and those whose message an error holds back that no decision on an
+    item would cure: an address without consent, a recent contact. Items rejected already stay, so that a rejection
+    can be taken back. The sample comes first, then the best scores; what cannot go out as it stands comes last.
+
+    `items`: customer_id, wine_id, scenario, rank, product_key, score, confidence, explain_short, customer_sentence.
+    `actions`: customer_id, client_code, permitted, audit_score. `customers`: customer_id, last_name, first_name,
+    full_name. `products`: product_key, label, vintage, format_cl. `orders`: customer_id, order_date, amount_ht of
+    qualifying orders, n_orders of all of them; the newest three of each customer suffice. `findings`: customer_id,
+    product_key, rule_code, severity, measured, threshold. `decided`: customer_id, wine_id, scenario, decision,
+    rating, comment. `sampled`: customer_ids.
+    """
+    errors = findings[findings["severity"] == "ERROR"]
+    about_items = errors["product_key"].ne("") | errors["rule_code"].eq("NO_RECOMMENDATION")
+    barred = set(errors.loc[~about_items, "customer_id"])
+    actions = actions[actions["permitted"].astype("bool") & ~actions["customer_id"].isin(barred)]
+    held = set(errors["customer_id"]) | set(actions.loc[actions["audit_score"] < rules.audit.min_score, "customer_id"])
+    rows = items.merge(actions[["customer_id", "client_code"]], on="customer_id")
+    rows = rows.merge(decided, on=ITEM_KEY, how="left", validate="one_to_one")
+    rows["reference"] = item_reference(run_id, rows)
+    rows["customer"] = rows["customer_id"].map(_customer_names(customers))
+    rows["wine"] = rows["product_key"].map(_wine_names(products, locale)).fillna(rows["product_key"])
+    for name in ("customer", "decision", "comment"):
+        rows[name] = rows[name].astype("object").where(rows[name].notna(), "")
+    rows = rows.join(_orders_said(orders, locale), on="customer_id").join(_findings_of_rows(rows, findings, locale))
+    rows["n_orders"] = rows["n_orders"].fillna(0)
+    rows["recent_orders"] = rows["recent_orders"].fillna("")
+    rows["is_sampled"] = rows["customer_id"].isin(sampled)
+    rows["is_held"] = rows["customer_id"].isin(held)
+    best = rows.groupby("customer_id")["score"].transform("max")
+    order = rows.assign(_first=~rows["is_sampled"], _best=-best)
+    order = order.sort_values(["_first", "is_held", "_best", "customer_id", "rank", "product_key"], kind="stable")
+    return order.drop(columns=["_first", "_best"]).reset_index(drop=True)
+
+
+def _customer_names(customers: pd.DataFrame) -> pd.Series:
+    """Surname first, as a list of customers is read; the full name where there is no surname."""
+    parts = customers[["last_name", "first_name", "full_name"]].fillna("").astype("str")
+    names = (parts["last_name"] + " " + parts["first_name"]).str.strip()
+    names = names.where(parts["last_name"].ne(""), parts["full_name"].where(parts["full_name"].ne(""), names))
+    return names.set_axis(customers["customer_id"])
+
+
+def _wine_names(products: pd.DataFrame, locale: str) -> pd.Series:
+    """Label, vintage unless the label says it, and format unless it is the usual bottle."""
+    names = {}
+    for key, label, vintage, format_cl in products[["product_key", "label", "vintage", "format_cl"]].itertuples(
+        index=False
+    ):
+        parts = [str(label)]
+        year = "" if pd.isna(vintage) else str(int(vintage))
+        if year and year not in parts[0]:
+            parts.append(year)
+        if not pd.isna(format_cl):
+            parts.append(f"({rendering.centilitres(float(format_cl), locale)})")
+        names[key] = " ".join(parts)
+    return pd.Series(names, dtype="object")
+
+
+def _orders_said(orders: pd.DataFrame, locale: str) -> pd.DataFrame:
+    """Per customer: last_order_date, n_orders, and the last three orders in words, newest first."""
+    words = rendering.texts(locale)["review_workbook"]
+    marks = str.maketrans({",": get_group_symbol(locale), ".": get_decimal_symbol(locale)})
+    newest = orders.sort_values(
+        ["customer_id", "order_date", "amount_ht"], ascending=[True, False, False], kind="stable"
+    )
+    newest = newest[newest.groupby("customer_id").cumcount() < _RECENT_ORDERS]
+    days = newest["order_date"].dt.strftime(words["order_day"])
+    amounts = [f"{amount:,.2f}".translate(marks) for amount in newest["amount_ht"]]
+    said = [words["order_entry"].format(day=d, amount=a) for d, a in zip(days, amounts, strict=True)]
+    groups = newest.assign(said=said).groupby("customer_id")
+    return pd.DataFrame(
+        {
+            "last_order_date": groups["order_date"].max(),
+            "n_orders": groups["n_orders"].max(),
+            "recent_orders": groups["said"].agg("\n".join),
+        }
+    )
+
+
+def _findings_of_rows(rows: pd.DataFrame, findings: pd.DataFrame, locale: str) -> pd.DataFrame:
+    """What the audit says of each row, with the index of `rows`: findings (words) and severity.
+
+    A finding without product is about the whole list, and stands on every row of the customer.
+    """
+    plain = rendering.texts(locale)["reason"]
+    bare = findings["measured"].isna() & findings["threshold"].isna()
+    said = pd.Series("", index=findings.index, dtype="object")
+    said[bare] = findings.loc[bare, "rule_code"].map(lambda code: plain.get(code, code))
+    said[~bare] = findings_said(findings[~bare], locale)
+    told = findings.assign(said=said.map(lambda text: text[:1].upper() + text[1:]))
+    keys = rows[["customer_id", "product_key"]].assign(row=rows.index)
+    of_item = keys.merge(told[told["product_key"] != ""], on=["customer_id", "product_key"])
+    of_list = keys.merge(told[told["product_key"] == ""].drop(columns="product_key"), on="customer_id")
+    found = pd.concat([of_item, of_list]).sort_values(["row", "severity", "rule_code"], kind="stable")
+    groups = found.groupby("row")
+    return pd.DataFrame(
+        {
+            "findings": groups["said"].agg(lambda texts: "\n".join(dict.fromkeys(texts))),
+            "severity": groups["severity"].min(),  # ERROR before WARN
+        }
+    ).reindex(rows.index, fill_value="")
+
+
+def parts_of(items: pd.DataFrame, most: int) -> list[pd.DataFrame]:
+    """The items in workbooks of at most `most` rows, in their order, no customer torn apart; at least one."""
+    last_rows = np.flatnonzero(items["customer_id"].ne(items["customer_id"].shift(-1)).to_numpy()) + 1
+    parts, start = [], 0
+    while start < len(items):
+        fitting = last_rows[(last_rows > start) & (last_rows <= start + most)]
+        end = int(fitting[-1]) if len(fitting) else int(last_rows[last_rows > start][0])
+        parts.append(items.iloc[start:end])
+        start = end
+    return parts or [items]
+
+
+# --- out
+
+
+@dataclass(frozen=True)
+class About:
+    """What a workbook says of its run, beside the items."""
+
+    estate: str
+    run_id: str
+    as_of: date
+    last_day: date  # on which it is taken back
+    mode: str  # auto sample required
+    part: int = 1
+    parts: int = 1
+
+
+def review_workbook(
+    items: pd.DataFrame,
+    findings: pd.DataFrame,
+    about: About,
+    rules: BusinessRules,
+    *,
+    locale: str,
+    made_at: datetime,
+) -> bytes:
+    """The items of a run as a workbook, in their order.
+
+    `items`: reference, customer_id, client_code, customer, wine, scenario (code), explain_short, findings (words),
+    severity (ERROR, WARN or ``), is_held (cannot go out whatever is decided of other items), score 0..100,
+    confidence 0..1, last_order_date, n_orders, recent_orders (words), customer_sentence, rank, product_key,
+    is_sampled, and what holds already: decision (code or ``), rating, comment. `findings`: customer_id, rule_code,
+    severity, of the items' customers.
+    """
+    words = rendering.texts(locale)["review_workbook"]
+    with _Book(words, locale, made_at, about) as book:
+        book.rows(items, with_sample=about.mode == "sample", low_confidence=rules.audit.low_confidence)
+        book.summary(items, findings)
+        book.help(rules)
+    return book.content
+
+
+# Of a column: its letters, and the style of its cells.
+_LAYOUT: Mapping[str, tuple[int, str]] = {
+    "client_code": (11, "text"),
+    "customer": (22, "text"),
+    "sampled": (11, "text"),
+    "wine": (30, "text"),
+    "decision": (13, "input"),
+    "rating": (8, "input"),
+    "comment": (26, "input"),
+    "reason": (46, "text"),
+    "findings": (36, "text"),
+    "scenario": (17, "text"),
+    "score": (9, "score"),
+    "confidence": (10, "share"),
+    "n_orders": (11, "count"),
+    "last_order": (12, "day"),
+    "recent_orders": (24, "text"),
+    "sentence": (64, "text"),
+    "rank": (6, "count"),
+    "product_key": (14, "text"),
+    "reference": (4, "key"),
+}
+_LAST_PRINTED = "confidence"
+_FROM = {"reason": "explain_short", "sentence": "customer_sentence", "last_order": "last_order_date"}
+_N_BINS = 10
+_ROW_POINTS = 38.0
+_HEAD_POINTS = 32.0
+_SUMMARY_WIDTH = 9  # columns
+
+_PAPER, _INPUT, _GREY, _WINE = "#FFFFFF", "#FFF2CC", "#F2F2F2", "#7A2531"
+_GOOD, _BAD, _WAITS = ("#E2EFDA", "#375623"), ("#F8CBAD", "#833C0B"), ("#DDEBF7", "#1F4E78")
+_STYLES: dict[str, dict[str, Any]] = {
+    "text": {"num_format": "@", "text_wrap": True},
+    "score": {"num_format": "0.0"},
+    "share": {"num_format": "0%"},
+    "count": {"num_format": "0"},
+    "day": {"align": "left"},
+    "key": {"num_format": "@", "font_color": "#A6A6A6", "font_size": 8},
+    "warn": {"num_format": "@", "text_wrap": True, "font_color": "#7F6000", "bg_color": "#FFF7E0"},
+    "error": {"num_format": "@", "text_wrap": True, "font_color": _BAD[1], "bg_color": "#FCE4D6"},
+    "input": {"num_format": "@", "text_wrap": True, "bg_color": _INPUT, "locked": False, "border": 1,
+              "border_color": "#D9D9D9"},
+}  # fmt: skip
+# Of the rows that cannot go out as they are: every style but the inputs' in grey.
+_HELD = {"font_color": "#7F7F7F", "bg_color": _GREY}
+_OTHER_STYLES: dict[str, dict[str, Any]] = {
+    "head": {"bold": True, "bg_color": _WINE, "font_color": _PAPER, "text_wrap": True, "valign": "vcenter"},
+    "head_input": {"bold": True, "bg_color": "#FFD966", "text_wrap": True, "valign": "vcenter"},
+    "head_key": {"bg_color": _GREY, "font_color": "#A6A6A6", "font_size": 8, "valign": "vcenter"},
+    "title": {"bold": True, "font_size": 16, "font_color": _WINE},
+    "section": {"bold": True, "font_size": 12, "font_color": _WINE},
+    "label": {"font_color": "#595959", "valign": "top"},
+    "value": {"num_format": "@", "valign": "top"},
+    "total": {"bold": True, "top": 1},
+    "total_score": {"bold": True, "top": 1, "num_format": "0.0"},
+    "total_share": {"bold": True, "top": 1, "num_format": "0%"},
+    "plain": {},
+    "good": {"bg_color": _GOOD[0], "font_color": _GOOD[1]},
+    "bad": {"bg_color": _BAD[0], "font_color": _BAD[1]},
+    "waits": {"bg_color": _WAITS[0], "font_color": _WAITS[1]},
+    "low": {"font_color": "#C00000", "bold": True},
+    "step": {"text_wrap": True, "valign": "top"},
+}
+
+
+class _Book:
+    """A workbook being written: rows, summary, instructions."""
+
+    def __init__(self, words: Mapping[str, Any], locale: str, made_at: datetime, about: About) -> None:
+        import xlsxwriter
+
+        self._target = io.BytesIO()
+        options = {"constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False}
+        self._book: Workbook = xlsxwriter.Workbook(self._target, options)
+        self._book.set_properties({"title": words["summary"]["title"], "created": made_at.replace(tzinfo=None)})
+        self._words, self._locale, self._about = words, locale, about
+        names = words["sheets"]
+        self._rows: Worksheet = self._book.add_worksheet(names["rows"])
+        self._summary: Worksheet = self._book.add_worksheet(names["summary"])
+        self._help: Worksheet = self._book.add_worksheet(names["help"])
+        day = {"num_format": words["day_format"]}
+        base = {"valign": "top", "font_size": 10}
+        styles = {name: {**base, **style, **(day if name == "day" else {})} for name, style in _STYLES.items()}
+        held = {f"{name}_held": {**style, **_HELD} for name, style in styles.items() if name != "input"}
+        self._styles: dict[str, Format] = {
+            name: self._book.add_format(style) for name, style in {**styles, **held, **_OTHER_STYLES}.items()
+        }
+        self.content = b""
+
+    def __enter__(self) -> _Book:
+        return self
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        if kind is None:
+            self._book.close()
+            self.content = self._target.getvalue()
+
+    # The sheet of rows
+
+    def rows(self, items: pd.DataFrame, *, with_sample: bool, low_confidence: float) -> None:
+        """One row per item; only the cells for decision, rating and comment are unlocked."""
+        sheet, last = self._rows, max(len(items), 1)
+        shown = [name for name in _LAYOUT if with_sample or name != "sampled"]
+        self._places = {name: place for place, name in enumerate(shown)}
+        sheet.set_default_row(_ROW_POINTS)
+        sheet.set_row(0, _HEAD_POINTS)
+        for name, place in self._places.items():
+            width, style = _LAYOUT[name]
+            sheet.set_column(place, place, width)
+            head = {"input": "head_input", "key": "head_key"}.get(style, "head")
+            text = REFERENCE_HEADER if name == "reference" else self._words["columns"][name]
+            sheet.write_string(0, place, text, self._styles[head])
+        columns = [(place, _LAYOUT[name][1], self._cells(items, name)) for name, place in self._places.items()]
+        of_findings = self._places["findings"]
+        severities, helds = items["severity"].to_list(), items["is_held"].to_list()
+        for number, (severity, held) in enumerate(zip(severities, helds, strict=True)):
+            suffix = "_held" if held else ""
+            for place, kind, cells in columns:
+                style = {"ERROR": "error", "WARN": "warn"}.get(severity, kind) if place == of_findings else kind
+                style = style if kind == "input" else style + suffix if place != of_findings else style
+                self._cell(sheet, number + 1, place, cells[number], self._styles[style])
+        self._inputs(last)
+        self._colours(last, low_confidence)
+        sheet.freeze_panes(1, 2)
+        sheet.autofilter(0, 0, last, len(shown) - 1)
+        # Filters and widths work as it is. No spreadsheet sorts locked cells: the header says how to lift the lock.
+        allowed = ("autofilter", "sort", "format_columns", "format_rows")
+        sheet.protect("", dict.fromkeys(allowed, True))
+        sheet.set_landscape()
+        sheet.set_paper(9)  # A4
+        sheet.set_margins(left=0.4, right=0.4, top=0.5, bottom=0.6)
+        sheet.repeat_rows(0)
+        sheet.fit_to_pages(1, 0)
+        sheet.print_area(0, 0, last, self._places[_LAST_PRINTED])
+        sheet.set_footer(f"&L{self._about.estate.replace('&', '&&')} · {self._about.run_id}&R&P / &N")
+
+    def _cells(self, items: pd.DataFrame, name: str) -> list[Any]:
+        """The values of a column, None where a cell is to stay empty."""
+        if name == "scenario":
+            named = rendering.texts(self._locale)["scenario"]
+            return [named.get(code, code) for code in items["scenario"]]
+        if name == "decision":
+            return [self._words["decisions"].get(code) for code in items["decision"]]
+        if name == "sampled":
+            return [self._words["sampled"] if sampled else None for sampled in items["is_sampled"]]
+        values = items[_FROM.get(name, name)]
+        if name == "last_order":
+            return [None if pd.isna(day) else day.to_pydatetime() for day in values]
+        return [None if pd.isna(value) or value == "" else value for value in values.astype("object")]
+
+    @staticmethod
+    def _cell(sheet: Worksheet, line: int, place: int, value: Any, style: Format) -> None:
+        """A value as what it is; a text is never a formula, a number or a link, here or saved as CSV."""
+        if value is None:
+            sheet.write_blank(line, place, None, style)
+        elif isinstance(value, str):
+            sheet.write_string(line, place, guard(value), style)
+        elif isinstance(value, datetime):
+            sheet.write_datetime(line, place, value, style)
+        else:
+            sheet.write_number(line, place, value, style)
+
+    def _inputs(self, last: int) -> None:
+        """What may be chosen or typed, and what is said beside it."""
+        said = self._words["inputs"]
+        rules: dict[str, dict[str, Any]] = {
+            "decision": {"validate": "list", "source": [self._words["decisions"][code] for code in DECISIONS]},
+            "rating": {"validate": "list", "source": [str(rating) for rating in range(1, 6)]},
+            "comment": {"validate": "length", "criteria": "<=", "value": MAX_COMMENT},
+            "reference": {"validate": "any"},
+        }
+        for name, rule in rules.items():
+            text = {"input_title": said[name]["title"], "input_message": said[name]["message"]}
+            if "error" in said[name]:
+                error = said[name]["error"].format(longest=MAX_COMMENT)
+                text |= {"error_title": said[name]["title"], "error_message": error}
+            place = self._places[name]
+            self._rows.data_validation(1, place, last, place, {**rule, **text})
+        head = {"input_title": said["header"]["title"], "input_message": said["header"]["message"]}
+        self._rows.data_validation(0, 0, 0, len(self._places) - 1, {"validate": "any", **head})
+
+    def _colours(self, last: int, low_confidence: float) -> None:
+        decision, confidence = self._places["decision"], self._places["confidence"]
+        for code, style in zip(DECISIONS, ("good", "bad", "waits"), strict=True):
+            value = f'"{self._words["decisions"][code]}"'
+            rule = {"type": "cell", "criteria": "==", "value": value, "format": self._styles[style]}
+            self._rows.conditional_format(1, decision, last, decision, rule)
+        low = {"type": "cell", "criteria": "<", "value": low_confidence, "format": self._styles["low"]}
+        self._rows.conditional_format(1, confidence, last, confidence, low)
+
+    # The summary
+
+    def summary(self, items: pd.DataFrame, findings: pd.DataFrame) -> None:
+        """What the run holds and how far its review has come, with the cells for a name and for the rest."""
+        words, sheet, about = self._words["summary"], self._summary, self._about
+        sheet.hide_gridlines(2)
+        sheet.set_column(0, 0, 2)
+        sheet.set_column(1, 1, 34)
+        sheet.set_column(2, 9, 14)
+        sheet.write_string(0, 1, words["title"], self._styles["title"])
+        sheet.set_row(0, 26)
+        facts = [
+            (words["estate"], about.estate, ""),
+            (words["run"], about.run_id, _RUN_KEY),
+            (words["as_of"], rendering.long_date(about.as_of, self._locale), ""),
+            (words["expires"], rendering.long_date(about.last_day, self._locale), ""),
+            (words["mode"], words["modes"][about.mode], ""),
+        ]
+        if about.parts > 1:
+            facts.append((words["part"], words["part_of"].format(part=about.part, parts=about.parts), ""))
+        for line, (label, text, key) in enumerate(facts, start=2):
+            self._keyed(line, key, label)
+            sheet.write_string(line, 2, guard(text), self._styles["value"])
+        line = 2 + len(facts)
+        counted: list[tuple[str, dict[str, str]]] = [("undecided", {})]
+        if about.mode == "sample":
+            counted.append(("undecided_sample", {"sampled": self._words["sampled"]}))
+        for number, (name, more) in enumerate(counted):
+            sampled = items["is_sampled"] if more else pd.Series(True, index=items.index)
+            self._keyed(line + number, "", words[name])
+            value = int((sampled & items["decision"].eq("")).sum())
+            sheet.write_formula(line + number, 2, self._count({"decision": "=", **more}, len(items)),
+                                self._styles["value"], value)  # fmt: skip
+        line += len(counted)
+        self._keyed(line, _REVIEWER_KEY, words["reviewer"])
+        sheet.merge_range(line, 2, line, 5, "", self._styles["input"])
+        said = self._words["inputs"]["reviewer"]
+        message = {"input_title": said["title"], "input_message": said["message"]}
+        sheet.data_validation(line, 2, line, 5, {"validate": "any", **message})
+
+        line = self._scenarios(items, line + 2)
+        line = self._confidences(items, line + 2)
+        line = self._findings(findings, line + 2)
+        sheet.protect("", {"format_columns": True, "format_rows": True})
+        sheet.set_portrait()
+        sheet.set_paper(9)
+        sheet.fit_to_pages(1, 0)
+        sheet.print_area(0, 1, line, _SUMMARY_WIDTH)
+
+    def _keyed(self, line: int, key: str, label: str) -> None:
+        """A row's label, and before it the key that it is found by when the workbook comes back."""
+        if key:
+            self._summary.write_string(line, 0, key, self._styles["key"])
+        self._summary.write_string(line, 1, label, self._styles["label"])
+
+    def _count(self, wanted: Mapping[str, str], n_rows: int) -> str:
+        """A formula: the rows in which the columns hold these texts. It follows what is filled in."""
+        from xlsxwriter.utility import quote_sheetname, xl_range_abs
+
+        name = quote_sheetname(self._words["sheets"]["rows"])
+        pairs = []
+        for column, text in wanted.items():
+            place = self._places[column]
+            value = text if text.startswith("$") else f'"{text}"'
+            pairs.append(f"{name}!{xl_range_abs(1, place, max(n_rows, 1), place)},{value}")
+        return f"=COUNTIFS({','.join(pairs)})"
+
+    def _scenarios(self, items: pd.DataFrame, line: int) -> int:
+        """Per scenario what is proposed, what has been decided, and whether the rest is approved; the row after it."""
+        words, sheet = self._words["summary"], self._summary
+        named = rendering.texts(self._locale)["scenario"]
+        sheet.write_string(line, 1, words["scenarios"], self._styles["section"])
+        line += 1
+        sheet.set_row(line, _HEAD_POINTS)
+        sheet.write_string(line, 0, _REST_KEY, self._styles["key"])
+        for place, name in enumerate(words["columns"], start=1):
+            style = "head_input" if name == "rest" else "head"
+            sheet.write_string(line, place, words["columns"][name], self._styles[style])
+        first = line + 1
+        groups = items.groupby("scenario")
+        counts = groups.agg(
+            items=("reference", "size"), customers=("customer_id", "nunique"), score=("score", "mean"),
+            confidence=("confidence", "mean"),
+        )  # fmt: skip
+        codes = [code for code in named if code in counts.index]
+        decided = pd.crosstab(items["scenario"], items["decision"])
+        ends = list(words["columns"]).index("rest") + 1
+        for code in codes:
+            line += 1
+            row = counts.loc[code]
+            sheet.write_string(line, 0, f"{_REST_KEY}_{code}", self._styles["key"])
+            sheet.write_string(line, 1, named[code], self._styles["plain"])
+            sheet.write_number(line, 2, int(row["items"]), self._styles["count"])
+            sheet.write_number(line, 3, int(row["customers"]), self._styles["count"])
+            sheet.write_number(line, 4, round(float(row["score"]), 1), self._styles["score"])
+            sheet.write_number(line, 5, round(float(row["confidence"]), 4), self._styles["share"])
+            for place, decision in enumerate(DECISIONS, start=6):
+                formula = self._count(
+                    {"scenario": f"$B{line + 1}", "decision": self._words["decisions"][decision]}, len(items)
+                )
+                value = int(decided[decision].get(code, 0)) if decision in decided else 0
+                sheet.write_formula(line, place, formula, self._styles["count"], value)
+            sheet.write_string(line, ends, self._words["answers"]["no"], self._styles["input"])
+        if codes:
+            self._ask_for_rest(first, line, ends)
+        line += 1
+        sheet.write_string(line, 1, words["total"], self._styles["total"])
+        total: list[tuple[str, float]] = [("total", len(items)), ("total", items["customer_id"].nunique())]
+        total += [("total_score", items["score"].mean()), ("total_share", items["confidence"].mean())]
+        for place, (style, number) in enumerate(total, start=2):
+            sheet.write_number(line, place, 0 if pd.isna(number) else round(float(number), 4), self._styles[style])
+        for place, decision in enumerate(DECISIONS, start=6):
+            formula = self._count({"decision": self._words["decisions"][decision]}, len(items))
+            sheet.write_formula(line, place, formula, self._styles["total"], int(items["decision"].eq(decision).sum()))
+        said = [(named[code], int(counts.loc[code, "items"])) for code in codes]
+        chart = self._chart("bar", "scenarios", said, first, 2)
+        sheet.insert_chart(
+            line + 2, 1, chart, self._alt("scenarios", said, width=910, height=40 + 45 * max(len(said), 2))
+        )
+        return line + 4 + 3 * max(len(said), 2)
+
+    def _ask_for_rest(self, first: int, last: int, place: int) -> None:
+        said = self._words["inputs"]["rest"]
+        answers = [self._words["answers"][code] for code in ("no", "yes")]
+        rule = {
+            "validate": "list", "source": answers, "input_title": said["title"], "input_message": said["message"],
+            "error_title": said["title"], "error_message": said["error"],
+        }  # fmt: skip
+        self._summary.data_validation(first, place, last, place, rule)
+        yes = {"type": "cell", "criteria": "==", "value": f'"{answers[1]}"', "format": self._styles["good"]}
+        self._summary.conditional_format(first, place, last, place, yes)
+
+    def _confidences(self, items: pd.DataFrame, line: int) -> int:
+        """How the confidences of the items are spread, as a table and a chart; the row after them."""
+        share = (items["confidence"].to_numpy(dtype="float64") * _N_BINS).astype("int64").clip(0, _N_BINS - 1)
+        counts = np.bincount(share, minlength=_N_BINS)
+        step = 100 // _N_BINS
+        rows = [(f"{step * bin}–{step * (bin + 1)}\u00a0%", int(count)) for bin, count in enumerate(counts)]
+        return self._table("confidences", "confidence_columns", rows, line, "column")
+
+    def _findings(self, findings: pd.DataFrame, line: int) -> int:
+        """How many customers each rule of the audit speaks of, as a table and a chart; the row after them."""
+        named = rendering.texts(self._locale)["reason"]
+        severities = self._words["summary"]["severities"]
+        counts = findings.groupby(["rule_code", "severity"])["customer_id"].nunique().rename("n").reset_index()
+        counts = counts.sort_values(["n", "rule_code"], ascending=[False, True], kind="stable")
+        rows = [
+            (named.get(rule, rule), int(n), severities.get(severity, severity))
+            for rule, severity, n in counts[["rule_code", "severity", "n"]].itertuples(index=False)
+        ]
+        if not rows:
+            rows = [(self._words["summary"]["none"], 0, "")]
+        return self._table("findings", "finding_columns", rows, line, "bar")
+
+    def _table(self, name: str, columns: str, rows: Sequence[tuple[Any, ...]], line: int, kind: str) -> int:
+        """A small table with a chart of its second column beside it; the row after both."""
+        words, sheet = self._words["summary"], self._summary
+        sheet.write_string(line, 1, words[name], self._styles["section"])
+        line += 1
+        for place, text in enumerate(words[columns].values(), start=1):
+            sheet.write_string(line, place, text, self._styles["head"])
+        first = line + 1
+        for line, row in enumerate(rows, start=first):
+            for place, value in enumerate(row, start=1):
+                self._cell(sheet, line, place, value, self._styles["plain"])
+        said = [row[:2] for row in rows]
+        height = max(60 + 22 * len(rows), 260)
+        chart = self._chart(kind, name, said, first, 2)
+        sheet.insert_chart(first - 1, 5, chart, self._alt(name, said, width=520, height=height))
+        return max(line, first + height // 20) + 1
+
+    def _chart(self, kind: str, name: str, said: Sequence[tuple[str, int]], first: int, place: int) -> Any:
+        """A chart of some rows of the summary: labels in the second column, numbers in `place`."""
+        words = self._words["charts"]
+        sheet = self._words["sheets"]["summary"]
+        last = first + max(len(said), 1) - 1
+        chart = self._book.add_chart({"type": kind})
+        of = words["customers"] if name == "findings" else words["items"]
+        chart.add_series({
+            "name": of,
+            "categories": [sheet, first, 1, last, 1],
+            "values": [sheet, first, place, last, place],
+            "fill": {"color": _WINE},
+            "gap": 60,
+            "data_labels": {"value": True, "font": {"size": 9}},
+        })  # fmt: skip
+        chart.set_title({"name": words[name]["title"], "name_font": {"size": 12, "color": _WINE}, "overlay": False})
+        chart.set_legend({"none": True})
+        labels = {"num_font": {"size": 9}, "line": {"color": "#BFBFBF"}}
+        numbers = {"name": of, "name_font": {"size": 9, "bold": False}, "major_gridlines": {"visible": True, "line": {
+            "color": "#E7E6E6"}}, "num_font": {"size": 9}, "min": 0}  # fmt: skip
+        # In a bar chart the axes change places; its first row is to stand on top.
+        chart.set_x_axis({**labels, "reverse": True} if kind == "bar" else labels)
+        chart.set_y_axis(numbers)
+        return chart
+
+    def _alt(self, name: str, said: Sequence[tuple[str, int]], *, width: int, height: int) -> dict[str, Any]:
+        """Place and size of a chart, and what it shows in words."""
+        text = ", ".join(f"{label} {number}" for label, number in said)
+        alt = self._words["charts"][name]["alt"].format(said=text)
+        chart_size = {"x_scale": width / 480, "y_scale": height / 288}
+        return {"description": alt, "object_position": 2, **chart_size}
+
+    # The instructions
+
+    def help(self, rules: BusinessRules) -> None:
+        words, sheet = self._words["help"], self._help
+        sheet.hide_gridlines(2)
+        sheet.set_column(0, 0, 4)
+        sheet.set_column(1, 1, 105)
+        sheet.write_string(0, 0, words["title"], self._styles["title"])
+        sheet.set_row(0, 26)
+        names = {
+            **self._words["sheets"], **self._words["decisions"], "decision": self._words["columns"]["decision"],
+            "findings": self._words["columns"]["findings"], "reference": REFERENCE_HEADER,
+            "rejection_days": rules.recommendations.rejection_days, "carry_days": rules.review.carry_days,
+            "expires": rendering.long_date(self._about.last_day, self._locale),
+        }  # fmt: skip
+        for number, text in enumerate(words["steps"], start=1):
+            said = text.format(**names)
+            line = 2 * number
+            sheet.set_row(line, 15.0 * len(textwrap.wrap(said, 100)))
+            sheet.write_string(line, 0, f"{number}.", self._styles["step"])
+            sheet.write_string(line, 1, said, self._styles["step"])
+        sheet.protect("", {"format_columns": True, "format_rows": True})
+        sheet.set_paper(9)
+        sheet.fit_to_pages(1, 0)
 
 
 # --- back
@@ -109,7 +715,7 @@ def read(path: Path, limits: WorkbookLimits) -> ReviewSheet:
             run_id, reviewer = summary.run_id, summary.reviewer
             approved, unclear = summary.approved, summary.unclear
             break
-    runs = rows["reference"].str.extract(f"^{_REFERENCE.pattern}$")[0].value_counts()
+    runs = reference_run(rows["reference"]).value_counts()
     problem = None
     if "decision" not in places:
         problem = NO_DECISION_COLUMN
@@ -139,7 +745,7 @@ def _rows(batch: Batch, places: Mapping[str, int]) -> pd.DataFrame:
             {
                 "line": row.line,
                 **{name: row.values[place] for name, place in places.items() if place < len(row.values)},
-                "reference": next((text for text in row.values if _REFERENCE.fullmatch(text.strip())), ""),
+                "reference": next(iter(_references(row.values)), ""),
             }
             for row in batch.ragged
         ]
@@ -148,6 +754,11 @@ def _rows(batch: Batch, places: Mapping[str, int]) -> pd.DataFrame:
         texts = frame[name].astype("object").fillna("").astype("str")
         frame[name] = texts.str.strip().map(unguard)
     return frame
+
+
+def _references(texts: Sequence[str]) -> list[str]:
+    stripped = pd.Series(texts, dtype="str").str.strip()
+    return stripped[reference_run(stripped).notna()].to_list()
 
 
 @dataclass
