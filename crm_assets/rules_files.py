@@ -130,10 +130,11 @@ def problems(folder: Path, slug: str | None = None) -> list[Problem]:
     wrong = {problem.key for problem in found}
     paths = [tenant_file(folder, slug)] if slug else sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
     for path in paths:
-        for problem in tenants.problems_of(path, shown_path(path)):
-            # What is wrong with the product's own value is wrong for every estate that has no other: said once.
-            if problem.line is not None or problem.key.removeprefix("rules.") not in wrong:
-                found.append(problem)
+        theirs = tenants.problems_of(path, shown_path(path))
+        # What is wrong with the product's own value is wrong for every estate that has no other: said once.
+        said = [problem for problem in theirs if problem.key.removeprefix("rules.") in wrong]
+        own = Places(path.read_text(encoding="utf-8")) if said else None
+        found += [each for each in theirs if each not in said or (own and own.get(tuple(each.key.split("."))))]
     return found
 
 

@@ -214,14 +214,13 @@ class Shape:
 
 
 def _range(node: Mapping[str, Any]) -> list[str]:
-    low, above, high = node.get("minimum"), node.get("exclusiveMinimum"), node.get("maximum")
-    if above is not None:
-        return [f"above {above:g}" + (f", at most {high:g}" if high is not None else "")]
+    low, above = node.get("minimum"), node.get("exclusiveMinimum")
+    high, below = node.get("maximum"), node.get("exclusiveMaximum")
     if low is not None and high is not None:
         return [f"{low:g}..{high:g}"]
-    if low is not None:
-        return [f"of {low:g} or more"]
-    return [f"of {high:g} or less"] if high is not None else []
+    ends = {"at least": low, "above": above, "at most": high, "below": below}
+    said = [f"{word} {end:g}" for word, end in ends.items() if end is not None]
+    return [", ".join(said)] if said else []
 
 
 def _suggestion(shape: Shape, key: Key) -> str:

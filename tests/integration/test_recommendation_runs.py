@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crm_assets import databases, rules, run_context, tables, versions
+from crm_assets import databases, rules, rules_files, run_context, tables, versions
 from crm_assets.defs.common import tenants_partitions
 from crm_assets.defs.recommendations import assets, backtests, checks
 from crm_assets.logic.backtesting import ENGINES, LISTS, MEASURES
@@ -333,3 +333,34 @@ def test_few_customers_judge_nobody(run: Run) -> None:
     few.backtests["customers"] = rules.load().ranking.tuning.min_customers - 1
     few.backtests.loc[few.backtests["engine"] == "popularity", "ndcg"] = 0.9
     assert run(few)[1]["lights"]["what_serves_beats_the_baselines"]
+
+
+def test_another_rule_is_another_version_on_the_next_run_and_the_rules_of_both_are_kept(
+    run: Run, tenant_warehouse: Warehouse
+) -> None:
+    loaded(tenant_warehouse, "a")
+    run_id, _ = run(made())
+    later, shown = run(made(), rules={"audit": {"silence_days": 21}})
+    assert later != run_id
+    versions_of = dict(tenant_warehouse.rows("select run_id, rules_version from recommendations.runs"))
+    assert versions_of[later] != versions_of[run_id]
+    assert shown["rule_sets"]["rules_version"] == versions_of[later]
+    version, then = rules_files.rules_of_run(tenant_warehouse, run_id)
+    assert (version, then) == (versions_of[run_id], rules.load(load_demo().rules).model_dump(mode="json"))
+    now = rules.load({"audit": {"silence_days": 21}})
+    assert [str(change) for change in rules_files.changes(then, now)] == ["audit.silence_days: 14 -> 21"]
+    _, of_later = rules_files.rules_of_run(tenant_warehouse, later)
+    assert rules_files.changes(of_later, now) == []
+
+
+def test_rules_of_a_run_that_is_not_there_or_is_older_than_their_keeping(run: Run, tenant_warehouse: Warehouse) -> None:
+    with pytest.raises(rules_files.RulesError, match="no run 'feedc0de'"):
+        rules_files.rules_of_run(tenant_warehouse, "feedc0de")
+    run_id, _ = run(made())
+    tenant_warehouse.execute("delete from recommendations.rule_sets")
+    with pytest.raises(rules_files.RulesError, match=f"the rules of run {run_id} .* were not kept"):
+        rules_files.rules_of_run(tenant_warehouse, run_id)
+
+
+def load_demo() -> Tenant:
+    return load_tenant(ROOT / "tenants" / "demo.yaml")

@@ -6,10 +6,12 @@ run is reused as it is, never appended to.
 """
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
 import pandas as pd
+import psycopg
 
 from crm_assets import activation, run_context, tables, versions
 from crm_assets.defs.common import PROFILED, TenantRun, materialized, new_figure, plot, table_spec
@@ -18,6 +20,7 @@ from crm_assets.defs.recommendations import backtests
 from crm_assets.logic import feedback, recommendations
 from crm_assets.logic.backtesting import LISTS
 from crm_assets.resources.warehouse import replace_run, upsert
+from crm_assets.rules import BusinessRules
 
 DEPS = [
     ("rfm", "purchases"),
@@ -117,6 +120,11 @@ def _allocations(tenant_run: TenantRun) -> pd.DataFrame:
             "first order in the window after it, repeat and explore apart (docs/glossary.md). No rows where the "
             "history is too short to say anything.",
         ),
+        table_spec(
+            tables.rule_sets,
+            deps=[("landing", "parameters")],
+            description="Kept, so that `crm rules diff` can say what has changed since a run.",
+        ),
     ],
 )
 def runs_and_items(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> Iterator[dg.MaterializeResult[Any]]:
@@ -133,6 +141,8 @@ def runs_and_items(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> 
         )
         engine, items = made.engine, made.items
         _write(tenant_run, made)
+    with warehouse.transaction() as connection:
+        keep_rules(connection, tenant_run.rules, tenant_run.now)
     measured = backtests.of_run(warehouse, run_id)
     yield materialized(
         warehouse.count("recommendations", "runs"),
@@ -167,6 +177,21 @@ def runs_and_items(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> 
         **{f"serves_{name}": served for name, served in engine["ranking"]["choice"].items()},
         serving=backtests.serving_table(engine["ranking"]),
         **_measures_shown(tenant_run, measured),
+    )
+    yield materialized(
+        warehouse.count("recommendations", "rule_sets"),
+        tables.rule_sets,
+        tenant_run,
+        rules_version=tenant_run.rules.version,
+    )
+
+
+def keep_rules(connection: psycopg.Connection, rules: BusinessRules, now: datetime) -> None:
+    """Keep the rules in force under their version; a version that is known stays as it was written first."""
+    connection.execute(
+        "insert into recommendations.rule_sets (rules_version, rules, first_used_at) values (%s, %s, %s)"
+        " on conflict (rules_version) do nothing",
+        [rules.version, tables.json_text(rules.model_dump(mode="json")), now],
     )
 
 
