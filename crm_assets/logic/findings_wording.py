@@ -6,13 +6,17 @@ The sentences are in `templates/findings_<locale>.yaml`, group `finding`; what m
 
 from __future__ import annotations
 
-from string import Formatter
+from functools import lru_cache
 
+import numpy as np
 import pandas as pd
 
 from crm_assets import rendering
 
+COLUMNS = ["rule_code", "measured", "threshold"]
 
+
+@lru_cache(maxsize=20_000)
 def _written(text: str, unit: str, locale: str) -> str:
     """A value as a language writes it: {measured:days}. Without a unit it stands as it is."""
     words = rendering.texts(locale)["finding_words"]
@@ -28,20 +32,29 @@ def _written(text: str, unit: str, locale: str) -> str:
     return str(forms.get("one" if text == "1" else text, forms["other"])).format(n=text)
 
 
-def _column(texts: pd.Series, unit: str, locale: str) -> pd.Series:
-    """Texts as a language writes them; each different one is written once."""
-    which, names = pd.factorize(texts)
-    written = pd.Series([_written(str(name), unit, locale) for name in names], dtype="str")
-    return written.take(which).set_axis(texts.index)
+class _Value(str):
+    """A text that a sentence writes by the unit of its placeholder."""
+
+    locale: str
+
+    def __new__(cls, text: str, locale: str) -> _Value:
+        value = super().__new__(cls, text)
+        value.locale = locale
+        return value
+
+    def __format__(self, unit: str) -> str:
+        return _written(str(self), unit, self.locale)
 
 
-def _sentence(locale: str, code: str, cause: str) -> str:
-    said = rendering.texts(locale)["finding"][code]
-    if isinstance(said, str):
-        return said
-    if cause not in said and "other" not in said:
-        raise ValueError(f"findings_{locale}.yaml: finding.{code} has no sentence for {cause!r}")
-    return str(said[cause] if cause in said else said["other"])
+def _sentence(code: str, measured: str, threshold: str, locale: str) -> str:
+    said, value = rendering.texts(locale)["finding"][code], measured
+    if not isinstance(said, str):
+        # `bought:12`: the word chooses the sentence, what follows stands in it.
+        word, _, rest = value.partition(":")
+        if word not in said and "other" not in said:
+            raise ValueError(f"findings_{locale}.yaml: finding.{code} has no sentence for {word!r}")
+        said, value = (said[word], rest) if word in said else (said["other"], value)
+    return str(said).format(measured=_Value(value, locale), threshold=_Value(threshold, locale))
 
 
 def findings_said(findings: pd.DataFrame, locale: str) -> pd.Series:
@@ -50,21 +63,15 @@ def findings_said(findings: pd.DataFrame, locale: str) -> pd.Series:
     Permission reasons that hold are said too, under their code as rule_code. KeyError: a code that has no sentence;
     ValueError: a cause that has none.
     """
-    measured = findings["measured"].fillna("").astype("str")
-    # `bought:12`: the word chooses the sentence, the number stands in it.
-    parts = {
-        "threshold": findings["threshold"].fillna("").astype("str"),
-        "measured": measured.str.replace(r"^.*:", "", regex=True),
-    }
-    cause = measured.str.extract(r"^([a-z_0-9]*[a-z_]+)(?::|$)", expand=False).fillna("")
-    said = pd.Series("", index=findings.index, dtype="str")
-    kinds = pd.DataFrame({"code": findings["rule_code"], "cause": cause})
-    for code, word in kinds.drop_duplicates().itertuples(index=False, name=None):
-        rows = (kinds["code"] == code) & (kinds["cause"] == word)
-        text = pd.Series("", index=findings.index[rows], dtype="str")
-        for literal, name, unit, _ in Formatter().parse(_sentence(locale, code, word)):
-            text = text + literal
-            if name:
-                text = text + _column(parts[name][rows], unit or "", locale)
-        said[rows] = text
-    return said
+    # Each different finding is said once.
+    key = np.zeros(len(findings), dtype=np.int64)
+    for name in COLUMNS:
+        which, names = pd.factorize(findings[name])
+        key = key * (len(names) + 1) + which + 1
+    _, first, place = np.unique(key, return_index=True, return_inverse=True)
+    different = findings[COLUMNS].iloc[first].astype("object").fillna("")
+    said = [
+        _sentence(code, measured, threshold, locale)
+        for code, measured, threshold in different.itertuples(index=False, name=None)
+    ]
+    return pd.Series(said, dtype="str").take(place).set_axis(findings.index)
