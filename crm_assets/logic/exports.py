@@ -1,15 +1,18 @@
 """The four export files of a run, exactly as spec.md §6 names them: frames in, CSV and JSON bytes out.
 
-CSV is plain UTF-8 with commas and a header even when there is no row; JSON is an array with the same columns,
-counts as objects. Rows are sorted, so the same run gives the same bytes. No database and no folder here.
+CSV is UTF-8 with commas and a header even when there is no row. It begins with a byte order mark, without which Excel
+takes accents for those of Windows, and texts stand in quotes, so that a reader that is told so keeps `01000` a text.
+JSON is an array with the same columns, counts as objects, without a mark. Rows are sorted, so the same run gives the
+same bytes. No database and no folder here.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,13 +87,30 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _text(value: Any) -> str:
+def _cell(value: Any) -> str | int | float:
     """A cell as the CSV shows it: true/false, JSON for counts, empty for what is missing."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, int | float):
+        return value
     return json.dumps(value, ensure_ascii=False, sort_keys=True) if isinstance(value, dict) else str(value)
+
+
+def csv_bytes(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """A table as CSV that Excel opens with its accents."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(columns)
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    return codecs.BOM_UTF8 + text.getvalue().encode()
+
+
+def json_bytes(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """A table as a JSON array of objects."""
+    records = [dict(zip(columns, row, strict=True)) for row in rows]
+    return (json.dumps(records, ensure_ascii=False, indent=1) + "\n").encode()
 
 
 def files(frames: Mapping[str, pd.DataFrame]) -> dict[str, bytes]:
@@ -99,11 +119,6 @@ def files(frames: Mapping[str, pd.DataFrame]) -> dict[str, bytes]:
     for name, frame in frames.items():
         columns = list(frame.columns)
         rows = [[_plain(value) for value in row] for row in frame.itertuples(index=False, name=None)]
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([_text(value) for value in row] for row in rows)
-        written[f"{name}.csv"] = text.getvalue().encode()
-        records = [dict(zip(columns, row, strict=True)) for row in rows]
-        written[f"{name}.json"] = (json.dumps(records, ensure_ascii=False, indent=1) + "\n").encode()
+        written[f"{name}.csv"] = csv_bytes(columns, rows)
+        written[f"{name}.json"] = json_bytes(columns, rows)
     return written

@@ -439,7 +439,7 @@ def test_exports_are_the_four_files_of_the_spec(estates: Estates, tmp_path: Path
     names = {Path(path).name for path in written["files"]}
     stems = {"reco_output", "audit_output", "next_action_output", "run_summary"}
     assert names == {f"{stem}.{ending}" for stem in stems for ending in ("csv", "json")}
-    header = (tmp_path / "reco_output.csv").read_text("utf-8").splitlines()[0]
+    header = (tmp_path / "reco_output.csv").read_text("utf-8-sig").splitlines()[0]
     assert header == "run_id,customer_code,scenario,rank,product_key,score,explain_short"
 
 

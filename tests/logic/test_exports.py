@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any, get_args
 
+import openpyxl
 import pandas as pd
 import pytest
 
@@ -65,7 +70,8 @@ def written(**changes: Any) -> dict[str, bytes]:
 
 
 def read_csv(content: bytes) -> list[list[str]]:
-    return list(csv.reader(io.StringIO(content.decode())))
+    assert content.startswith(codecs.BOM_UTF8), "Excel reads accents right only behind this mark"
+    return list(csv.reader(io.StringIO(content.decode("utf-8-sig"))))
 
 
 HEADERS = {
@@ -81,8 +87,8 @@ def test_the_files_and_their_columns_are_those_of_the_spec() -> None:
     files = written()
     assert sorted(files) == sorted(f"{name}.{kind}" for name in HEADERS for kind in ("csv", "json"))
     for name, header in HEADERS.items():
-        assert files[f"{name}.csv"].decode().splitlines()[0] == header
-        assert not files[f"{name}.csv"].startswith(b"\xef\xbb\xbf")
+        assert files[f"{name}.csv"].startswith(codecs.BOM_UTF8 + header.encode() + b"\n")
+        assert not files[f"{name}.json"].startswith(codecs.BOM_UTF8)
         for record in json.loads(files[f"{name}.json"]):
             assert ",".join(record) == header
 
@@ -129,7 +135,7 @@ def test_a_run_of_nothing_has_headers_and_one_summary() -> None:
     empty = {**DECISION, "n_customers": 0, "n_eligible": 0, "mean_audit_score": None, "gate_export": False}
     files = written(items=ITEMS.iloc[:0], findings=FINDINGS.iloc[:0], actions=ACTIONS.iloc[:0], decision=empty)
     for name in ("reco_output", "audit_output", "next_action_output"):
-        assert files[f"{name}.csv"].decode() == HEADERS[name] + "\n"
+        assert files[f"{name}.csv"] == codecs.BOM_UTF8 + HEADERS[name].encode() + b"\n"
         assert json.loads(files[f"{name}.json"]) == []
     (summary,) = json.loads(files["run_summary.json"])
     assert summary["mean_audit_score"] is None
@@ -138,6 +144,27 @@ def test_a_run_of_nothing_has_headers_and_one_summary() -> None:
 
 def test_the_same_run_is_the_same_bytes() -> None:
     assert written() == written(items=ITEMS.iloc[::-1], actions=ACTIONS.iloc[::-1], findings=FINDINGS.iloc[::-1])
+
+
+def test_texts_stand_in_quotes_and_numbers_do_not() -> None:
+    line = written()["next_action_output.csv"].decode("utf-8-sig").splitlines()[1]
+    assert line == '"run","A1","true","LOW_CONFIDENCE","rebuy",90'
+
+
+@pytest.mark.skipif(shutil.which("soffice") is None, reason="LibreOffice is not here")
+def test_a_spreadsheet_reads_accents_and_leading_zeros_right(tmp_path: Path) -> None:
+    accents = "Crémant d’Alsace « Cœur », déjà aimé €"
+    actions = ACTIONS.assign(client_code=ACTIONS["client_code"].replace({"A1": "00123"}))
+    found = written(actions=actions, items=items(item("c1", "00042", 1, explain_short=accents)))
+    path = tmp_path / "reco_output.csv"
+    path.write_bytes(found["reco_output.csv"])
+    # Comma, double quote, character set "automatic" (the mark decides), from line 1, quoted fields are texts.
+    command = ["soffice", f"-env:UserInstallation=file://{tmp_path}/profile", "--headless", "--convert-to", "xlsx"]
+    options = ["--infilter=CSV:44,34,0,1,,0,true,false", "--outdir", str(tmp_path), str(path)]
+    subprocess.run([*command, *options], check=True, capture_output=True, timeout=120)
+    header, row = openpyxl.load_workbook(path.with_suffix(".xlsx")).active.iter_rows(values_only=True)
+    assert ",".join(header) == HEADERS["reco_output"]
+    assert (row[1], row[3], row[4], row[6]) == ("00123", 1, "00042", accents)
 
 
 CLUSTERS = pd.DataFrame(

@@ -1,5 +1,6 @@
 """The export files of the gate in force, and whether they are what was recorded."""
 
+import json
 from typing import Any
 
 import dagster as dg
@@ -19,14 +20,17 @@ from crm_assets.defs.common import TenantRun, materialized, tenant_asset, tenant
     ],
 )
 def reports_exports(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg.MaterializeResult[Any]:
-    """`reco_output`, `audit_output`, `next_action_output` and `run_summary` as CSV and as JSON (spec.md §6)."""
+    """`reco_output`, `audit_output`, `next_action_output` and `run_summary` as CSV and as JSON (spec.md §6).
+
+    The CSV opens in Excel with its accents; codes keep their leading zeros where their columns are read as text.
+    """
     gate = activation.gate_in_force(tenant_run.warehouse)
     if gate is None:
         raise dg.Failure("no run has passed the gate yet: there is nothing to export")
     folder = documents.folder_of(tenant_run.tenant, tenant_run.home, gate.run_id)
-    rows = documents.written(
-        documents.export_run(tenant_run.warehouse, gate.run_id, folder), tenant_run.home, tenant_run.now
-    )
+    paths = documents.export_run(tenant_run.warehouse, gate.run_id, folder)
+    rows = documents.written(paths, tenant_run.home, tenant_run.now)
+    counts = {f"rows_{path.stem}": len(json.loads(path.read_bytes())) for path in paths if path.suffix == ".json"}
     tenant_run.warehouse.replace_run(tables.exports_written, rows.assign(run_id=gate.run_id), gate.run_id)
     return materialized(
         len(rows),
@@ -34,6 +38,7 @@ def reports_exports(context: dg.AssetExecutionContext, tenant_run: TenantRun) ->
         run_id=gate.run_id,
         folder=dg.MetadataValue.path(str(folder)),
         bytes=int(rows["size_bytes"].sum()),
+        **counts,
     )
 
 
