@@ -637,6 +637,7 @@ class ReportRows(Section):
 
 class MonthlyReports(Section):
     wines: Whole
+    actions: Whole
     cohorts: Count
     quarters: Count
     low_stock_months: NotNegative
