@@ -583,6 +583,28 @@ def cmd_review_status(config: Settings, args: argparse.Namespace) -> Result:
     return result
 
 
+def cmd_review_export(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import documents, review_documents, reviews
+
+    tenant = _registry(config).get(args.tenant)
+    warehouse = _warehouse(config, tenant.slug)
+    run_id, _ = _reviewing(tenant.slug, lambda: reviews.run_to_review(warehouse, args.run))
+    folder = args.to or documents.folder_of(tenant, config.home, run_id)
+    books = review_documents.write_review_workbooks(warehouse, tenant, tenant.business_rules, run_id, folder)
+    for book in books:
+        done = "written to" if book.is_new else "are already in"
+        say(f"{book.items} items of {book.customers} customers {done} {book.path}")
+    say("filled in and dropped into the estate's folder under any name, the decisions are taken")
+    return {
+        "tenant": tenant.slug,
+        "run_id": run_id,
+        "workbooks": [
+            {"path": str(b.path), "items": b.items, "customers": b.customers, "sampled": b.sampled, "new": b.is_new}
+            for b in books
+        ],
+    }
+
+
 def _program(name: str, environment: dict[str, str]) -> str:
     """A program of .venv, else of PATH."""
     found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")]))
@@ -754,7 +776,11 @@ def parser() -> argparse.ArgumentParser:
         if function is cmd_quarantine:
             made.add_argument("--file", metavar="F", help="path or file_id of the export; default: all of them")
     review = commands.add_parser("review", help="review: what people decide on the recommended items of a run")
-    within_review = review.add_subparsers(dest="subcommand", required=True, metavar="status")
+    within_review = review.add_subparsers(dest="subcommand", required=True, metavar="export|status")
+    made = add("export", cmd_review_export, "write the workbook in which people approve or reject", within_review)
+    add_tenant(made)
+    made.add_argument("--run", metavar="ID", help="run_id; default: the run of the gate in force")
+    made.add_argument("--to", type=Path, metavar="DIR", help="default: where the estate's documents go")
     made = add("status", cmd_review_status, "how far the review of a run has come", within_review)
     add_tenant(made)
     made.add_argument("--run", metavar="ID", help="run_id; default: the run of the gate in force")

@@ -53,13 +53,19 @@ send_campaign_job = dg.define_asset_job(
     partitions_def=tenants_partitions,
     description="Hands planned batches to Brevo: a dry run unless live sending is switched on everywhere it must be.",
 )
+review_workbook_job = dg.define_asset_job(
+    "review_workbook",
+    selection=_tables("review.workbooks"),
+    partitions_def=tenants_partitions,
+    description="Writes the workbook in which people approve or reject what the run in force recommends.",
+)
 report_job = dg.define_asset_job(
     "report",
-    selection=dg.AssetSelection.groups("outcomes", "reports"),
+    selection=dg.AssetSelection.groups("outcomes", "kpis", "reports") | _tables("review.workbooks"),
     partitions_def=tenants_partitions,
-    description="What became of the messages, the exports and the weekly report of the gate in force.",
+    description="What became of the messages, the KPIs, the exports and the weekly report of the gate in force.",
 )
-JOBS = [ingest_job, refresh_job, plan_campaign_job, send_campaign_job, report_job]
+JOBS = [ingest_job, refresh_job, plan_campaign_job, send_campaign_job, report_job, review_workbook_job]
 
 
 def _control() -> Any:
@@ -318,6 +324,22 @@ def report_after_plan(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.
     return _follow(context, "after-plan")
 
 
+@dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.SUCCESS,
+    monitored_jobs=[refresh_job],
+    request_job=review_workbook_job,
+    name="review_workbook_after_refresh",
+    minimum_interval_seconds=10,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="After a refresh of an estate that asks for review: its workbook, before anything can be planned.",
+)
+def review_workbook_after_refresh(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
+    tenant = Registry(settings().tenants).tenants.get(context.dagster_run.tags.get(PARTITION_TAG, ""))
+    if tenant is None or tenant.review == "auto":
+        return dg.SkipReason("the estate asks for no review: its workbook comes with the report")
+    return _follow(context, AFTER_REFRESH)
+
+
 @dg.run_failure_sensor(
     name="run_failures",
     minimum_interval_seconds=10,
@@ -393,6 +415,7 @@ SENSORS = [
     dropped_files_elsewhere,
     plan_after_refresh,
     report_after_plan,
+    review_workbook_after_refresh,
     run_failures,
     run_recoveries,
 ]
