@@ -14,7 +14,7 @@ mended as (
     select file_id
     from {{ source('raw', dataset) }}
     where source_line <= 64 and mends is not null
-    {{ 'union' if not loop.last }}
+    {{ 'union' if not loop.last else '' }}
     {% endfor %}
 ),
 

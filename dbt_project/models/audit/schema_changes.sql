@@ -29,7 +29,7 @@ previous as (
     from {{ side }}
     cross join lateral unnest({{ side }}.unmapped_headers) as header (name)
 
-){{ ',' if not loop.last }}
+){{ ',' if not loop.last else '' }}
 
 {% endfor %}
 select
