@@ -256,6 +256,18 @@ clusters = _table(
     ],
 )
 
+cluster_history = _table(
+    "customers.cluster_history",
+    "One row per customer and as-of day of a refresh: the cluster the customer was in. The last weeks only.",
+    [
+        sa.Column("as_of", Date, primary_key=True),
+        sa.Column("customer_id", Text, primary_key=True),
+        sa.Column("population", Text, nullable=False),
+        sa.Column("cluster_id", Text, nullable=False),
+        sa.Column("cluster_name", Text, nullable=False),
+    ],
+)
+
 cluster_profiles = _table(
     "customers.cluster_profiles",
     "One row per cluster: size, medians in natural units, and the centroid that keeps its id stable next run.",

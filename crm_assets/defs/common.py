@@ -98,7 +98,12 @@ def tenant_asset(
 
 
 def tenant_check(
-    asset: Sequence[str], *, blocking: bool = False, description: str | None = None, name: str | None = None
+    asset: Sequence[str],
+    *,
+    blocking: bool = False,
+    description: str | None = None,
+    name: str | None = None,
+    additional_deps: Sequence[Sequence[str]] = (),
 ) -> Callable[[Callable[..., Any]], dg.AssetChecksDefinition]:
     """A check of a tenant's table. A red one must explain itself: measured value and threshold in its metadata."""
 
@@ -108,6 +113,7 @@ def tenant_check(
             name=name,
             blocking=blocking,
             description=description or (function.__doc__ or "").strip(),
+            additional_deps=[dg.AssetKey(list(key)) for key in additional_deps],
             partitions_def=tenants_partitions,
         )(function)
 

@@ -1,4 +1,4 @@
-"""The dbt models as assets: one `@dbt_assets` for the refresh, another for outcomes.
+"""The dbt models as assets: one `@dbt_assets` for the refresh, another for outcomes and KPIs.
 
 A model's key is [stage, model], its group the stage, and its tests are its checks. dbt runs once per tenant run,
 against that tenant's database, with the tenant's own target folder so that its partial parse stays good.
@@ -6,8 +6,9 @@ against that tenant's database, with the tenant's own target folder so that its 
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -23,6 +24,8 @@ from dagster_dbt import (
 from crm_assets import run_context
 from crm_assets.dbt_manifest import MANIFEST, PROJECT, dbt_executable
 from crm_assets.defs.common import STATE_TABLES, TenantRun, bars, tenants_partitions
+from crm_assets.defs.kpis import plots
+from crm_assets.resources.warehouse import Warehouse
 
 project = DbtProject(project_dir=PROJECT)
 _STATE = {(table.schema, table.name) for table in STATE_TABLES}
@@ -139,8 +142,9 @@ def _build(context: dg.AssetExecutionContext, dbt: DbtCliResource, tenant_run: r
                 "dagster/row_count": tenant_run.warehouse.count(stage, model),
                 "as_of": tenant_run.as_of.isoformat(),
             }
-            if (stage, model) == ("rfm", "customer_rfm"):
-                shown["segment_sizes"] = _segment_sizes(tenant_run)
+            if picture := PICTURES.get((stage, model)):
+                name, draw = picture
+                shown[name] = draw(tenant_run.warehouse)
             event = event.with_metadata(shown)
         yield event
 
@@ -155,16 +159,30 @@ def _without_values(events: Iterator[Any]) -> Iterator[Any]:
         raise dg.Failure(f"dbt failed: {text}") from None
 
 
-def _segment_sizes(tenant_run: run_context.TenantRun) -> dg.MarkdownMetadataValue:
+def _segment_sizes(warehouse: Warehouse) -> dg.MarkdownMetadataValue:
     """How many customers each RFM segment has, as a picture."""
-    segments = tenant_run.warehouse.read("rfm", "customer_rfm", columns=["segment"])["segment"]
-    return bars(segments.value_counts(), f"Customers by RFM segment, {tenant_run.as_of.isoformat()}")
+    found = warehouse.read("rfm", "customer_rfm", columns=["segment", "as_of"])
+    day = f", {found['as_of'].iloc[0]:%Y-%m-%d}" if len(found) else ""
+    return bars(found["segment"].value_counts(), f"Customers by RFM segment{day}")
+
+
+# (stage, model) -> the name and the maker of the picture that its asset shows.
+PICTURES: dict[tuple[str, str], tuple[str, Callable[[Warehouse], dg.MarkdownMetadataValue]]] = {
+    ("rfm", "customer_rfm"): ("segment_sizes", _segment_sizes),
+    ("kpis", "monthly_sales"): ("revenue_by_month", plots.revenue_by_month),
+    ("kpis", "cohort_retention"): ("retention", plots.retention),
+    ("kpis", "rfm_transitions"): ("movement", partial(plots.transitions, name="rfm_transitions", side="segment")),
+    ("kpis", "cluster_transitions"): (
+        "movement",
+        partial(plots.transitions, name="cluster_transitions", side="cluster_name"),
+    ),
+}
 
 
 @dbt_assets(
     manifest=MANIFEST,
     project=project,
-    exclude="tag:outcomes resource_type:unit_test",
+    exclude="tag:outcomes tag:kpis resource_type:unit_test",
     name="dbt_refresh",
     partitions_def=tenants_partitions,
     dagster_dbt_translator=StageTranslator(reads_state=True),
@@ -177,12 +195,12 @@ def dbt_refresh(context: dg.AssetExecutionContext, dbt: DbtCliResource, tenant_r
 @dbt_assets(
     manifest=MANIFEST,
     project=project,
-    select="tag:outcomes",
+    select="tag:outcomes tag:kpis",
     exclude="resource_type:unit_test",
     name="dbt_outcomes",
     partitions_def=tenants_partitions,
     dagster_dbt_translator=StageTranslator(reads_state=False),
 )
 def dbt_outcomes(context: dg.AssetExecutionContext, dbt: DbtCliResource, tenant_run: TenantRun) -> Iterator[Any]:
-    """What became of the messages."""
+    """What became of the messages, and what the estate's figures say."""
     yield from _build(context, dbt, tenant_run)

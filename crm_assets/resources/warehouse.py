@@ -21,7 +21,7 @@ from psycopg import sql
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 # Schemas whose tables dbt rebuilds as of a day: a run for an earlier day reads and writes copies of them.
-AS_OF_SCHEMAS = frozenset({"staging", "curated", "rfm", "audit"})
+AS_OF_SCHEMAS = frozenset({"staging", "curated", "rfm", "audit", "outcomes", "kpis"})
 AS_OF_SUFFIX = "_asof"
 # The one dbt table that keeps every day: there is no copy of it (meta keeps_history in its model).
 KEEPS_HISTORY = frozenset({"rfm.customer_rfm_history"})

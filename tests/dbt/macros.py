@@ -1,4 +1,5 @@
-"""The value macros of the dbt project as SQL expressions, and its singular tests as statements, without dbt's start-up.
+"""The value macros of the dbt project as SQL expressions, its singular tests and plain models as statements, without
+dbt's start-up.
 
 No values here and no database: tests say what goes in and what must come out.
 """
@@ -12,7 +13,7 @@ import jinja2
 
 from crm_assets.dbt_manifest import PROJECT
 
-FILES = ("parameters.sql", "text_values.sql", "parse_number.sql", "parse_date.sql", "quarantine_codes.sql")
+FILES = ("parameters.sql", "text_values.sql", "parse_number.sql", "parse_date.sql", "quarantine_codes.sql", "kpis.sql")
 
 
 @cache
@@ -36,6 +37,13 @@ def statement(test: str) -> str:
     """The SELECT that a singular test is: it finds what is wrong."""
     environment, macros = _environment()
     return environment.from_string(macros + (PROJECT / "tests" / f"{test}.sql").read_text("utf-8")).render()
+
+
+def model(name: str) -> str:
+    """The SELECT that a model is. Only for models that ask nothing but refs, sources and the macros above."""
+    environment, macros = _environment()
+    (path,) = (PROJECT / "models").glob(f"*/{name}.sql")
+    return environment.from_string(macros + path.read_text("utf-8")).render()
 
 
 def render(macro: str, *arguments: str) -> str:

@@ -5,6 +5,7 @@ and shows what it found, but writes nothing: these tables hold the present (spec
 """
 
 from collections.abc import Iterator
+from datetime import date
 from typing import Any
 
 import dagster as dg
@@ -25,6 +26,7 @@ from crm_assets.defs.common import (
 from crm_assets.defs.customers import holdout
 from crm_assets.logic import customers
 from crm_assets.logic import predictions as prediction_logic
+from crm_assets.resources.warehouse import copy_frame
 from crm_assets.rules import Clusters as ClusterRules
 
 
@@ -78,7 +80,7 @@ def taste_profiles(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> 
             deps=[("rfm", "customer_rfm"), ("rfm", "customer_preferences")],
             description="Seeded k-means within private and within professional; ids stay from run to run.",
         )
-        for table in (tables.clusters, tables.cluster_profiles)
+        for table in (tables.clusters, tables.cluster_profiles, tables.cluster_history)
     ],
 )
 def clusters(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> Iterator[dg.MaterializeResult[Any]]:
@@ -106,6 +108,29 @@ def clusters(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> Iterat
     if any(quality.get("tried") for quality in found.quality.values()):
         shown["choice_of_k"] = choice_plot(found.quality, tenant_run.rules.clusters)
     yield materialized(len(found.profiles), tables.cluster_profiles, tenant_run, **written, **shown)
+    kept = keep_history(tenant_run, found.assignments)
+    yield materialized(sum(kept.values()), tables.cluster_history, tenant_run, **written, days=len(kept))
+
+
+def keep_history(tenant_run: TenantRun, assignments: pd.DataFrame) -> dict[date, int]:
+    """Write who is in which cluster as the history's row of the day; the rows of each day that is kept.
+
+    A day computed again replaces itself. Of the past, the last weeks stay, and the newest day before them: an estate
+    that exports once a quarter has something to compare with too. A run for an earlier day writes none: its clusters
+    are not those of the present, whose ids the history tells of.
+    """
+    days = tenant_run.rules.kpis.cluster_history_days
+    with tenant_run.warehouse.transaction() as connection:
+        if not tenant_run.is_historical:
+            connection.execute("delete from customers.cluster_history where as_of = %s", [tenant_run.as_of])
+            copy_frame(connection, tables.cluster_history, assignments.assign(as_of=tenant_run.as_of))
+            connection.execute(
+                "delete from customers.cluster_history where as_of < ("
+                " select max(as_of) from customers.cluster_history where as_of < %s::date - %s::integer)",
+                [tenant_run.as_of, days],
+            )
+        counted = connection.execute("select as_of, count(*) from customers.cluster_history group by as_of")
+        return dict(counted.fetchall())
 
 
 # Centroid features as the plot heads them, with their unit.
