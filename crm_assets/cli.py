@@ -651,6 +651,29 @@ def cmd_check(config: Settings, args: argparse.Namespace) -> int:
     return 0
 
 
+def cmd_audit(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import audit_files, run_context
+
+    tenant, now = _registry(config).get(args.tenant), datetime.now(UTC)
+    if args.as_of:
+        run_context.refuse_future(tenant, args.as_of, now)
+    try:
+        listed = audit_files.read_list(args.recommendations)
+        audited = audit_files.audit_list(
+            listed, _warehouse(config, tenant.slug), tenant, tenant.business_rules, args.as_of, now
+        )
+    except audit_files.FileError as error:
+        raise RefusedError(str(error)) from None
+    result = {"tenant": tenant.slug, **audit_files.summary(audited), "files": []}
+    if not args.json:
+        print(audit_files.text_of(result))
+    if args.to:
+        written = audit_files.write_exports(audited, args.to)
+        say(f"{len(written)} files written to {args.to}")
+        result["files"] = [str(path) for path in written]
+    return result
+
+
 def cmd_rank(config: Settings, args: argparse.Namespace) -> Result:
     from crm_assets import ranking_files, rules
 
@@ -766,6 +789,14 @@ def parser() -> argparse.ArgumentParser:
     add_tenant(export)
     export.add_argument("--run", metavar="ID", help="run_id; default: the run of the gate in force")
     export.add_argument("--to", required=True, metavar="DIR")
+    audited = add("audit", cmd_audit, "audit any list of recommendations in a file, as a run's own list is")
+    add_tenant(audited)
+    audited.add_argument(
+        "--recommendations", required=True, type=Path, metavar="FILE.csv",
+        help="customer_code, scenario, rank, product_key; optionally wine_id, score, confidence, explain_short, run_id",
+    )  # fmt: skip
+    audited.add_argument("--as-of", type=_day, metavar="YYYY-MM-DD", help="default: the day of the estate's tables")
+    audited.add_argument("--to", type=Path, metavar="DIR", help="write the four export files there")
     for name, function, text in (
         ("quarantine", cmd_quarantine, "hand refused rows back to the estate, as workbooks to mend and drop again"),
         ("unmatched", cmd_unmatched, "hand product labels that the catalogue does not know back, to be recognised"),
