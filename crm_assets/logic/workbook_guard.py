@@ -35,6 +35,7 @@ _CHUNK = 1 << 20
 _CELL = b'<c r="'
 # A cell's element with a prefix of its own: XML allows it, few programs write it.
 _PREFIXED_CELL = re.compile(rb":c[\s/>]")
+_ENDS_NAME = np.isin(np.arange(256), list(b" \t\r\n/>"))
 _REFERENCE_BYTES = 10  # of `XFD1048576`, the last cell of a sheet
 _SECTOR_IDS = 0xFFFFFFFA  # from here on a number is a sign, not a sector
 _STREAM, _ROOT = 2, 5  # kinds of directory entries
@@ -175,7 +176,8 @@ class _Reach:
         data = np.frombuffer(text + bytes(len(_CELL) + _REFERENCE_BYTES), np.uint8)
         opens = np.flatnonzero((data[:-1] == ord("<")) & (data[1:] == ord("c")))
         at = opens[np.logical_and.reduce([data[opens + n] == byte for n, byte in enumerate(_CELL)])] + len(_CELL)
-        is_otherwise = len(at) < len(opens) and len(at) < len(opens) - text.count(b"<col")
+        # Of the elements that begin with a c: `c` itself, not `col` or `conditionalFormatting`.
+        is_otherwise = len(at) < int(np.count_nonzero(_ENDS_NAME[data[opens + 2]]))
         self._cells += len(at)
         if is_otherwise or self._cells > self._limits.cells or _PREFIXED_CELL.search(text):
             self.is_uncertain = True
