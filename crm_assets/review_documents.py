@@ -65,9 +65,9 @@ class ReviewBook:
 
 
 def write_review_workbooks(
-    warehouse: Warehouse, tenant: Tenant, rules: BusinessRules, run_id: str, directory: Path
+    warehouse: Warehouse, tenant: Tenant, rules: BusinessRules, run_id: str, directory: Path, most: int | None = None
 ) -> list[ReviewBook]:
-    """The review workbooks of a run in `directory`; those that lie there with the same content are left alone.
+    """The review workbooks of a run in `directory`, at most so many; the same content is not written twice.
 
     Where one lies that differs, because something has been decided since or somebody is filling it in, the new one
     gets a name of its own. ReviewError: the run never reached the gate.
@@ -77,7 +77,7 @@ def write_review_workbooks(
     stem = rendering.texts(tenant.locale)["review_workbook"]["file"]
     parts = parts_of(items, rules.review.workbook_rows)
     books = []
-    for number, part in enumerate(parts, start=1):
+    for number, part in enumerate(parts[:most], start=1):
         content = review_workbook(
             part,
             findings[findings["customer_id"].isin(part["customer_id"])],
@@ -145,7 +145,6 @@ def _gathered(
         rules,
         tenant.locale,
     )
-    shown = set(zip(items["customer_id"], items["product_key"], strict=True))
-    keys = list(zip(findings["customer_id"], findings["product_key"], strict=True))
-    about = [key in shown or (not key[1]) for key in keys]
-    return items, findings[about]
+    key = ["customer_id", "product_key"]
+    is_shown = pd.MultiIndex.from_frame(findings[key]).isin(pd.MultiIndex.from_frame(items[key]))
+    return items, findings[is_shown | findings["product_key"].eq("")]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from babel.numbers import get_decimal_symbol, get_group_symbol
+from babel.numbers import format_percent, get_decimal_symbol, get_group_symbol
 
 from crm_assets import rendering
 from crm_assets.logic.findings_wording import findings_said
@@ -162,7 +162,7 @@ def _customer_names(customers: pd.DataFrame) -> pd.Series:
 
 
 def _wine_names(products: pd.DataFrame, locale: str) -> pd.Series:
-    """Label, vintage unless the label says it, and format unless it is the usual bottle."""
+    """Label, vintage unless the label says it, and format."""
     names = {}
     for key, label, vintage, format_cl in products[["product_key", "label", "vintage", "format_cl"]].itertuples(
         index=False
@@ -208,7 +208,7 @@ def _findings_of_rows(rows: pd.DataFrame, findings: pd.DataFrame, locale: str) -
     said = pd.Series("", index=findings.index, dtype="object")
     said[bare] = findings.loc[bare, "rule_code"].map(lambda code: plain.get(code, code))
     said[~bare] = findings_said(findings[~bare], locale)
-    told = findings.assign(said=said.map(lambda text: text[:1].upper() + text[1:]))
+    told = findings.assign(said=said.map(_capitalised))
     keys = rows[["customer_id", "product_key"]].assign(row=rows.index)
     of_item = keys.merge(told[told["product_key"] != ""], on=["customer_id", "product_key"])
     of_list = keys.merge(told[told["product_key"] == ""].drop(columns="product_key"), on="customer_id")
@@ -220,6 +220,10 @@ def _findings_of_rows(rows: pd.DataFrame, findings: pd.DataFrame, locale: str) -
             "severity": groups["severity"].min(),  # ERROR before WARN
         }
     ).reindex(rows.index, fill_value="")
+
+
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def parts_of(items: pd.DataFrame, most: int) -> list[pd.DataFrame]:
@@ -282,13 +286,13 @@ _LAYOUT: Mapping[str, tuple[int, str]] = {
     "sampled": (11, "text"),
     "wine": (30, "text"),
     "decision": (13, "input"),
-    "rating": (8, "input"),
+    "rating": (9, "input"),
     "comment": (26, "input"),
     "reason": (46, "text"),
     "findings": (36, "text"),
     "scenario": (17, "text"),
-    "score": (9, "score"),
-    "confidence": (10, "share"),
+    "score": (10, "score"),
+    "confidence": (11, "share"),
     "n_orders": (11, "count"),
     "last_order": (12, "day"),
     "recent_orders": (24, "text"),
@@ -308,10 +312,10 @@ _PAPER, _INPUT, _GREY, _WINE = "#FFFFFF", "#FFF2CC", "#F2F2F2", "#7A2531"
 _GOOD, _BAD, _WAITS = ("#E2EFDA", "#375623"), ("#F8CBAD", "#833C0B"), ("#DDEBF7", "#1F4E78")
 _STYLES: dict[str, dict[str, Any]] = {
     "text": {"num_format": "@", "text_wrap": True},
-    "score": {"num_format": "0.0"},
-    "share": {"num_format": "0%"},
-    "count": {"num_format": "0"},
-    "day": {"align": "left"},
+    "score": {"num_format": "0.0", "align": "center"},
+    "share": {"num_format": "0%", "align": "center"},
+    "count": {"num_format": "0", "align": "center"},
+    "day": {"align": "center"},
     "key": {"num_format": "@", "font_color": "#A6A6A6", "font_size": 8},
     "warn": {"num_format": "@", "text_wrap": True, "font_color": "#7F6000", "bg_color": "#FFF7E0"},
     "error": {"num_format": "@", "text_wrap": True, "font_color": _BAD[1], "bg_color": "#FCE4D6"},
@@ -322,6 +326,14 @@ _STYLES: dict[str, dict[str, Any]] = {
 _HELD = {"font_color": "#7F7F7F", "bg_color": _GREY}
 _OTHER_STYLES: dict[str, dict[str, Any]] = {
     "head": {"bold": True, "bg_color": _WINE, "font_color": _PAPER, "text_wrap": True, "valign": "vcenter"},
+    "head_number": {
+        "bold": True,
+        "bg_color": _WINE,
+        "font_color": _PAPER,
+        "text_wrap": True,
+        "valign": "vcenter",
+        "align": "center",
+    },
     "head_input": {"bold": True, "bg_color": "#FFD966", "text_wrap": True, "valign": "vcenter"},
     "head_key": {"bg_color": _GREY, "font_color": "#A6A6A6", "font_size": 8, "valign": "vcenter"},
     "title": {"bold": True, "font_size": 16, "font_color": _WINE},
@@ -329,13 +341,16 @@ _OTHER_STYLES: dict[str, dict[str, Any]] = {
     "label": {"font_color": "#595959", "valign": "top"},
     "value": {"num_format": "@", "valign": "top"},
     "total": {"bold": True, "top": 1},
-    "total_score": {"bold": True, "top": 1, "num_format": "0.0"},
-    "total_share": {"bold": True, "top": 1, "num_format": "0%"},
-    "plain": {},
+    "total_count": {"bold": True, "top": 1, "num_format": "0", "align": "center"},
+    "total_score": {"bold": True, "top": 1, "num_format": "0.0", "align": "center"},
+    "total_share": {"bold": True, "top": 1, "num_format": "0%", "align": "center"},
+    "answer": {"bg_color": _INPUT, "locked": False, "border": 1, "border_color": "#D9D9D9", "align": "center"},
+    "plain": {"num_format": "@", "font_size": 10},
     "good": {"bg_color": _GOOD[0], "font_color": _GOOD[1]},
     "bad": {"bg_color": _BAD[0], "font_color": _BAD[1]},
     "waits": {"bg_color": _WAITS[0], "font_color": _WAITS[1]},
-    "low": {"font_color": "#C00000", "bold": True},
+    "edge": {"top": 1, "top_color": "#A6A6A6"},
+    "low": {"font_color": "#C55A11"},
     "step": {"text_wrap": True, "valign": "top"},
 }
 
@@ -384,7 +399,8 @@ class _Book:
         for name, place in self._places.items():
             width, style = _LAYOUT[name]
             sheet.set_column(place, place, width)
-            head = {"input": "head_input", "key": "head_key"}.get(style, "head")
+            heads = {"input": "head_input", "key": "head_key", "text": "head"}
+            head = heads.get(style, "head_number")
             text = REFERENCE_HEADER if name == "reference" else self._words["columns"][name]
             sheet.write_string(0, place, text, self._styles[head])
         columns = [(place, _LAYOUT[name][1], self._cells(items, name)) for name, place in self._places.items()]
@@ -458,6 +474,9 @@ class _Book:
 
     def _colours(self, last: int, low_confidence: float) -> None:
         decision, confidence = self._places["decision"], self._places["confidence"]
+        # A line above each customer, also where rows have been sorted or deleted.
+        edge = {"type": "formula", "criteria": "=$A2<>$A1", "format": self._styles["edge"]}
+        self._rows.conditional_format(1, 0, last, len(self._places) - 1, edge)
         for code, style in zip(DECISIONS, ("good", "bad", "waits"), strict=True):
             value = f'"{self._words["decisions"][code]}"'
             rule = {"type": "cell", "criteria": "==", "value": value, "format": self._styles[style]}
@@ -541,7 +560,7 @@ class _Book:
         sheet.set_row(line, _HEAD_POINTS)
         sheet.write_string(line, 0, _REST_KEY, self._styles["key"])
         for place, name in enumerate(words["columns"], start=1):
-            style = "head_input" if name == "rest" else "head"
+            style = {"rest": "head_input", "scenario": "head"}.get(name, "head_number")
             sheet.write_string(line, place, words["columns"][name], self._styles[style])
         first = line + 1
         groups = items.groupby("scenario")
@@ -567,24 +586,26 @@ class _Book:
                 )
                 value = int(decided[decision].get(code, 0)) if decision in decided else 0
                 sheet.write_formula(line, place, formula, self._styles["count"], value)
-            sheet.write_string(line, ends, self._words["answers"]["no"], self._styles["input"])
+            sheet.write_string(line, ends, self._words["answers"]["no"], self._styles["answer"])
         if codes:
             self._ask_for_rest(first, line, ends)
         line += 1
         sheet.write_string(line, 1, words["total"], self._styles["total"])
-        total: list[tuple[str, float]] = [("total", len(items)), ("total", items["customer_id"].nunique())]
+        total: list[tuple[str, float]] = [("total_count", len(items)), ("total_count", items["customer_id"].nunique())]
         total += [("total_score", items["score"].mean()), ("total_share", items["confidence"].mean())]
         for place, (style, number) in enumerate(total, start=2):
             sheet.write_number(line, place, 0 if pd.isna(number) else round(float(number), 4), self._styles[style])
         for place, decision in enumerate(DECISIONS, start=6):
             formula = self._count({"decision": self._words["decisions"][decision]}, len(items))
-            sheet.write_formula(line, place, formula, self._styles["total"], int(items["decision"].eq(decision).sum()))
+            sheet.write_formula(
+                line, place, formula, self._styles["total_count"], int(items["decision"].eq(decision).sum())
+            )
         said = [(named[code], int(counts.loc[code, "items"])) for code in codes]
         chart = self._chart("bar", "scenarios", said, first, 2)
         sheet.insert_chart(
             line + 2, 1, chart, self._alt("scenarios", said, width=910, height=40 + 45 * max(len(said), 2))
         )
-        return line + 4 + 3 * max(len(said), 2)
+        return line + 4 + 9 * max(len(said), 2) // 4
 
     def _ask_for_rest(self, first: int, last: int, place: int) -> None:
         said = self._words["inputs"]["rest"]
@@ -602,7 +623,10 @@ class _Book:
         share = (items["confidence"].to_numpy(dtype="float64") * _N_BINS).astype("int64").clip(0, _N_BINS - 1)
         counts = np.bincount(share, minlength=_N_BINS)
         step = 100 // _N_BINS
-        rows = [(f"{step * bin}–{step * (bin + 1)}\u00a0%", int(count)) for bin, count in enumerate(counts)]
+        rows = [
+            (f"{step * bin}–{format_percent((bin + 1) / _N_BINS, locale=self._locale)}", int(count))
+            for bin, count in enumerate(counts)
+        ]
         return self._table("confidences", "confidence_columns", rows, line, "column")
 
     def _findings(self, findings: pd.DataFrame, line: int) -> int:
@@ -612,7 +636,7 @@ class _Book:
         counts = findings.groupby(["rule_code", "severity"])["customer_id"].nunique().rename("n").reset_index()
         counts = counts.sort_values(["n", "rule_code"], ascending=[False, True], kind="stable")
         rows = [
-            (named.get(rule, rule), int(n), severities.get(severity, severity))
+            (_capitalised(named.get(rule, rule)), int(n), severities.get(severity, severity))
             for rule, severity, n in counts[["rule_code", "severity", "n"]].itertuples(index=False)
         ]
         if not rows:
@@ -625,15 +649,15 @@ class _Book:
         sheet.write_string(line, 1, words[name], self._styles["section"])
         line += 1
         for place, text in enumerate(words[columns].values(), start=1):
-            sheet.write_string(line, place, text, self._styles["head"])
+            sheet.write_string(line, place, text, self._styles["head_number" if place == 2 else "head"])
         first = line + 1
         for line, row in enumerate(rows, start=first):
             for place, value in enumerate(row, start=1):
-                self._cell(sheet, line, place, value, self._styles["plain"])
+                self._cell(sheet, line, place, value, self._styles["count" if place == 2 else "plain"])
         said = [row[:2] for row in rows]
         height = max(60 + 22 * len(rows), 260)
         chart = self._chart(kind, name, said, first, 2)
-        sheet.insert_chart(first - 1, 5, chart, self._alt(name, said, width=520, height=height))
+        sheet.insert_chart(first - 1, 4, chart, {**self._alt(name, said, width=560, height=height), "x_offset": 40})
         return max(line, first + height // 20) + 1
 
     def _chart(self, kind: str, name: str, said: Sequence[tuple[str, int]], first: int, place: int) -> Any:
@@ -653,12 +677,12 @@ class _Book:
         })  # fmt: skip
         chart.set_title({"name": words[name]["title"], "name_font": {"size": 12, "color": _WINE}, "overlay": False})
         chart.set_legend({"none": True})
-        labels = {"num_font": {"size": 9}, "line": {"color": "#BFBFBF"}}
-        numbers = {"name": of, "name_font": {"size": 9, "bold": False}, "major_gridlines": {"visible": True, "line": {
-            "color": "#E7E6E6"}}, "num_font": {"size": 9}, "min": 0}  # fmt: skip
+        labels = {"num_font": {"size": 9}, "line": {"color": "#BFBFBF"}, "reverse": kind == "bar"}
+        # Each bar says its number: an axis and its lines would say it again.
+        numbers = {"visible": False, "major_gridlines": {"visible": False}, "min": 0}
         # In a bar chart the axes change places; its first row is to stand on top.
-        chart.set_x_axis({**labels, "reverse": True} if kind == "bar" else labels)
-        chart.set_y_axis(numbers)
+        chart.set_x_axis(numbers if kind == "bar" else labels)
+        chart.set_y_axis(labels if kind == "bar" else numbers)
         return chart
 
     def _alt(self, name: str, said: Sequence[tuple[str, int]], *, width: int, height: int) -> dict[str, Any]:

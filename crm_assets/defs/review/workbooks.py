@@ -24,14 +24,16 @@ from crm_assets.defs.common import TenantRun, materialized, tenant_asset, tenant
 )
 def review_workbooks(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg.MaterializeResult[Any]:
     """The items of the run in force, for people to approve or reject in a spreadsheet. A file that lies there is never
-    written over: when decisions have changed since, the new one gets a name of its own.
+    written over: when decisions have changed since, the new one gets a name of its own. Where review does not ask for
+    every item, a long run gets its first workbook, with the sample; `crm review export` writes them all.
     """
     gate = activation.gate_in_force(tenant_run.warehouse)
     if gate is None:
         raise dg.Failure("no run has passed the gate yet: there is nothing to review")
     folder = documents.folder_of(tenant_run.tenant, tenant_run.home, gate.run_id)
+    most = None if tenant_run.tenant.review == "required" else 1
     books = review_documents.write_review_workbooks(
-        tenant_run.warehouse, tenant_run.tenant, tenant_run.rules, gate.run_id, folder
+        tenant_run.warehouse, tenant_run.tenant, tenant_run.rules, gate.run_id, folder, most
     )
     rows = documents.written([book.path for book in books], tenant_run.home, tenant_run.now)
     rows["n_items"] = [book.items for book in books]
