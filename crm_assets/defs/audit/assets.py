@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 
 from crm_assets import activation, gating, tables
+from crm_assets.defs.audit.quality import history
 from crm_assets.defs.common import TenantRun, bars, materialized, tenant_asset
 from crm_assets.logic import audit
 
@@ -80,4 +81,5 @@ def audit_data_quality(context: dg.AssetExecutionContext, tenant_run: TenantRun)
         breaker_tripped=breaker.tripped,
         failed_checks=", ".join(breaker.failed_checks) or "none",
         scores=bars(quality.set_index("check_code")["score"].round(1), "Score per check (0..100)"),
+        **history(tenant_run, quality, breaker.score),
     )
