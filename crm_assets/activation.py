@@ -82,12 +82,12 @@ def gate_in_force(warehouse: Warehouse) -> Gate | None:
     return Gate(run_id, as_of, status, tuple(reasons))
 
 
-def sent_wines(warehouse: Warehouse) -> pd.DataFrame:
-    """One row per wine of a really sent message: customer_id, wine_id, sent_date."""
+def sent_wines(warehouse: Warehouse, customer_id: str | None = None) -> pd.DataFrame:
+    """One row per wine of a really sent message, to anybody or to one customer: customer_id, wine_id, sent_date."""
     return warehouse.query(
         "select customer_id, unnest(wine_ids) as wine_id, coalesce(sent_at, planned_at)::date as sent_date"
-        " from activation.messages where status = any(%s)",
-        [list(SENT_STATES)],
+        " from activation.messages where status = any(%s) and customer_id = coalesce(%s, customer_id)",
+        [list(SENT_STATES), customer_id],
     )
 
 

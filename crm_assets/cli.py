@@ -396,6 +396,18 @@ def cmd_export(config: Settings, args: argparse.Namespace) -> Result:
     return {"tenant": tenant.slug, "run_id": gate["run_id"], "files": [str(path) for path in written]}
 
 
+def cmd_why(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import why
+
+    try:
+        answer = why.of_customer(config, args.tenant, args.customer, args.run)
+    except why.UnknownError as error:
+        raise RefusedError(str(error)) from error
+    if not args.json:
+        print(answer.as_text())
+    return answer.as_dict()
+
+
 def _source(tenant: Any) -> Any:
     """The exports of the estate as its file has them."""
     from crm_assets.logic.landing import load_source
@@ -797,6 +809,10 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     audited.add_argument("--as-of", type=_day, metavar="YYYY-MM-DD", help="default: the day of the estate's tables")
     audited.add_argument("--to", type=Path, metavar="DIR", help="write the four export files there")
+    why = add("why", cmd_why, "say why a customer gets a message, or none, and on which grounds")
+    add_tenant(why)
+    why.add_argument("--customer", required=True, metavar="CODE", help="any of its client codes, or its customer_id")
+    why.add_argument("--run", metavar="ID", help="run_id; default: the run of the gate in force")
     for name, function, text in (
         ("quarantine", cmd_quarantine, "hand refused rows back to the estate, as workbooks to mend and drop again"),
         ("unmatched", cmd_unmatched, "hand product labels that the catalogue does not know back, to be recognised"),

@@ -69,10 +69,17 @@ class GatedRun:
         return listed_items(self.warehouse, self.run_id, columns)
 
 
-def listed_items(warehouse: Warehouse, run_id: str, columns: Sequence[str]) -> pd.DataFrame:
-    """Those columns of the items of a run that nobody has rejected; `rank` is 1..n among them."""
+def listed_items(
+    warehouse: Warehouse, run_id: str, columns: Sequence[str], customer_id: str | None = None
+) -> pd.DataFrame:
+    """Those columns of the items of a run, or of one customer in it, that nobody has rejected; `rank` is 1..n among
+    them.
+    """
     names = [sql.SQL("listed_rank as rank") if name == "rank" else sql.Identifier(name) for name in columns]
-    return warehouse.query(sql.SQL(_LISTED).format(columns=sql.SQL(", ").join(names)), [run_id])
+    statement, params = sql.SQL(_LISTED).format(columns=sql.SQL(", ").join(names)), [run_id]
+    if customer_id is not None:
+        statement, params = statement + sql.SQL("where customer_id = %s"), [run_id, customer_id]
+    return warehouse.query(statement, params)
 
 
 def applied_decisions(run: GatedRun) -> pd.DataFrame:
