@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
 # Dark enough to be read on white (4.5:1, WCAG 2.2 §1.4.3): a test computes it.
 INK, MUTED, WINE, STRAW_EDGE = "#2b2622", "#6b6258", "#7a2531", "#7d6225"
 PAPER, STRAW, GRID = "#ffffff", "#ead9b0", "#e4ddd2"
-TEXT_COLOURS = (INK, MUTED, WINE, STRAW_EDGE)
+TEXT_COLOURS = (INK, MUTED, WINE)
+# The light: its edge, and the paper that its words stand on.
+GO, GO_PAPER, STOP, STOP_PAPER = "#3b7d4f", "#eef6f0", "#a3333d", "#faeff0"
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "path",
     "svg.hashsalt": "crm",
     "font.family": "DejaVu Sans",
@@ -45,6 +48,7 @@ _STYLE: dict[str, Any] = {
     "path.simplify": True,
 }
 _WIDTH, _HEIGHT = 4.8, 2.9
+PAST_YEARS = 4
 _BEFORE: dict[str, Any] = {"color": STRAW, "edgecolor": STRAW_EDGE, "hatch": "////", "linewidth": 0.8}
 
 
@@ -106,11 +110,12 @@ def trend(sales: Sales, locale: str) -> Figure:
     _euro_axis(axes.yaxis, locale)
     for place in {0, len(frame) - 1}:
         amount = float(frame["amount"].iloc[place])
-        side = "left" if place == 0 and len(frame) > 1 else "right"
+        is_first = place == 0 and len(frame) > 1
+        side = "left" if is_first else "right"
         axes.annotate(
             rendering.short_euros(amount, locale, digits=1),
             (place, amount),
-            (0, 7),
+            (0, -16 if is_first else 8),
             textcoords="offset points",
             ha=side,
             fontweight="bold",
@@ -141,14 +146,14 @@ def year_end(sales: Sales, locale: str) -> Figure:
     """Past years whole, this one so far, and where it will end with its interval."""
     words = rendering.texts(locale)["report"]["chart"]
     projection = sales.projection
-    past = sales.years[sales.years["is_complete"] & (sales.years["year"] < sales.as_of.year)].tail(4)
-    names = [str(year) for year in past["year"]]
+    past = sales.years[sales.years["is_complete"] & (sales.years["year"] < sales.as_of.year)].tail(PAST_YEARS)
+    names = [str(year) for year in [*past["year"], sales.as_of.year]]
+    this = len(past)
     figure, axes = _figure(0.9 + 0.42 * (len(past) + 1))
     largest = max([*past["amount"], projection.high if projection else sales.year.now.amount])
-    axes.barh(names, past["amount"], 0.62, **_BEFORE)
-    for name, amount in zip(names, past["amount"], strict=True):
-        axes.text(amount + largest * 0.015, name, rendering.short_euros(amount, locale, digits=1), va="center")
-    this = str(sales.as_of.year)
+    axes.barh(range(this), past["amount"], 0.62, **_BEFORE)
+    for place, amount in enumerate(past["amount"]):
+        axes.text(amount + largest * 0.015, place, rendering.short_euros(amount, locale, digits=1), va="center")
     axes.barh([this], [sales.year.now.amount], 0.62, color=WINE, label=words["to_date"])
     if projection and projection.expected > projection.to_date:
         axes.errorbar(
@@ -169,6 +174,7 @@ def year_end(sales: Sales, locale: str) -> Figure:
     else:
         said = rendering.short_euros(sales.year.now.amount, locale, digits=1)
         axes.text(sales.year.now.amount + largest * 0.015, this, said, va="center", fontweight="bold")
+    axes.set_yticks(range(this + 1), names)
     axes.set_xlim(0, largest * 1.2)
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
@@ -183,10 +189,11 @@ def segments(counted: pd.DataFrame, locale: str) -> Figure:
     figure, axes = _figure(0.5 + 0.3 * len(counted))
     largest = max(1, int(counted["customers"].max()))
     shown = [names.get(code, code) for code in counted["segment"]]
-    axes.barh(shown, counted["customers"], 0.66, color=WINE)
-    for name, count, before in zip(shown, counted["customers"], counted["before"], strict=True):
+    axes.barh(range(len(shown)), counted["customers"], 0.66, color=WINE)
+    axes.set_yticks(range(len(shown)), shown)
+    for place, (count, before) in enumerate(zip(counted["customers"], counted["before"], strict=True)):
         moved = "" if pd.isna(before) or before == count else f" ({rendering.signed(count - before, locale)})"
-        axes.text(count + largest * 0.015, name, rendering.number(count, locale) + moved, va="center")
+        axes.text(count + largest * 0.015, place, rendering.number(count, locale) + moved, va="center")
     axes.set_xlim(0, largest * 1.22)
     axes.xaxis.set_visible(False)
     axes.spines["bottom"].set_visible(False)
@@ -195,19 +202,21 @@ def segments(counted: pd.DataFrame, locale: str) -> Figure:
     return figure
 
 
+_CHARTS: dict[str, Callable[[Any, str], Figure]] = {
+    "months": months,
+    "trend": trend,
+    "seasons": seasons,
+    "year_end": year_end,
+    "segments": segments,
+}
+
+
 def drawn(name: str, data: Any, locale: str) -> Figure:
     """The chart of that name: months, trend, seasons, year_end of `Sales`; segments of `WeeklyReport.segments`."""
     import matplotlib as mpl
 
     with mpl.rc_context(_STYLE):
-        made: Figure = {
-            "months": months,
-            "trend": trend,
-            "seasons": seasons,
-            "year_end": year_end,
-            "segments": segments,
-        }[name](data, locale)
-        return made
+        return _CHARTS[name](data, locale)
 
 
 def svg(figure: Figure) -> bytes:

@@ -22,7 +22,7 @@ from crm_assets.rules import BusinessRules
 from crm_assets.settings import ROOT
 from crm_assets.tenants import Tenant
 
-REPORT_NAME = "weekly_report.html"
+REPORT_NAME = "weekly_report"
 
 
 def decision_of(warehouse: Warehouse, run_id: str) -> dict[str, Any]:
@@ -89,49 +89,111 @@ def export_run(warehouse: Warehouse, run_id: str, directory: Path) -> list[Path]
     return [write_whole(directory / name, content) for name, content in exports.files(frames).items()]
 
 
-def write_report(warehouse: Warehouse, tenant: Tenant, rules: BusinessRules, run_id: str, directory: Path) -> Path:
-    """Write the weekly report of a run into `directory`."""
-    received = warehouse.read(
-        "raw", "files", ["path", "file_id", "status", "reason", "row_count"], "deleted_at is null"
+def _where_built(warehouse: Warehouse, schema: str, name: str, columns: list[str], where: str = "true") -> pd.DataFrame:
+    """A table of a stage that may never have run for this estate: then none of its rows."""
+    if warehouse.rows("select to_regclass(%s)", [f"{schema}.{name}"])[0][0] is None:
+        return pd.DataFrame(columns=columns)
+    return warehouse.read(schema, name, columns, where)
+
+
+def _previous(
+    warehouse: Warehouse, rules: BusinessRules, decision: dict[str, Any]
+) -> tuple[reports.Previous, Any] | None:
+    """The run that a report compares with, and when it was decided."""
+    found = warehouse.query(
+        "select run_id, as_of, n_eligible, data_quality_score, decided_at,"
+        " (select max(n_at_risk) from reports.weekly_reports told where told.run_id = decisions.run_id) as at_risk"
+        " from gate.decisions where not is_historical and as_of <= %s::date - %s::integer"
+        ' order by as_of desc, decided_at desc, run_id collate "C" limit 1',
+        [decision["as_of"], rules.reports.previous_min_days],
     )
-    refused = warehouse.read("curated", "file_accounting", ["file_id", "quarantined"]).groupby("file_id").sum()
-    # Content dropped under two names is loaded once: only the loaded file has rows that were refused.
-    of_file = received["file_id"].map(refused["quarantined"]).where(received["status"] == "loaded")
-    planned = warehouse.query(
-        "select c.campaign, c.occurrence, c.audience - c.holdout as messages, c.holdout,"
-        " (select count(*) from activation.batches b"
-        " where (b.campaign, b.occurrence, b.step) = (c.campaign, c.occurrence, c.step)) as batches"
-        " from activation.campaigns c where c.run_id = %s"
-        ' order by c.campaign collate "C", c.occurrence collate "C"',
-        [run_id],
+    if found.empty:
+        return None
+    row = found.to_dict("records")[0]
+    previous = reports.Previous(
+        run_id=row["run_id"],
+        as_of=row["as_of"].date(),
+        n_eligible=int(row["n_eligible"]),
+        at_risk=None if pd.isna(row["at_risk"]) else int(row["at_risk"]),
+        data_quality_score=float(row["data_quality_score"]),
     )
-    html = reports.weekly_report(
-        tenant,
-        rules,
-        decision_of(warehouse, run_id),
-        _of_run(warehouse, "gate", "next_actions", run_id, ["eligible", "reason", "scenario"]),
-        warehouse.read("rfm", "customer_rfm", ["segment"])["segment"],
-        len(warehouse.read("customers", "predictions", ["customer_id"], "is_churning")),
-        warehouse.read(
-            "customers",
-            "cluster_profiles",
-            ["population", "cluster_id", "cluster_name", "size", "share", "frequency", "monetary"],
+    return previous, row["decided_at"]
+
+
+def weekly_report(warehouse: Warehouse, tenant: Tenant, rules: BusinessRules, run_id: str) -> reports.WeeklyReport:
+    """The figures of a run's weekly report, compared with the newest run at least six days before."""
+    decision = decision_of(warehouse, run_id)
+    found = _previous(warehouse, rules, decision)
+    previous, decided_at = found or (None, None)
+    # fmt: off
+    tables = reports.Tables(
+        actions=_of_run(warehouse, "gate", "next_actions", run_id, [
+            "customer_id", "client_code", "permission_reason", "scenario", "eligible", "reason"]),
+        items=gating.listed_items(warehouse, run_id, [
+            "customer_id", "rank", "product_key", "score", "explain_short"]),
+        products=warehouse.read("curated", "dim_products", ["product_key", "wine_id", "label"]),
+        people=warehouse.read("curated", "dim_customers", [
+            "customer_id", "client_code", "last_name", "first_name", "full_name"]),
+        planned=warehouse.query(
+            "select c.campaign, c.occurrence, c.audience - c.holdout as messages, c.holdout,"
+            " (select count(*) from activation.batches b"
+            " where (b.campaign, b.occurrence, b.step) = (c.campaign, c.occurrence, c.step)) as batches"
+            " from activation.campaigns c where c.run_id = %s",
+            [run_id],
         ),
-        received.assign(quarantined=of_file),
-        planned,
-        _of_run(
-            warehouse,
-            "audit",
-            "data_quality",
-            run_id,
-            ["check_code", "severity", "bad", "total", "tolerance", "score"],
-        ),
-        _of_run(
-            warehouse,
-            "recommendations",
-            "backtests",
-            run_id,
-            ["part", "engine", "top", "cut", "window_days", "customers", "hit_rate", "is_serving"],
-        ),
+        # The same lines and orders as in kpis.monthly_sales, by day.
+        revenue=warehouse.query(
+            "select revenue_date as day, sum(amount_ht) as amount_ht from curated.known_sales_lines"
+            " where revenue_date <= %s group by revenue_date", [decision["as_of"]]),
+        orders=warehouse.query(
+            "select order_date as day, count(*) as orders, sum(amount_ht) as amount_ht from curated.fct_orders"
+            " where is_qualifying and customer_id not in"
+            " (select customer_id from curated.dim_customers where is_collective) group by order_date"),
+        rfm=warehouse.read("rfm", "customer_rfm", [
+            "customer_id", "segment", "monetary", "mean_interval_days", "first_order_date", "last_order_date"]),
+        segment_moves=_where_built(warehouse, "kpis", "rfm_transitions", [
+            "from_segment", "to_segment", "customers"], "span = 'week'"),
+        cluster_moves=_where_built(warehouse, "kpis", "cluster_transitions", [
+            "population", "from_cluster_id", "from_cluster_name", "to_cluster_id", "to_cluster_name", "customers"],
+            "span = 'week'"),
+        clusters=warehouse.read("customers", "cluster_profiles", [
+            "population", "cluster_id", "cluster_name", "size", "share", "frequency", "monetary"]),
+        churning=warehouse.read("customers", "predictions", ["customer_id", "expected_value_365d"], "is_churning"),
+        anomaly_counts=_where_built(warehouse, "kpis", "anomaly_counts", [
+            "kind", "found", "examined", "high", "is_over", "value_at_stake_ht"]),
+        anomalies=_where_built(warehouse, "kpis", "anomalies", [
+            "kind", "subject_type", "subject_id", "measure", "measured", "expected", "severity",
+            "value_at_stake_ht"]),
+        results=_where_built(warehouse, "outcomes", "campaign_results", [
+            "campaign", "occurrence", "holdout", "sent", "delivered", "opened", "clicked", "bounced",
+            "unsubscribed", "ordered", "converted", "revenue_ht", "last_sent_on", "is_final"]),
+        files=warehouse.read("raw", "files", [
+            "file_id", "path", "dataset", "status", "reason", "row_count"],
+            "deleted_at is null and first_seen_at > coalesce(%s::timestamptz, '-infinity')", [decided_at]),
+        refused=warehouse.query(
+            "select file_id, codes, count(*) as rows from curated.quarantined_rows"
+            " where resolved_by is null group by file_id, codes"),
+        quality=_of_run(warehouse, "audit", "data_quality", run_id, [
+            "check_code", "severity", "bad", "total", "tolerance", "score"]),
+        backtests=_of_run(warehouse, "recommendations", "backtests", run_id, [
+            "part", "engine", "top", "cut", "window_days", "customers", "hit_rate", "is_serving"]),
     )
-    return write_whole(directory / REPORT_NAME, html.encode())
+    # fmt: on
+    return reports.weekly(tenant, rules, decision, previous, tables)
+
+
+def write_report(report: reports.WeeklyReport, locale: str, directory: Path) -> tuple[list[Path], str]:
+    """Write the report into `directory` as a page, as PDF and as a workbook; and why there is no PDF, or ''."""
+    from crm_assets.logic import report_page
+    from crm_assets.pdf import PdfUnavailableError, pdf_of
+
+    html = report_page.html_of(report, locale)
+    written = [write_whole(directory / f"{REPORT_NAME}.html", html.encode())]
+    missing = ""
+    try:
+        title = report_page.title_of(report, locale)
+        pdf = pdf_of(html, title=title, locale=locale, as_of=report.as_of)
+        written.append(write_whole(directory / f"{REPORT_NAME}.pdf", pdf))
+    except PdfUnavailableError as error:
+        missing = str(error)
+    return written, missing

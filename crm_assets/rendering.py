@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 import yaml
 from babel import Locale
-from babel.dates import format_date
+from babel.dates import format_date, format_skeleton
 from babel.numbers import format_currency, format_decimal, format_percent
 
 _NBSP = "\u00a0"
@@ -136,6 +136,12 @@ def short_euros(amount: float, locale: str, digits: int = 0) -> str:
     value = number(abs(amount) / 1000**power, locale, f"#,##0.{'0' * digits}" if digits and power else "#,##0.##")
     before, after = _SHORT_EUROS[locale][power]
     return f"{'−' if amount < 0 else ''}{before}{value}{after}"
+
+
+def short_date(day: date, locale: str) -> str:
+    """A day whose year is plain: 31 décembre, 1er janvier, December 31, 31. Dezember."""
+    written = str(format_skeleton("MMMMd", day, locale=locale))
+    return f"1er{written[1:]}" if locale == "fr" and day.day == 1 else written
 
 
 def month_year(day: date, locale: str) -> str:

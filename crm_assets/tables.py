@@ -684,6 +684,7 @@ weekly_reports = _documents(
     "reports.weekly_reports",
     "One row per file of a weekly report: HTML, PDF, XLSX.",
     sa.Column("week", Text, nullable=False),  # ISO week of the as-of date: 2025-W52
+    sa.Column("n_at_risk", BigInt),  # customers at risk that it told of: the next one compares
 )
 
 monthly_reports = _documents(
@@ -716,6 +717,7 @@ file_drops = _table(
         sa.Column("looked_fingerprint", Text),
         sa.Column("requested_fingerprint", Text),
         sa.Column("landed_fingerprint", Text),
+        sa.Column("exports_fingerprint", Text),  # of what has landed, the review workbooks aside
         sa.Column("request_no", BigInt, nullable=False, server_default="0"),  # grows: run keys never repeat
         sa.Column("tries", Int, nullable=False, server_default="0"),
         sa.Column("requested_at", Stamp),

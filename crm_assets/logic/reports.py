@@ -1,14 +1,12 @@
 """The weekly report: what an owner reads in two minutes, in the estate's language, from what the tables say.
 
-`weekly` gathers the figures of a run in a `WeeklyReport`, without a word of any language; `html_of` is the page
-that it makes, `headlines` its first sentences. The workbook (`logic/report_workbook.py`) is made of the same
-`WeeklyReport`. It is a file for the estate's own people: customers' codes and names stand in it, no address and no
-phone. No database and no clock here.
+`weekly` gathers the figures of a run in a `WeeklyReport`, without a word of any language; `logic/report_page.py`
+makes the page of it, `logic/report_workbook.py` the workbook. It is for the estate's own people: customers' codes
+and names stand in it, no address and no phone. No database, no clock and no wording here.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -17,13 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from crm_assets import rendering
-from crm_assets.logic import backtesting, customers, sales
+from crm_assets.logic import backtesting, sales
 from crm_assets.rules import BusinessRules
 from crm_assets.tenants import Tenant
 
-TEMPLATE = "weekly_report.html.j2"
-CHART_TEMPLATE = "segments_chart.svg.j2"
 SCENARIOS = ("rebuy", "cross_sell", "upsell", "winback", "nurture")
 # kpis.rfm_transitions: not known before, not known any more.
 NEW, GONE = "New", "Gone"
@@ -75,9 +70,9 @@ class WeeklyReport:
     Campaigns: `campaigns`: campaign, occurrence, last_sent_on, sent, delivered, opened, clicked, bounced,
     unsubscribed, ordered, converted, revenue_ht, holdout, is_final: distinct addresses, one row per occurrence;
     rates are of `sent` (delivered, bounced, ordered, converted) or of `delivered` (the others).
-    Files: `files`: path, dataset, status, reason, rows, refused: those since the previous run, the newest
-    without one; `more_files`: not shown. `refused`: code, rows, all of those files; a row counts for each of its
-    codes. `refused_rows`: rows in all.
+    Files: `files`: path, dataset, status, reason, rows, refused: those since the previous run, what needs a look
+    first; `more_files`: how many are not shown, nothing wrong with them when `more_files_fine`. `refused`: code,
+    rows, all of those files; a row counts for each of its codes. `refused_rows`: rows in all.
     Quality: `quality`: check_code, severity, bad, total, ratio, tolerance, score: the checks below 100.
     """
 
@@ -107,8 +102,10 @@ class WeeklyReport:
     anomaly_counts: pd.DataFrame
     anomalies: pd.DataFrame
     campaigns: pd.DataFrame
+    conversion_days: int
     files: pd.DataFrame
     more_files: int
+    more_files_fine: bool
     refused: pd.DataFrame
     refused_rows: int
     quality: pd.DataFrame
@@ -302,8 +299,8 @@ def _campaigns(results: pd.DataFrame, rows: int) -> pd.DataFrame:
     return newest[[*keys, "last_sent_on", *_COUNTED, "is_final"]].reset_index(drop=True)
 
 
-def _files(tables: Tables, rows: int) -> tuple[pd.DataFrame, int, pd.DataFrame, int]:
-    """The files to show, how many more there are, refused rows by code and in all."""
+def _files(tables: Tables, rows: int) -> tuple[pd.DataFrame, int, bool, pd.DataFrame, int]:
+    """The files to show, how many more there are and whether they are fine, refused rows by code and in all."""
     files = tables.files
     refused = tables.refused[tables.refused["file_id"].isin(files.loc[files["status"] == "loaded", "file_id"])]
     per_file = refused.groupby("file_id")["rows"].sum()
@@ -317,7 +314,8 @@ def _files(tables: Tables, rows: int) -> tuple[pd.DataFrame, int, pd.DataFrame, 
     by_code = refused[["codes", "rows"]].explode("codes").groupby("codes", sort=True)["rows"].sum().reset_index()
     by_code.columns = pd.Index(["code", "rows"])
     by_code = by_code.sort_values("rows", ascending=False, kind="stable").reset_index(drop=True)
-    return shown, len(listed) - len(shown), by_code, int(refused["rows"].sum())
+    rest_is_fine = bool(listed["fine"].iloc[rows:].all())
+    return shown, len(listed) - len(shown), rest_is_fine, by_code, int(refused["rows"].sum())
 
 
 def _quality(quality: pd.DataFrame) -> pd.DataFrame:
@@ -358,7 +356,7 @@ def weekly(
     names = _names(tables.people)
     segments, movements = _segments(tables.rfm, tables.segment_moves)
     clusters, cluster_movements = _clusters(tables.clusters, tables.cluster_moves)
-    files, more_files, refused, refused_rows = _files(tables, limits.rows.files)
+    files, more_files, more_files_fine, refused, refused_rows = _files(tables, limits.rows.files)
     counts = tables.anomaly_counts.sort_values("kind", kind="stable").rename(columns={"value_at_stake_ht": "value"})
     first_orders = pd.to_datetime(tables.rfm["first_order_date"])
     return WeeklyReport(
@@ -396,120 +394,14 @@ def weekly(
         anomaly_counts=counts[["kind", "found", "examined", "high", "is_over", "value"]].reset_index(drop=True),
         anomalies=_anomalies(tables, names, limits.rows.anomalies),
         campaigns=_campaigns(tables.results, limits.rows.campaigns),
+        conversion_days=rules.activation.conversion_days,
         files=files,
         more_files=more_files,
+        more_files_fine=more_files_fine,
         refused=refused,
         refused_rows=refused_rows,
         quality=_quality(tables.quality),
         data_quality_score=float(decision["data_quality_score"]),
         min_quality=rules.circuit_breaker.min_score,
         foretold=_foretold(tables.backtests, rules),
-    )
-
-
-_BAR_WIDTH, _BAR_STEP = 420, 26
-
-
-def _old_tally(values: pd.Series) -> list[dict[str, Any]]:
-    """Values and how often they occur, most frequent first, ties by name."""
-    counts = values.dropna().value_counts().rename_axis("code").reset_index(name="count")
-    ordered = counts.sort_values(["count", "code"], ascending=[False, True], kind="stable")
-    return [{"code": code, "count": int(count)} for code, count in ordered.itertuples(index=False)]
-
-
-def segment_chart(segments: pd.Series, locale: str) -> dict[str, str]:
-    """The number of customers per segment as bars: `svg_base64`, and `facts` for those who cannot see it."""
-    names = rendering.texts(locale)["segment"]
-    rows = [{**row, "name": names[row["code"]]} for row in _old_tally(segments)]
-    largest = max((row["count"] for row in rows), default=1)
-    bars = [
-        {"label": row["name"], "count": row["count"], "width": round(_BAR_WIDTH * row["count"] / largest)}
-        for row in rows
-    ]
-    svg = rendering.environment(locale).get_template(CHART_TEMPLATE).render(bars=bars, height=_BAR_STEP * len(bars) + 4)
-    facts = ", ".join(f"{row['name']} {row['count']}" for row in rows)
-    return {"svg_base64": base64.b64encode(svg.encode()).decode(), "facts": facts}
-
-
-def cluster_label(name: str, locale: str) -> str:
-    """A cluster's English name (`customers.cluster_profiles`) in the estate's language."""
-    words, number = customers.cluster_words(name)
-    said = ", ".join(rendering.texts(locale)["cluster_word"][word] for word in words)
-    return f"{said[:1].upper()}{said[1:]}{f' ({number})' if number else ''}"
-
-
-def _old_foretold(backtests: pd.DataFrame, rules: BusinessRules) -> dict[str, Any] | None:
-    """How many of those who ordered again took one of the first wines that the run's engine had for them, and of
-    the best-selling ones; None where too few customers could tell.
-    """
-    top = min(rules.ranking.backtest.tops)
-    rows = backtests[(backtests["part"] == "mixed") & (backtests["top"] == top)]
-    served, plain = rows[rows["is_serving"].astype(bool)], rows[rows["engine"] == backtesting.POPULARITY]
-    if served.empty or served["customers"].iloc[0] < rules.ranking.tuning.min_customers:
-        return None
-    first = pd.Timestamp(served["cut"].iloc[0])
-    return {
-        "customers": int(served["customers"].iloc[0]),
-        "first": first.date(),
-        "last": (first + pd.Timedelta(days=int(served["window_days"].iloc[0]) - 1)).date(),
-        "top": top,
-        "served": float(served["hit_rate"].iloc[0]),
-        "plain": float(plain["hit_rate"].iloc[0]),
-    }
-
-
-def weekly_report(
-    tenant: Tenant,
-    rules: BusinessRules,
-    decision: Mapping[str, Any],
-    actions: pd.DataFrame,
-    segments: pd.Series,
-    at_risk: int,
-    clusters: pd.DataFrame,
-    received: pd.DataFrame,
-    planned: pd.DataFrame,
-    quality: pd.DataFrame,
-    backtests: pd.DataFrame,
-) -> str:
-    """The report's HTML.
-
-    `decision`: a row of gate.decisions; `actions`: gate.next_actions of that run; `segments`: one per
-    customer; `at_risk`: customers with the churn flag; `clusters`: customers.cluster_profiles; `received`:
-    path, status, reason, row_count of raw.files with `quarantined` rows; `planned`: campaign, occurrence,
-    batches, messages, holdout; `quality`: audit.data_quality of that run; `backtests`:
-    recommendations.backtests of that run.
-    """
-    quality_rows = [
-        {**row, "ratio": row["bad"] / row["total"] if row["total"] else 0.0}
-        for row in quality.sort_values(["score", "check_code"]).to_dict("records")
-    ]
-    files = [
-        {
-            "path": row["path"],
-            "status": row["status"],
-            "reason": None if pd.isna(row["reason"]) else row["reason"],
-            "rows": None if pd.isna(row["row_count"]) else int(row["row_count"]),
-            "quarantined": 0 if pd.isna(row["quarantined"]) else int(row["quarantined"]),
-        }
-        for row in received.sort_values("path").to_dict("records")
-    ]
-    template = rendering.environment(tenant.locale).get_template(TEMPLATE)
-    return template.render(
-        estate=tenant.name,
-        run_id=decision["run_id"],
-        as_of=pd.Timestamp(decision["as_of"]).date(),
-        gate=decision,
-        scenarios=_old_tally(actions.loc[actions["eligible"].astype(bool), "scenario"]),
-        reasons=_old_tally(actions.loc[~actions["eligible"].astype(bool), "reason"]),
-        foretold=_old_foretold(backtests, rules),
-        batches=planned.to_dict("records"),
-        chart=segment_chart(segments, tenant.locale),
-        at_risk=at_risk,
-        clusters=[
-            {**row, "name": cluster_label(row["cluster_name"], tenant.locale)}
-            for row in clusters.sort_values(["population", "cluster_id"], kind="stable").to_dict("records")
-        ],
-        files=files,
-        quality=quality_rows,
-        min_quality=rules.circuit_breaker.min_score,
     )

@@ -83,7 +83,8 @@ class Sales:
     `orders_before`, `is_partial` (both sides up to this day). `trend`: `day` (a month's end, at last this day) and
     `amount` of the twelve months up to it. `seasons`: `month` 1..12, `share` of a year (mean over the complete
     ones), `low` and `high` among them; empty without one. `years`: `year`, `amount`, `to_date` (up to the same day
-    of it), `is_complete`. `projection`, or the reason `no_projection`.
+    of it), `is_complete`. `projection`, or the reason `no_projection`; it needs `min_years` complete years and
+    `min_share` of a year's revenue to be past.
     """
 
     as_of: date
@@ -98,6 +99,8 @@ class Sales:
     years: pd.DataFrame
     projection: Projection | None
     no_projection: NoProjection | None
+    min_years: int
+    min_share: float
 
 
 def same_day(day: date, year: int) -> date:
@@ -280,4 +283,6 @@ def of_days(
         years=years,
         projection=None if isinstance(projected, str) else projected,
         no_projection=projected if isinstance(projected, str) else None,
+        min_years=min_years,
+        min_share=min_share,
     )

@@ -38,7 +38,6 @@ create table curated.dim_products (
     sweetness text, price_ttc numeric, price_75cl_ttc numeric, is_price_estimated boolean, stock_status text,
     sold_by integer, url text, is_active boolean, is_archived boolean, is_inferred boolean);
 create table curated.dim_customers (customer_id text, profiling_objected boolean);
-create table curated.file_accounting (file_id text, path text, quarantined bigint);
 create table rfm.customer_rfm (customer_id text, segment text);
 create table rfm.customer_wines (customer_id text, wine_id text, last_date date);
 """
@@ -285,7 +284,7 @@ def test_an_outbox_that_knows_an_address_is_not_overwritten_and_the_refusal_name
     assert warehouse.count("activation", "campaigns") == 0
 
 
-def test_exports_and_report_of_a_run(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_exports_of_a_run(warehouse: Warehouse, tmp_path: Path) -> None:
     plan(warehouse)
     written = documents.export_run(warehouse, "run", tmp_path)
     assert sorted(path.name for path in written) == sorted(
@@ -296,7 +295,5 @@ def test_exports_and_report_of_a_run(warehouse: Warehouse, tmp_path: Path) -> No
     assert len((tmp_path / "reco_output.csv").read_text().splitlines()) == 61
     before = {path.name: path.read_bytes() for path in written}
     assert {path.name: path.read_bytes() for path in documents.export_run(warehouse, "run", tmp_path)} == before
-    report = documents.write_report(warehouse, TENANT, RULES, "run", tmp_path)
-    assert "spring" in report.read_text(encoding="utf-8")
     with pytest.raises(LookupError, match="no decision"):
         documents.export_run(warehouse, "other", tmp_path)

@@ -1,4 +1,4 @@
-"""The export files of a run, and the weekly report."""
+"""The export files of a run, and that every code of theirs has words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from crm_assets import campaigns, rendering, tables
 from crm_assets import rules as rules_module
 from crm_assets.campaigns import forbidden_words
-from crm_assets.logic import audit, customers, exports, gate, reports
+from crm_assets.logic import audit, customers, exports, gate
 from tests.logic import estate
 from tests.logic.estate import item, items
 
@@ -165,165 +165,6 @@ def test_a_spreadsheet_reads_accents_and_leading_zeros_right(tmp_path: Path) -> 
     header, row = openpyxl.load_workbook(path.with_suffix(".xlsx")).active.iter_rows(values_only=True)
     assert ",".join(header) == HEADERS["reco_output"]
     assert (row[1], row[3], row[4], row[6]) == ("00123", 1, "00042", accents)
-
-
-CLUSTERS = pd.DataFrame(
-    [
-        ("professional", "professional_01", "Average", 30, 1.0, 4.5, 1999.5),
-        ("private", "private_02", "Low spending, lapsed (02)", 1200, 0.25, 1.0, 60.0),
-        ("private", "private_01", "High spending, frequent", 3600, 0.75, 11.0, 4093.2),
-    ],
-    columns=["population", "cluster_id", "cluster_name", "size", "share", "frequency", "monetary"],
-)
-
-
-BACKTESTS = pd.DataFrame(
-    [
-        ("mixed", engine, top, pd.Timestamp("2025-10-02"), 91, 2292, hit_rate * top / 3, engine == "ridge")
-        for engine, hit_rate in (("popularity", 0.196), ("ridge", 0.481))
-        for top in RULES.ranking.backtest.tops
-    ],
-    columns=["part", "engine", "top", "cut", "window_days", "customers", "hit_rate", "is_serving"],
-)
-
-
-def report(locale: str, **changes: Any) -> str:
-    given: dict[str, Any] = {
-        "decision": DECISION,
-        "actions": ACTIONS,
-        "segments": pd.Series(["Champions", "Champions", "Prospects"]),
-        "at_risk": 1071,
-        "clusters": CLUSTERS,
-        "received": pd.DataFrame(
-            [
-                ("ventes.csv", "loaded", None, 1234, 7),
-                ("notes.pdf", "unrecognised", "no rule knows it", None, None),
-            ],
-            columns=["path", "status", "reason", "row_count", "quarantined"],
-        ),
-        "planned": pd.DataFrame(
-            [("spring", "once", 2, 480, 51)],
-            columns=["campaign", "occurrence", "batches", "messages", "holdout"],
-        ),
-        "quality": audit.data_quality(
-            pd.DataFrame(
-                [(code, 1.0, 1000.0) for code in RULES.circuit_breaker.tolerances],
-                columns=["check_code", "bad", "total"],
-            ),
-            RULES,
-        ),
-        "backtests": BACKTESTS,
-    }
-    return reports.weekly_report(estate.tenant(locale=locale), RULES, **{**given, **changes})
-
-
-@pytest.mark.parametrize(
-    ("locale", "texts"),
-    [
-        (
-            "fr",
-            [
-                "Le point de la semaine",
-                "31 décembre 2025",
-                "1\u202f234",
-                "refuse nos messages",
-                "Feu vert",
-                "Clients à risque\u00a0: 1\u202f071,",
-                "97,5",
-            ],
-        ),
-        (
-            "en",
-            [
-                "The week at a glance",
-                "December 31, 2025",
-                "1,234",
-                "refused our messages",
-                "Green light",
-                "Customers at risk: 1,071,",
-                "97.5",
-            ],
-        ),
-        (
-            "de",
-            [
-                "Die Woche im Überblick",
-                "31. Dezember 2025",
-                "1.234",
-                "lehnt unsere",
-                "Grünes Licht",
-                "97,5",
-                "Gefährdete Kunden: 1.071,",
-            ],
-        ),
-    ],
-)
-def test_the_report_speaks_the_estates_language(locale: str, texts: list[str]) -> None:
-    html = report(locale)
-    for text in texts:
-        assert text in html
-    assert 'alt="' in html
-    assert f"Champions 2, {rendering.texts(locale)['segment']['Prospects']} 1" in html
-    assert "notes.pdf" in html
-    assert "None" not in html
-    assert "nan" not in html.replace("base64", "").lower().split("src=")[0]
-
-
-@pytest.mark.parametrize(
-    ("locale", "texts"),
-    [
-        ("fr", ["2\u202f292 clients", "le 2 octobre 2025 et le 31 décembre 2025", "48,1", "des 3 vins", "(19,6"]),
-        ("en", ["2,292 customers", "October 2, 2025 and December 31, 2025", "48.1", "the 3 wines", "(19.6"]),
-        ("de", ["2.292 Kunden", "dem 2. Oktober 2025 und dem 31. Dezember 2025", "48,1", "der 3 Weine", "(19,6"]),
-    ],
-)
-def test_the_report_says_how_well_the_last_orders_were_foretold(locale: str, texts: list[str]) -> None:
-    html = report(locale)
-    for text in texts:
-        assert text in html, text
-
-
-@pytest.mark.parametrize("few", [BACKTESTS.iloc[:0], BACKTESTS.assign(customers=99)])
-def test_too_few_orders_to_foretell_are_not_spoken_of(few: pd.DataFrame) -> None:
-    assert "Vérification sur le passé" in report("fr")
-    assert "Vérification sur le passé" not in report("fr", backtests=few)
-
-
-def test_a_closed_gate_says_why() -> None:
-    closed = {**DECISION, "status": "closed", "reasons": ["CIRCUIT_BREAKER", "NO_ELIGIBLE_CUSTOMER"]}
-    html = report("fr", decision=closed)
-    assert "Feu rouge" in html
-    assert "les données ne sont pas assez fiables, personne à qui écrire." in html
-
-
-def test_an_estate_without_files_plans_or_customers() -> None:
-    nothing = {
-        "actions": ACTIONS.iloc[:0],
-        "segments": pd.Series([], dtype="str"),
-        "clusters": CLUSTERS.iloc[:0],
-        "received": pd.DataFrame(columns=["path", "status", "reason", "row_count", "quarantined"]),
-        "planned": pd.DataFrame(columns=["campaign", "occurrence", "batches", "messages", "holdout"]),
-    }
-    html = report("fr", **nothing)
-    assert "Aucun fichier." in html
-    assert "Aucun lot préparé." in html
-
-
-@pytest.mark.parametrize(
-    ("locale", "names"),
-    [
-        ("fr", ["Gros achats, nombreuses commandes", "Petits achats, absents depuis longtemps (02)", "Profil moyen"]),
-        ("en", ["High spending, frequent", "Low spending, lapsed (02)", "Average"]),
-        (
-            "de",
-            ["Hoher Umsatz, viele Bestellungen", "Geringer Umsatz, lange nicht bestellt (02)", "Durchschnittlich"],
-        ),
-    ],
-)
-def test_clusters_are_named_in_the_estates_language(locale: str, names: list[str]) -> None:
-    html = report(locale)
-    places = [html.index(f"<td>{name}</td>") for name in names]
-    assert places == sorted(places), "private customers first, by id"
 
 
 @pytest.mark.parametrize("locale", ["fr", "en", "de"])
