@@ -104,42 +104,50 @@ def judge(frame: pd.DataFrame, suite: Suite, run_folder: Path, now: datetime) ->
     # 1.24 phones nobody; a later release must not begin to.
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # noqa: TID251 - what Great Expectations reads
     import great_expectations as gx
-    from great_expectations.data_context.types.base import ProgressBarsConfig
+    from great_expectations.data_context.types.base import (
+        DataContextConfig,
+        InMemoryStoreBackendDefaults,
+        ProgressBarsConfig,
+    )
 
-    context = gx.get_context(mode="ephemeral")
-    context.enable_analytics(False)
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    made = context.suites.add(_made(suite))
-    batch = (
-        context.data_sources.add_pandas("tenant")
-        .add_dataframe_asset("table")
-        .add_batch_definition_whole_dataframe("all")
-    )
-    definition = context.validation_definitions.add(gx.ValidationDefinition(name=suite.name, data=batch, suite=made))
-    result = definition.run(
-        batch_parameters={"dataframe": frame},
-        result_format=COUNTS_ONLY,
-        run_id=gx.RunIdentifier(run_name=run_folder.name, run_time=now),
-    )
-    by_key = {_key(r.expectation_config): r for r in result.results}
-    outcomes = tuple(
-        _outcome(expected, by_key[_key(expectation.configuration)], len(frame))
-        for expected, expectation in zip(suite.expected, made.expectations, strict=True)
-    )
-    if any(outcome.is_met is None for outcome in outcomes):
-        return Verdict(outcomes, None)  # GX's page would show the error, and that may quote a value
     with tempfile.TemporaryDirectory() as scratch:
         store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": scratch}
-        site: Any = {"class_name": "SiteBuilder", "show_how_to_buttons": False, "store_backend": store}
-        context.add_data_docs_site("run", site)
-        context.build_data_docs(site_names=["run"])
-        (result_page,) = Path(scratch, "validations").rglob("*.html")
-        (suite_page,) = Path(scratch, "expectations").rglob("*.html")
-        folder = run_folder / suite.name
-        write_whole(folder / SUITE_PAGE, self_contained(suite_page.read_text("utf-8")).encode())
-        return Verdict(
-            outcomes, write_whole(folder / RESULT_PAGE, self_contained(result_page.read_text("utf-8")).encode())
+        site = {"class_name": "SiteBuilder", "show_how_to_buttons": False, "store_backend": store}
+        context = gx.get_context(
+            mode="ephemeral",
+            project_config=DataContextConfig(
+                store_backend_defaults=InMemoryStoreBackendDefaults(),
+                data_docs_sites={"run": site},
+                progress_bars=ProgressBarsConfig(globally=False),
+                analytics_enabled=False,
+            ),
         )
+        made = context.suites.add(_made(suite))
+        table = context.data_sources.add_pandas("tenant").add_dataframe_asset("table")
+        batch = table.add_batch_definition_whole_dataframe("all")
+        definition = context.validation_definitions.add(
+            gx.ValidationDefinition(name=suite.name, data=batch, suite=made)
+        )
+        result = definition.run(
+            batch_parameters={"dataframe": frame},
+            result_format=COUNTS_ONLY,
+            run_id=gx.RunIdentifier(run_name=run_folder.name, run_time=now),
+        )
+        found = {one.expectation_config.id: one for one in result.results if one.expectation_config}
+        outcomes = tuple(
+            _outcome(expected, found[expectation.id], len(frame))
+            for expected, expectation in zip(suite.expected, made.expectations, strict=True)
+        )
+        if any(outcome.is_met is None for outcome in outcomes):
+            return Verdict(outcomes, None)  # GX's page would show the error, and that may quote a value
+        context.build_data_docs()
+        pages = {
+            name: self_contained(next(Path(scratch, section).rglob("*.html")).read_text("utf-8")).encode()
+            for name, section in ((SUITE_PAGE, "expectations"), (RESULT_PAGE, "validations"))
+        }
+    for name, page in pages.items():
+        write_whole(run_folder / suite.name / name, page)
+    return Verdict(outcomes, run_folder / suite.name / RESULT_PAGE)
 
 
 def _made(suite: Suite) -> ExpectationSuite:
@@ -149,10 +157,6 @@ def _made(suite: Suite) -> ExpectationSuite:
         getattr(gx.expectations, expected.kind)(**expected.arguments, notes=expected.why) for expected in suite.expected
     ]
     return gx.ExpectationSuite(name=suite.name, expectations=expectations, notes=suite.why)
-
-
-def _key(configuration: Any) -> str:
-    return str(configuration.id)
 
 
 def _outcome(expected: Expected, found: ExpectationValidationResult, n_rows: int) -> Outcome:
