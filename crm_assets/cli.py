@@ -575,6 +575,31 @@ def _reviewing(slug: str, what: Callable[[], Any]) -> Any:
         raise RefusedError(f"{slug}: {error}") from error
 
 
+def cmd_review_import(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import reviews, run_context
+
+    tenant = _registry(config).get(args.tenant)
+    with run_context.tenant_run(tenant, say=say) as run:
+        result: Result = _reviewing(tenant.slug, lambda: reviews.import_file(run, args.file, args.reviewer))
+    if not result["is_new"]:
+        say("this workbook has been read before: its receipt stands")
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in result["outcomes"].items())
+    say(f"{result['status']}: {outcomes or 'no row filled in'}; {result['n_approved_rest']} approved with the rest")
+    say(f"receipt: {result['document']}")
+    return result
+
+
+def cmd_review_approve_rest(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import reviews, run_context
+
+    tenant = _registry(config).get(args.tenant)
+    with run_context.tenant_run(tenant, say=say) as run:
+        approve = lambda: reviews.approve_rest(run, args.scenario, args.run, args.reviewer)  # noqa: E731
+        result: Result = _reviewing(tenant.slug, approve)
+    say(f"{result['approved_rest']} items of {args.scenario} approved with the rest")
+    return result
+
+
 def cmd_review_status(config: Settings, args: argparse.Namespace) -> Result:
     from crm_assets import reviews
 
@@ -823,11 +848,20 @@ def parser() -> argparse.ArgumentParser:
         if function is cmd_quarantine:
             made.add_argument("--file", metavar="F", help="path or file_id of the export; default: all of them")
     review = commands.add_parser("review", help="review: what people decide on the recommended items of a run")
-    within_review = review.add_subparsers(dest="subcommand", required=True, metavar="export|status")
+    within_review = review.add_subparsers(dest="subcommand", required=True, metavar="export|import|approve-rest|status")
     made = add("export", cmd_review_export, "write the workbook in which people approve or reject", within_review)
     add_tenant(made)
     made.add_argument("--run", metavar="ID", help="run_id; default: the run of the gate in force")
     made.add_argument("--to", type=Path, metavar="DIR", help="default: where the estate's documents go")
+    made = add("import", cmd_review_import, "read a workbook that came back, wherever it lies", within_review)
+    made.add_argument("file", type=Path, metavar="FILE")
+    add_tenant(made)
+    made.add_argument("--reviewer", default="", metavar="NAME", help="who decided, where the file does not say")
+    made = add("approve-rest", cmd_review_approve_rest, "approve what is left of a scenario", within_review)
+    add_tenant(made)
+    made.add_argument("--scenario", required=True, metavar="S")
+    made.add_argument("--run", metavar="ID", help="run_id; default: the run of the gate in force")
+    made.add_argument("--reviewer", required=True, metavar="NAME", help="who decides")
     made = add("status", cmd_review_status, "how far the review of a run has come", within_review)
     add_tenant(made)
     made.add_argument("--run", metavar="ID", help="run_id; default: the run of the gate in force")

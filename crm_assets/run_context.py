@@ -54,8 +54,9 @@ class TenantRun:
     config: Settings
     cluster: databases.Cluster
     tags: dict[str, str] = field(default_factory=dict)
-    # The drop folder as it was when the run began: what it will have refreshed when it gets to the gate.
-    drop_fingerprint: str = ""
+    # The drop folder as it was when the run began, path -> signature: what it will have refreshed when it gets to the
+    # gate. None: out of reach.
+    drop_files: dict[str, str] | None = None
 
     @property
     def rules(self) -> BusinessRules:
@@ -80,11 +81,29 @@ class TenantRun:
         self.warehouse.replace_run(table, frame.assign(run_id=self.run_id), self.run_id)
 
     def mark_refreshed(self) -> None:
-        """Tell the file sensor that this state of the folder needs no further run."""
-        from crm_assets.resources.control import Control
+        """Tell the file sensor that this state of the folder needs no further run, but for workbooks to be read."""
+        from crm_assets.resources.control import Control, fingerprint
+        from crm_assets.resources.raw_store import noted_reviews
 
-        if self.drop_fingerprint and not self.is_historical:
-            Control(self.config).landed(self.tenant.slug, self.drop_fingerprint)
+        if self.drop_files is None or self.is_historical:
+            return
+        reviews = noted_reviews(self.warehouse)
+        exports = {path: signature for path, signature in self.drop_files.items() if path not in reviews}
+        done = {path: signature for path, signature in self.drop_files.items() if reviews.get(path, True)}
+        Control(self.config).landed(self.tenant.slug, fingerprint(done), fingerprint(exports))
+
+    def mark_reviews_read(self) -> None:
+        """Tell the file sensor that the workbooks of this folder are read, where nothing but them is new in it."""
+        from crm_assets.resources.control import Control, Drop, fingerprint
+        from crm_assets.resources.raw_store import noted_reviews
+
+        if self.drop_files is None or self.is_historical:
+            return
+        reviews, control = noted_reviews(self.warehouse), Control(self.config)
+        exports = fingerprint({path: signature for path, signature in self.drop_files.items() if path not in reviews})
+        done = {path: signature for path, signature in self.drop_files.items() if reviews.get(path, True)}
+        if control.drops().get(self.tenant.slug, Drop(self.tenant.slug)).exports_fingerprint == exports:
+            control.landed(self.tenant.slug, fingerprint(done), exports)
 
     @cached_property
     def dataset_version(self) -> str:
@@ -121,15 +140,13 @@ def refuse_future(tenant: Tenant, day: date, now: datetime) -> None:
         raise RunRefusedError(f"{day} has not come yet for {tenant.slug}: its day is {today}")
 
 
-def drop_fingerprint(tenant: Tenant, config: Settings) -> str:
-    """The state of the tenant's drop folder, as the file sensor sees it; empty when it is out of reach."""
-    from crm_assets.resources.control import fingerprint
-
+def drop_files(tenant: Tenant, config: Settings) -> dict[str, str] | None:
+    """Path -> signature of the tenant's drop folder, as the file sensor sees it; None when it is out of reach."""
     try:
         with drop_zone(tenant, config) as zone:
-            return fingerprint({file.path: file.signature for file in zone.list()})
+            return {file.path: file.signature for file in zone.list()}
     except (OSError, DropZoneError):
-        return ""
+        return None
 
 
 def is_historical(warehouse: Warehouse, as_of: date) -> bool:
@@ -218,7 +235,7 @@ def tenant_run(
             cluster=cluster,
             tags=tags or {},
         )
-        run.drop_fingerprint = drop_fingerprint(tenant, config)
+        run.drop_files = drop_files(tenant, config)
         try:
             yield run
         finally:

@@ -4,6 +4,7 @@ The spine is sensors and one schedule, in every environment. None of them ever s
 by a person, and is a dry run unless the tenant's file, the environment and the plan's hash all say otherwise.
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -17,9 +18,13 @@ from crm_assets.defs.common import AFTER_REFRESH, PARTITION_TAG, STAGES, TRIGGER
 from crm_assets.settings import settings
 from crm_assets.tenants import Registry, Tenant
 
+READ_REVIEWS = ("review.decisions", "review.receipts", "review.receipt_lines")
 REFRESH_STAGES = STAGES[: STAGES.index("gate") + 1]
 # A tick has 60 s: many tenants at once are asked for over several ticks.
 MAX_REQUESTS_PER_TICK = 50
+# Which files are review workbooks, their content tells. Where that would take long a refresh is asked for, which is
+# always right: it reads them too.
+MAX_UNKNOWN_FILES, MAX_UNKNOWN_BYTES, MAX_CONTENT_SECONDS = 20, 64 << 20, 10.0
 # Drop folders on other machines: a tick waits this long for all of them, this many at once.
 MAX_LOOK_SECONDS, MAX_LOOKS_AT_ONCE = 40.0, 16
 
@@ -30,10 +35,18 @@ def _tables(*names: str) -> dg.AssetSelection:
 
 refresh_job = dg.define_asset_job(
     "refresh",
-    # Of the review: what of earlier decisions holds on the new list, and the sample that the gate asks for.
-    selection=dg.AssetSelection.groups(*REFRESH_STAGES) | _tables("review.applied_decisions", "review.samples"),
+    # Of the review: what of earlier decisions holds on the new list, the sample that the gate asks for, and the
+    # workbooks that came with the exports.
+    selection=dg.AssetSelection.groups(*REFRESH_STAGES)
+    | _tables("review.applied_decisions", "review.samples", *READ_REVIEWS),
     partitions_def=tenants_partitions,
     description="Lands what is new and computes everything up to the gate. Sends nothing.",
+)
+read_reviews_job = dg.define_asset_job(
+    "read_reviews",
+    selection=_tables(*READ_REVIEWS),
+    partitions_def=tenants_partitions,
+    description="Reads the review workbooks that came back, and decides the gate of their runs again. Sends nothing.",
 )
 ingest_job = dg.define_asset_job(
     "ingest",
@@ -65,7 +78,15 @@ report_job = dg.define_asset_job(
     partitions_def=tenants_partitions,
     description="What became of the messages, the KPIs, the exports and the weekly report of the gate in force.",
 )
-JOBS = [ingest_job, refresh_job, plan_campaign_job, send_campaign_job, report_job, review_workbook_job]
+JOBS = [
+    ingest_job,
+    refresh_job,
+    read_reviews_job,
+    plan_campaign_job,
+    send_campaign_job,
+    report_job,
+    review_workbook_job,
+]
 
 
 def _control() -> Any:
@@ -109,10 +130,11 @@ def tenant_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.Sk
 
 @dg.sensor(
     name="dropped_files",
-    job=refresh_job,
+    jobs=[refresh_job, read_reviews_job],
     minimum_interval_seconds=10,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Asks for one refresh per settled drop: when a folder looks the same twice and has not landed so.",
+    description="Asks for one run per settled drop: when a folder looks the same twice and has not landed so. Where"
+    " review workbooks alone are new, they are read, and the run that they are about stays in force; else a refresh.",
 )
 def dropped_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     tenants = [tenant for tenant in _estates(context) if not run_context.is_elsewhere(tenant)]
@@ -121,7 +143,7 @@ def dropped_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.S
 
 @dg.sensor(
     name="dropped_files_elsewhere",
-    job=refresh_job,
+    jobs=[refresh_job, read_reviews_job],
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="The same for drop folders on other machines: less often, side by side, so that none delays another.",
@@ -185,6 +207,7 @@ def _ask_for_drops(
     requests: list[dg.RunRequest] = []
     states: dict[str, str] = {}
     unreachable = [tenant.slug for tenant in late]
+    deadline = time.monotonic() + MAX_CONTENT_SECONDS
     with _control().session() as control:
         drops, out_of_reach = control.drops(), _troubled(control, "drop-folder")
         for tenant, files in looks:
@@ -206,8 +229,10 @@ def _ask_for_drops(
                 continue
             if is_due(drop, state, now, timedelta(minutes=rules.retry_after_minutes), rules.max_tries):
                 number = control.requested(tenant.slug, state, now)
+                asked = read_reviews_job if _brings_reviews_only(tenant, drop, deadline) else refresh_job
                 requests.append(
                     dg.RunRequest(
+                        job_name=asked.name,
                         # The number grows: content that comes back to an earlier state must not look already done.
                         run_key=f"files:{tenant.slug}:{number}",
                         partition_key=tenant.slug,
@@ -227,6 +252,39 @@ def _ask_for_drops(
         f"{len(states)} folders looked at, nothing new has settled"
         + (f"; out of reach: {', '.join(unreachable)}" if unreachable else "")
     )
+
+
+def _brings_reviews_only(tenant: Tenant, drop: Any, deadline: float) -> bool:
+    """Whether a folder differs from what has landed by review workbooks alone. False where nobody knows in time."""
+    if drop.exports_fingerprint is None:
+        return False
+    left = deadline - time.monotonic()
+    if left <= 0:
+        return False
+    pool = ThreadPoolExecutor(1, "drop-content")
+    try:
+        return pool.submit(_exports_fingerprint, tenant).result(timeout=left) == drop.exports_fingerprint
+    except (TimeoutError, OSError, run_context.DropZoneError):
+        return False
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _exports_fingerprint(tenant: Tenant) -> str | None:
+    """The state of the folder's files that are no review workbooks; None where that takes too long to tell."""
+    from crm_assets import databases
+    from crm_assets.resources import raw_store
+    from crm_assets.resources.control import fingerprint
+    from crm_assets.resources.warehouse import Warehouse
+
+    warehouse = Warehouse(databases.cluster().tenant_url(tenant.slug))
+    with run_context.drop_zone(tenant, settings()) as zone:
+        files = zone.list()
+        unknown = raw_store.unknown_files(warehouse, files)
+        if len(unknown) > MAX_UNKNOWN_FILES or sum(file.size_bytes for file in unknown) > MAX_UNKNOWN_BYTES:
+            return None
+        reviews = set(raw_store.review_paths(warehouse, zone, files, tenant.business_rules.landing.workbook))
+    return fingerprint({file.path: file.signature for file in files if file.path not in reviews})
 
 
 def week_due(tenant: Tenant, now: datetime) -> str | None:

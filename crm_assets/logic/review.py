@@ -7,15 +7,42 @@ workbook looks and is read is `logic/review_workbook.py`.
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
+import numpy as np
 import pandas as pd
+
+from crm_assets.logic.feedback import RATINGS
+from crm_assets.logic.landing import normalise_header
 
 APPROVE, REJECT, LATER = "approve", "reject", "later"
 ROW, REST = "row", "rest"  # said of this very item, or of the rest of its scenario
 # What an item of a run is, for a person's decision on it.
 ITEM_KEY = ["customer_id", "wine_id", "scenario"]
 _DIGEST = 16
+
+# What became of a row on which something was filled in. The first two are taken, the others are not.
+TAKEN = "TAKEN"
+UNCHANGED = "UNCHANGED"  # what was decided before, said again
+OVERTAKEN = "OVERTAKEN"  # somebody has decided later than this workbook was saved
+STALE_RUN = "STALE_RUN"  # the run is too old to be reviewed
+UNKNOWN_RUN = "UNKNOWN_RUN"
+SEVERAL_RUNS = "SEVERAL_RUNS"  # rows of several workbooks in one
+EDITED_KEY = "EDITED_KEY"  # the reference is none of the run's, or stands beside another customer or product
+UNKNOWN_VALUE = "UNKNOWN_VALUE"  # a decision or a rating that is none
+CONFLICT = "CONFLICT"  # approve and reject both, in one cell or on two rows
+NO_DECISION = "NO_DECISION"  # a rating or a comment alone
+ACCEPTED = (TAKEN, UNCHANGED)
+OUTCOMES = (
+    *ACCEPTED, OVERTAKEN, STALE_RUN, UNKNOWN_RUN, SEVERAL_RUNS, EDITED_KEY, UNKNOWN_VALUE, CONFLICT, NO_DECISION,
+)  # fmt: skip
+_BOTH, _NEITHER = "both", "?"  # of a decision's cell, beside the codes
+_FILLED_IN = ["decision", "rating", "comment"]
+_VISIBLE_KEYS = ["client_code", "product_key"]
 
 
 def item_reference(run_id: str, items: pd.DataFrame) -> pd.Series:
@@ -65,3 +92,168 @@ def applied(items: pd.DataFrame, decisions: pd.DataFrame, run_id: str, since: da
     columns = [*ITEM_KEY, "decision", "reviewer", "decided_at", "decided_run_id"]
     found = items[ITEM_KEY].merge(strongest.rename(columns={"run_id": "decided_run_id"}), on=ITEM_KEY)
     return found[columns].sort_values(ITEM_KEY, kind="stable", ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What became of a workbook's rows.
+
+    `lines`: rows of review.receipt_lines without file_id, for each row on which something was filled in.
+    `decisions`: the rows of review.decisions to write, one per item.
+    """
+
+    lines: pd.DataFrame
+    decisions: pd.DataFrame
+    n_blank: int
+    n_approved_rest: int
+
+    @property
+    def n_taken(self) -> int:
+        return int(self.lines["outcome"].isin(ACCEPTED).sum())
+
+
+def judge(
+    rows: pd.DataFrame,
+    items: pd.DataFrame,
+    stored: pd.DataFrame,
+    holding: pd.DataFrame,
+    *,
+    run_id: str,
+    file_id: str,
+    reviewer: str,
+    decided_at: datetime,
+    approve_rest: Collection[str] = (),
+    refusal: str | None = None,
+) -> Judged:
+    """Decide a returned workbook row by row; no row takes another one down.
+
+    `rows`: line, reference, client_code, product_key, decision, rating, comment as the texts they are. `items`:
+    reference, customer_id, wine_id, scenario, client_code, product_key of the run. `stored`: the run's rows of
+    review.decisions. `holding`: ITEM_KEY of the items on which any decision holds, carried over or not.
+    `refusal`: why the workbook as a whole is not taken, one of OUTCOMES.
+
+    The rest of a scenario are the rows of this workbook that are left blank and whose item nobody has decided on. What
+    is said of an item goes before what is said of a rest, then the later goes before the earlier (`precedence`).
+    """
+    words = rows[_FILLED_IN].apply(lambda column: column.str.strip())
+    rows = rows.assign(**words)
+    is_filled = words.ne("").any(axis=1)
+    known = rows.merge(
+        items.rename(columns={name: f"true_{name}" for name in _VISIBLE_KEYS}),
+        on="reference", how="left", validate="many_to_one",
+    )  # fmt: skip
+    known.index = rows.index
+    known["is_true"] = known["customer_id"].notna() & _keys_agree(known)
+    filled, blank = known[is_filled], known[~is_filled]
+
+    decision = filled["decision"].map(_decision)
+    rating = filled["rating"].map(_rating)
+    lines = pd.DataFrame(
+        {
+            "source_line": filled["line"],
+            "run_id": run_id if refusal not in (UNKNOWN_RUN, SEVERAL_RUNS) else None,
+            **{name: filled[name].where(filled["is_true"]) for name in ITEM_KEY},
+            "decision": decision.where(decision.isin([APPROVE, REJECT, LATER])),
+            "rating": pd.to_numeric(rating.where(rating.ne(_NEITHER))).astype("Int64"),
+            "comment": filled["comment"].where(filled["comment"].ne("")),
+        }
+    )
+    faults = {
+        str(refusal): pd.Series(refusal is not None, index=filled.index),
+        EDITED_KEY: ~filled["is_true"],
+        CONFLICT: decision.eq(_BOTH),
+        UNKNOWN_VALUE: decision.eq(_NEITHER) | rating.eq(_NEITHER),
+        NO_DECISION: filled["decision"].eq(""),
+    }
+    lines["outcome"] = np.select([fault.to_numpy(dtype=bool) for fault in faults.values()], list(faults), default=TAKEN)
+    is_sound = lines["outcome"].eq(TAKEN)
+    n_decisions = lines[is_sound].groupby(ITEM_KEY)["decision"].transform("nunique")
+    lines.loc[n_decisions[n_decisions > 1].index, "outcome"] = CONFLICT
+    # The same said twice: the last row is the one that is taken.
+    is_sound = lines["outcome"].eq(TAKEN)
+    repeated = lines[is_sound].duplicated(ITEM_KEY, keep="last")
+    lines.loc[repeated[repeated].index, "outcome"] = UNCHANGED
+
+    made: dict[str, Any] = {"run_id": run_id, "reviewer": reviewer, "decided_at": decided_at, "file_id": file_id}
+    said = lines[lines["outcome"].eq(TAKEN)].drop(columns=["run_id", "outcome"])
+    said = said.assign(**made, origin=ROW, _line=said.index)
+    rest = blank.loc[blank["is_true"] & blank["scenario"].isin(list(approve_rest)), ITEM_KEY].drop_duplicates()
+    if refusal is not None:
+        rest = rest.head(0)
+    # An item that a refused row speaks of is none that was left out.
+    spoken_of = lines[ITEM_KEY].dropna()
+    rest = _without(_without(rest, spoken_of), holding)
+    rest = rest.assign(**made, origin=REST, decision=APPROVE, rating=None, comment=None, _line=-1)
+    columns = ["run_id", *ITEM_KEY, "decision", "rating", "comment", "reviewer", "decided_at", "origin", "file_id"]
+    new = (
+        pd.concat([said, rest])[[*columns, "_line"]]
+        if len(said) or len(rest)
+        else said.reindex(columns=[*columns, "_line"])
+    )
+    both = pd.concat([stored.assign(_line=-1), new], ignore_index=True) if len(stored) else new
+    strongest = precedence(both).drop_duplicates(ITEM_KEY, keep="last")
+    taken = strongest[strongest["file_id"].eq(file_id)]
+
+    before = new[["_line", *ITEM_KEY, "decision", "rating", "comment"]].merge(
+        stored[[*ITEM_KEY, "decision", "rating", "comment"]], on=ITEM_KEY, suffixes=("", "_before")
+    )
+    is_same = pd.Series(True, index=before.index)
+    for name in _FILLED_IN:
+        is_same &= before[name].fillna("").astype(str).eq(before[f"{name}_before"].fillna("").astype(str))
+    overtaken = new.loc[new["origin"].eq(ROW) & ~new["_line"].isin(taken["_line"]), "_line"]
+    lines.loc[lines.index.isin(overtaken), "outcome"] = OVERTAKEN
+    lines.loc[lines.index.isin(before.loc[is_same, "_line"]), "outcome"] = UNCHANGED
+    return Judged(
+        lines.sort_values("source_line", ignore_index=True),
+        taken[columns].sort_values(ITEM_KEY, kind="stable", ignore_index=True),
+        int((~is_filled & rows["reference"].ne("")).sum()),
+        int(taken["origin"].eq(REST).sum()),
+    )
+
+
+def _without(keys: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """The items that are not among the others."""
+    if keys.empty or others.empty:
+        return keys
+    return keys[~pd.MultiIndex.from_frame(keys[ITEM_KEY]).isin(pd.MultiIndex.from_frame(others[ITEM_KEY]))]
+
+
+def _keys_agree(rows: pd.DataFrame) -> pd.Series:
+    """Whether the customer and the product that a person saw beside a reference are the reference's own.
+
+    A sheet that was sorted in part shows others. A column that is gone says nothing; both gone say nothing at all.
+    """
+    agree = pd.Series(True, index=rows.index)
+    gone = 0
+    for name in _VISIBLE_KEYS:
+        if rows[name].eq("").all():
+            gone += 1
+        else:
+            agree &= _plain(rows[name]) == _plain(rows[f"true_{name}"].fillna(""))
+    return agree & (gone < len(_VISIBLE_KEYS))
+
+
+def _plain(codes: pd.Series) -> pd.Series:
+    """Codes as a spreadsheet may have left them: `00123`, `123` and `123.0` are one."""
+    return codes.astype(str).str.strip().str.casefold().str.replace(r"^0*(\d+)(?:[.,]0+)?$", r"\1", regex=True)
+
+
+def _decision(text: str) -> str:
+    """The decision that a cell holds: its code, `both` for approve and reject together, `?` for what is none."""
+    from crm_assets.logic.review_workbook import decision_codes
+
+    codes = decision_codes()
+    if not text:
+        return ""
+    if found := codes.get(normalise_header(text)):
+        return found
+    said = {codes.get(normalise_header(word)) for word in re.split(r"[\s/,;+&|]+", text)}
+    return _BOTH if {APPROVE, REJECT} <= said else _NEITHER
+
+
+def _rating(text: str) -> object:
+    """The rating that a cell holds, None for an empty one, `?` for what is none."""
+    if not text:
+        return None
+    number = re.fullmatch(r"(\d)(?:[.,]0+)?", text)
+    return int(number[1]) if number and RATINGS[0] <= int(number[1]) <= RATINGS[1] else _NEITHER

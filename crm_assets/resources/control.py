@@ -33,6 +33,7 @@ class Drop:
     request_no: int = 0
     tries: int = 0
     requested_at: datetime | None = None
+    exports_fingerprint: str | None = None  # of what has landed, the review workbooks aside
 
 
 @dataclass(frozen=True)
@@ -109,13 +110,18 @@ class Control:
         assert row is not None, "a folder is looked at before anything is asked for it"
         return int(row[0])
 
-    def landed(self, tenant: str, state: str) -> None:
-        """Remember that the folder has landed in this state, whatever started the run."""
+    def landed(self, tenant: str, state: str, exports: str | None = None) -> None:
+        """Remember that the folder has landed in this state, whatever started the run.
+
+        `exports`: the same of all files but the review workbooks, where that is known.
+        """
         with self._connect() as connection:
             connection.execute(
-                "insert into watch.drops (tenant, looked_fingerprint, landed_fingerprint) values (%(t)s, %(s)s, %(s)s)"
-                " on conflict (tenant) do update set landed_fingerprint = excluded.landed_fingerprint",
-                {"t": tenant, "s": state},
+                "insert into watch.drops (tenant, looked_fingerprint, landed_fingerprint, exports_fingerprint)"
+                " values (%(t)s, %(s)s, %(s)s, %(e)s)"
+                " on conflict (tenant) do update set landed_fingerprint = excluded.landed_fingerprint,"
+                " exports_fingerprint = excluded.exports_fingerprint",
+                {"t": tenant, "s": state, "e": exports},
             )
 
     def forget_requests(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from crm_assets.logic.landing import FileProfile, HeaderMapping, Profiler, RowMaker, SourceSpec
     from crm_assets.logic.reading import TableFile
     from crm_assets.resources.warehouse import Warehouse
+    from crm_assets.rules import WorkbookLimits
     from crm_assets.tenants import Tenant
 
 FAILED = ("unreadable", "refused", "unrecognised")
@@ -102,6 +103,71 @@ def pending(drop_zone: DropZone, ledger: Mapping[str, str | None]) -> list[str]:
 def has_news(warehouse: Warehouse, drop_zone: DropZone) -> bool:
     """Whether a landing would find anything else than the last one did."""
     return bool(pending(drop_zone, read_ledger(warehouse)))
+
+
+# --- review workbooks
+
+
+def review_paths(
+    warehouse: Warehouse, drop_zone: DropZone, files: Iterable[DroppedFile], limits: WorkbookLimits
+) -> list[str]:
+    """Which of the files in the folder are review workbooks come back: by the ledger, else by looking at them."""
+    from crm_assets.logic.mended import is_review_workbook
+
+    known = _known_statuses(warehouse)
+    found = []
+    for file in files:
+        status, signature = known.get(file.path, ("", None))
+        if signature != file.signature:
+            try:
+                with drop_zone.local(file.path) as path:
+                    status = REVIEW if is_review_workbook(path, limits) else ""
+            except FileNotFoundError:
+                continue
+            except OSError:  # what there is to say of it, landing says
+                status = ""
+        if status == REVIEW:
+            found.append(file.path)
+    return found
+
+
+def unknown_files(warehouse: Warehouse, files: Iterable[DroppedFile]) -> list[DroppedFile]:
+    """The files that are not as the ledger has them: what they are, only their content tells."""
+    known = _known_statuses(warehouse)
+    return [file for file in files if known.get(file.path, ("", None))[1] != file.signature]
+
+
+def noted_reviews(warehouse: Warehouse) -> dict[str, bool]:
+    """path -> whether it has its receipt, of the review workbooks that the ledger has in the folder."""
+    return dict(
+        warehouse.rows(
+            "select present.path, exists (select from review.receipts where file_id = known.file_id)"
+            " from landing.files as present join raw.files as known using (path, sha256) where known.status = %s",
+            [REVIEW],
+        )
+    )
+
+
+def note_review(
+    warehouse: Warehouse,
+    drop_zone: DropZone,
+    tenant: Tenant,
+    source: SourceSpec,
+    now: datetime,
+    file: DroppedFile,
+    sha256: str,
+) -> None:
+    """Enter a review workbook that was read into the ledger, as a landing would."""
+    _Landing(warehouse, drop_zone, tenant, source, now, time.sleep).note_review(file, sha256)
+
+
+def _known_statuses(warehouse: Warehouse) -> dict[str, tuple[str, str | None]]:
+    """path -> status and signature of the files at the last look."""
+    rows = warehouse.rows(
+        "select present.path, known.status, present.signature"
+        " from landing.files as present join raw.files as known using (path, sha256)"
+    )
+    return {path: (status, signature) for path, status, signature in rows}
 
 
 # --- landing
@@ -259,8 +325,7 @@ class _Landing:
                 known.unmapped_headers,
             )  # fmt: skip
         if (known is not None and known.status == REVIEW) or (known is None and self._is_review(file)):
-            with self.warehouse.transaction() as connection:
-                self._write(connection, file, sha256, None, REVIEW, self._order(file, sha256, None))
+            self.note_review(file, sha256)
             return FileOutcome(file.path, None, REVIEW)
         # What failed before is tried again: a new spelling in the tenant's file may have made it readable.
         recognition = recognise(file.path, self.source)
@@ -325,6 +390,13 @@ class _Landing:
             return False
         with self.zone.local(file.path) as path:
             return is_review_workbook(path, self.rules.landing.workbook)
+
+    def note_review(self, file: DroppedFile, sha256: str) -> None:
+        """Enter a review workbook into the ledger, and among the files of the last look."""
+        with self.warehouse.transaction() as connection:
+            self._write(connection, file, sha256, None, REVIEW, self._order(file, sha256, None))
+            connection.execute("delete from landing.files where path = %s", [file.path])
+            self._write_present(connection, [(file, sha256, None)])
 
     def _own_dataset(self, file: DroppedFile, known: _Known | None) -> str | None:
         """The dataset of a workbook of ours that was mended and dropped where no path rule knows it."""
@@ -576,22 +648,27 @@ class _Landing:
                 [list(LOADED), list(LOADED)],
             )
             connection.execute("delete from landing.files")
-            connection.cursor().executemany(
-                "insert into landing.files (path, sha256, size_bytes, modified_at, dataset, signature)"
-                " values (%s, %s, %s, %s, %s, %s)",
-                [
-                    (
-                        file.path,
-                        hashes.get(file.path, ""),
-                        file.size_bytes,
-                        file.modified_at,
-                        datasets[file.path],
-                        file.signature if file.path in hashes and not file.is_fresh else None,
-                    )
-                    for file in files
-                ],
-            )
+            self._write_present(connection, [(file, hashes.get(file.path, ""), datasets[file.path]) for file in files])
         self.report.deleted = sorted(path for (path,) in gone)
+
+    @staticmethod
+    def _write_present(connection: psycopg.Connection, files: list[tuple[DroppedFile, str, str | None]]) -> None:
+        """Remember files as they were seen: (file, its hash or '', its dataset)."""
+        connection.cursor().executemany(
+            "insert into landing.files (path, sha256, size_bytes, modified_at, dataset, signature)"
+            " values (%s, %s, %s, %s, %s, %s)",
+            [
+                (
+                    file.path,
+                    sha256,
+                    file.size_bytes,
+                    file.modified_at,
+                    dataset,
+                    file.signature if sha256 and not file.is_fresh else None,
+                )
+                for file, sha256, dataset in files
+            ],
+        )
 
 
 def _ahead(blocks: Iterator[memoryview], depth: int = 2) -> Iterator[memoryview]:

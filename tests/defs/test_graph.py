@@ -56,12 +56,13 @@ PROMISED = [
     "audit.data_quality",
     "gate.decisions",
     "gate.next_actions",
+    "review.decisions",
     "activation.campaigns",
     "activation.batches",
     "activation.messages",
     "activation.attempts",
 ]
-STATE = ["review.decisions", "activation.contacts", "activation.pauses", "outcomes.events"]
+STATE = ["activation.contacts", "activation.pauses", "outcomes.events"]
 
 
 @pytest.mark.parametrize("name", PROMISED)
