@@ -83,7 +83,8 @@ def test_each_fault_of_a_list_is_named_and_counted_and_nothing_else(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("no_network")
-def test_the_pages_name_nobody_and_fetch_nothing(tmp_path: Path) -> None:
+def test_the_pages_name_nobody_and_fetch_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GX_ANALYTICS_ENABLED")
     name, email, street, phone = NAMES
     frame = listed(explain_short=f"{name} nan", customer_sentence=f"{{{street}}}", scenario=email, product_key=phone)
     verdict = expectations.judge(frame, LIST_SUITE, tmp_path, NOW)
