@@ -309,7 +309,8 @@ def _files(tables: Tables, rows: int) -> tuple[pd.DataFrame, int, bool, pd.DataF
     listed = files.assign(rows=files["row_count"], refused=of_file)
     # Whatever somebody must look at comes first, then the newest.
     listed = listed.assign(fine=listed["status"].isin(["loaded", "duplicate"]) & (listed["refused"] == 0))
-    listed = listed.sort_values("path", kind="stable").sort_values("fine", kind="stable")
+    listed = listed.assign(read=listed["status"].isin(["loaded", "duplicate"]))
+    listed = listed.sort_values("path", kind="stable").sort_values(["read", "fine"], kind="stable")
     shown = listed.head(rows)[["path", "dataset", "status", "reason", "rows", "refused"]].reset_index(drop=True)
     by_code = refused[["codes", "rows"]].explode("codes").groupby("codes", sort=True)["rows"].sum().reset_index()
     by_code.columns = pd.Index(["code", "rows"])

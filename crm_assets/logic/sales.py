@@ -218,7 +218,7 @@ def projection(
     With revenues to date Y_i and totals T_i of n complete past years: f = ΣT / ΣY, σ² = Σ Y_i (T_i/Y_i - f)² / (n - 1),
     expected = Y f, standard error σ √(Y + Y² / ΣY), times Student's t with n - 1 degrees of freedom (Mack 1993).
     """
-    from scipy import stats
+    from scipy import special
 
     past = years[years["is_complete"].astype(bool) & (years["year"] < as_of.year)]
     if len(past) < min_years:
@@ -231,7 +231,7 @@ def projection(
     factor = totals.sum() / begun.sum()
     variance = float((begun * (totals / begun - factor) ** 2).sum() / (len(past) - 1))
     error = np.sqrt(variance * (to_date + to_date**2 / begun.sum()))
-    reach = float(stats.t.ppf((1 + level) / 2, len(past) - 1) * error)
+    reach = float(special.stdtrit(len(past) - 1, (1 + level) / 2) * error)
     expected = to_date * factor
     # What has been sold is sold.
     low = max(expected - reach, min(to_date, expected))
