@@ -394,7 +394,6 @@ class _Book:
         sheet, last = self._rows, max(len(items), 1)
         shown = [name for name in _LAYOUT if with_sample or name != "sampled"]
         self._places = {name: place for place, name in enumerate(shown)}
-        sheet.set_default_row(_ROW_POINTS)
         sheet.set_row(0, _HEAD_POINTS)
         for name, place in self._places.items():
             width, style = _LAYOUT[name]
@@ -407,6 +406,8 @@ class _Book:
         of_findings = self._places["findings"]
         severities, helds = items["severity"].to_list(), items["is_held"].to_list()
         for number, (severity, held) in enumerate(zip(severities, helds, strict=True)):
+            # Row by row: LibreOffice gives a sheet with another height for all its rows a million rows as XLS.
+            sheet.set_row(number + 1, _ROW_POINTS)
             suffix = "_held" if held else ""
             for place, kind, cells in columns:
                 style = {"ERROR": "error", "WARN": "warn"}.get(severity, kind) if place == of_findings else kind
