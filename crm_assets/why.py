@@ -6,6 +6,7 @@ A customer is asked for by any of its client codes, or by its customer_id.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from crm_assets.tenants import Registry, Tenant
 Row = dict[str, Any]
 # How many codes like the one that nobody has are named, and how like they must be.
 _SUGGESTIONS, _LIKENESS = 3, 75
+_LIKE_A_CODE = re.compile(r"(?=.*\d)[\w./-]{1,30}")
 
 
 class UnknownError(Exception):
@@ -90,6 +92,8 @@ def _first(frame: pd.DataFrame) -> Row | None:
 
 def _resolved(warehouse: Warehouse, tenant: Tenant, code: str) -> tuple[str, str, str]:
     """The code as it is written, the customer it belongs to, and how it came to belong to it."""
+    if not code.strip():
+        raise UnknownError("which customer? A client code is needed, in quotes where it begins with a zero: '00123'")
     found = warehouse.rows(
         "select client_code, customer_id, matched_by from curated.customer_xref"
         " where client_code = upper(trim(%(code)s))"
@@ -99,6 +103,8 @@ def _resolved(warehouse: Warehouse, tenant: Tenant, code: str) -> tuple[str, str
     )
     if found:
         return found[0]
+    # Somebody may have typed a name or an address, which no log should repeat: a code has a digit.
+    shown = f"the code {code.strip()!r}" if _LIKE_A_CODE.fullmatch(code.strip()) else "that code"
     refused = warehouse.rows(
         "select dataset, count(*) from curated.quarantined_rows"
         " where upper(trim(row ->> 'client_code')) = upper(trim(%s)) and resolved_by is null group by 1 order by 1",
@@ -107,7 +113,7 @@ def _resolved(warehouse: Warehouse, tenant: Tenant, code: str) -> tuple[str, str
     if refused:
         rows = ", ".join(f"{count} of {dataset}" for dataset, count in refused)
         raise UnknownError(
-            f"no customer of {tenant.slug} has the code {code!r}, but refused rows do ({rows}):"
+            f"no customer of {tenant.slug} has {shown}, but refused rows do ({rows}):"
             f" `./crm quarantine --tenant {tenant.slug} --to FILE.xlsx` hands them back to be mended"
         )
     from rapidfuzz import process
@@ -116,7 +122,7 @@ def _resolved(warehouse: Warehouse, tenant: Tenant, code: str) -> tuple[str, str
     near = process.extract(code.strip().upper(), known, limit=_SUGGESTIONS, score_cutoff=_LIKENESS)
     like = f" Codes like it: {', '.join(name for name, _, _ in near)}." if near else ""
     raise UnknownError(
-        f"no customer of {tenant.slug} has the code {code!r}: no export that landed has it. Codes are texts, leading"
+        f"no customer of {tenant.slug} has {shown}: no export that landed has it. Codes are texts, leading"
         f" zeros count.{like} Drop an export that has the customer, or `./crm status --tenant {tenant.slug}` for files"
         " that were refused"
     )

@@ -19,7 +19,11 @@ from crm_assets.defs.common import TenantRun, bars, materialized, tenant_asset
     ],
 )
 def gate_next_actions(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg.MaterializeResult[Any]:
-    """Permission, then audit, then review: the first that says no is the reason."""
+    """Permission, then audit, then review: the first that says no is the reason.
+
+    Why one customer gets no message: the job [explain_customer](/locations/crm-assets/jobs/explain_customer/playground)
+    tells it, with all its grounds.
+    """
     actions = gating.next_actions(gating.GatedRun.of(tenant_run))
     tenant_run.replace_run(tables.next_actions, actions)
     reasons = actions["permission_reason"].value_counts()
