@@ -6,7 +6,6 @@ import os
 import re
 import socket
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,12 +16,12 @@ import pandas as pd
 import pytest
 
 from crm_assets import expectations, rules, tables
-from crm_assets.defs.common import tenants_partitions
 from crm_assets.defs.raw import checks as raw_checks
 from crm_assets.defs.recommendations import checks as list_checks
 from crm_assets.expectations import Expected, Suite
 from crm_assets.logic.phrases import EXPLAIN_MAX
 from crm_assets.resources.warehouse import Warehouse
+from tests.lights import evaluated
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RULES = rules.load({})
@@ -143,20 +142,7 @@ def light(warehouse: Warehouse, home: Path) -> dg.AssetCheckEvaluation:
     tenant = SimpleNamespace(slug="estate")
     run: Any = SimpleNamespace(warehouse=warehouse, rules=RULES, home=home, tenant=tenant, run_id="r1", now=NOW)
 
-    @dg.multi_asset(specs=[dg.AssetSpec(["raw", "sales_lines"], partitions_def=tenants_partitions)])
-    def table() -> Iterator[dg.MaterializeResult[Any]]:
-        yield dg.MaterializeResult(asset_key=["raw", "sales_lines"])
-
-    with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions(str(tenants_partitions.name), ["estate"])
-        result = dg.materialize(
-            [table, raw_checks.sales_batch_expectations],
-            partition_key="estate",
-            instance=instance,
-            resources={"tenant_run": run},
-        )
-    (evaluation,) = result.get_asset_check_evaluations()
-    return evaluation
+    return evaluated(run, raw_checks.sales_batch_expectations)["sales_lines", "landed_batch_expectations"]
 
 
 def test_the_newest_sales_file_is_judged_and_its_pages_are_linked(landed: Warehouse, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ tested by the models' own unit tests and by test_pipeline.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -16,27 +16,15 @@ import pandas as pd
 import pytest
 
 from crm_assets import rules, tables
-from crm_assets.defs.common import tenants_partitions
 from crm_assets.defs.curated import checks as curated_checks
 from crm_assets.defs.landing import checks as landing_checks
 from crm_assets.defs.raw import checks as raw_checks
 from crm_assets.resources.warehouse import Warehouse
+from tests.lights import evaluated
 
 AS_OF = date(2025, 12, 31)
 MODIFIED = datetime(2026, 2, 1, tzinfo=UTC)
 Evaluate = Callable[..., dict[tuple[str, str], dg.AssetCheckEvaluation]]
-
-
-def built_by_others(checks: tuple[dg.AssetChecksDefinition, ...]) -> dg.AssetsDefinition:
-    """The assets that the checks look at; the test has written their tables already."""
-    specs = [spec for check in checks for spec in check.check_specs]
-    keys = {spec.asset_key for spec in specs} | {dep.asset_key for spec in specs for dep in spec.additional_deps}
-
-    @dg.multi_asset(specs=[dg.AssetSpec(key, partitions_def=tenants_partitions) for key in sorted(keys)])
-    def tables_of_the_test() -> Iterator[dg.MaterializeResult[Any]]:
-        yield from (dg.MaterializeResult(asset_key=key) for key in sorted(keys))
-
-    return tables_of_the_test
 
 
 @pytest.fixture
@@ -45,16 +33,7 @@ def evaluate(tenant_warehouse: Warehouse) -> Evaluate:
 
     def run(*checks: dg.AssetChecksDefinition, **overrides: Any) -> dict[tuple[str, str], dg.AssetCheckEvaluation]:
         estate: Any = SimpleNamespace(warehouse=tenant_warehouse, rules=rules.load(overrides), as_of=AS_OF)
-        with dg.DagsterInstance.ephemeral() as instance:
-            instance.add_dynamic_partitions(str(tenants_partitions.name), ["estate"])
-            result = dg.materialize(
-                [built_by_others(checks), *checks],
-                partition_key="estate",
-                instance=instance,
-                resources={"tenant_run": estate},
-                raise_on_error=False,
-            )
-        return {(e.asset_key.path[-1], e.check_name): e for e in result.get_asset_check_evaluations()}
+        return evaluated(estate, *checks)
 
     return run
 

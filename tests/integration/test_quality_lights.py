@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from datetime import date
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +13,10 @@ import pytest
 
 from crm_assets import rules, tables
 from crm_assets.defs.audit import quality
-from crm_assets.defs.common import tenants_partitions
 from crm_assets.logic import audit
 from crm_assets.resources.warehouse import Warehouse
 from tests.integration.test_quality_history import decide
+from tests.lights import evaluated
 
 RULES = rules.load({})
 BREAKER = RULES.circuit_breaker
@@ -36,24 +35,6 @@ def run(tenant_warehouse: Warehouse) -> Any:
     return SimpleNamespace(warehouse=tenant_warehouse, rules=RULES, as_of=AS_OF, run_id="now")
 
 
-def lights(run: Any) -> dict[str, dg.AssetCheckEvaluation]:
-    key = dg.AssetKey(list(quality.DATA_QUALITY))
-
-    @dg.multi_asset(specs=[dg.AssetSpec(key, partitions_def=tenants_partitions)])
-    def table() -> Iterator[dg.MaterializeResult[Any]]:
-        yield dg.MaterializeResult(asset_key=key)
-
-    with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions(str(tenants_partitions.name), ["estate"])
-        result = dg.materialize(
-            [table, quality.data_quality_lights],
-            partition_key="estate",
-            instance=instance,
-            resources={"tenant_run": run},
-        )
-    return {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
-
-
 def test_every_check_of_the_breaker_has_a_light_that_says_what_to_do() -> None:
     assert set(quality.LIGHTS) == set(BREAKER.tolerances)
     assert all(light.counts.endswith(".") and light.advice.endswith(".") for light in quality.LIGHTS.values())
@@ -63,7 +44,7 @@ def test_a_light_is_red_at_its_tolerance_and_tells_its_figures(run: Any) -> None
     found = measured(ZERO_QUANTITY=(20, 200), UNKNOWN_CLIENT=(39, 200), QUARANTINE_RATE=(50, 200), SCHEMA_DRIFT=(0, 0))
     run.warehouse.append(tables.data_quality, found.assign(run_id="now"))
     run.warehouse.append(tables.data_quality, measured(STALE_SALES=(31, 31)).assign(run_id="before"))
-    by_name = lights(run)
+    by_name = {name: light for (_, name), light in evaluated(run, quality.data_quality_lights).items()}
     assert {name for name, light in by_name.items() if not light.passed} == {"zero_quantity", "quarantine_rate"}
     assert len(by_name) == 15
     assert {light.severity for light in by_name.values()} == {dg.AssetCheckSeverity.WARN}
