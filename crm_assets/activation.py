@@ -18,6 +18,7 @@ from crm_assets import gating, tables
 from crm_assets.campaigns import Campaign, CampaignFiles
 from crm_assets.logic import activation, audit
 from crm_assets.logic.activation import Gate, RefusalError
+from crm_assets.logic.gate import REVIEW_REJECTED
 from crm_assets.resources import brevo
 from crm_assets.resources.warehouse import Warehouse, copy_frame
 from crm_assets.rules import BusinessRules
@@ -369,7 +370,22 @@ def _recheck(
     items = items[items["customer_id"].isin(known["customer_id"])]
     result = audit.audit(items, known, products, customer_wines, wines_sent, tenant, rules, as_of)
     objected = set(warehouse.read("curated", "dim_customers", ["customer_id"], "profiling_objected")["customer_id"])
-    return activation.held_back(planned, result.permissions, result.findings, objected, campaign)
+    reviewed = _rejected_since(warehouse, run_id, planned)
+    return activation.held_back(planned, result.permissions, result.findings, objected, reviewed, campaign)
+
+
+def _rejected_since(warehouse: Warehouse, run_id: str, planned: pd.DataFrame) -> dict[str, str]:
+    """customer_id -> why review has held a planned message back since: a wine of it was rejected, or put off."""
+    held = warehouse.rows(
+        "select customer_id, reason from gate.next_actions where run_id = %s and starts_with(reason, 'REVIEW_')",
+        [run_id],
+    )
+    rejected = warehouse.read(
+        "review", "applied_decisions", ["customer_id", "wine_id"], "run_id = %s and decision = 'reject'", [run_id]
+    )
+    shown = planned[["customer_id", "wine_ids"]].explode("wine_ids").rename(columns={"wine_ids": "wine_id"})
+    hit = shown.merge(rejected, on=["customer_id", "wine_id"])["customer_id"]
+    return dict.fromkeys(hit, REVIEW_REJECTED) | dict(held)
 
 
 def plan(run: TenantRun, name: str) -> dict[str, Any]:

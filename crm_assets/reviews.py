@@ -108,6 +108,30 @@ def status(warehouse: Warehouse, tenant: Tenant, run_id: str | None = None) -> d
     }
 
 
+def waiting(warehouse: Warehouse) -> int:
+    """Customers of the gate in force whom review holds back and on whose items somebody has yet to decide.
+
+    Those put off on purpose (`later`) are not waited for.
+    """
+    return int(
+        warehouse.rows(
+            f"""
+            select count(*) from gate.next_actions as actions
+            where
+                actions.run_id = (select run_id from gate.decisions{GATE_IN_FORCE})
+                and starts_with(actions.reason, 'REVIEW_')
+                and exists (
+                    select from recommendations.items as items
+                    left join review.applied_decisions as said using (run_id, customer_id, wine_id)
+                    where
+                        (items.run_id, items.customer_id) = (actions.run_id, actions.customer_id)
+                        and said.decision is null
+                )
+            """
+        )[0][0]
+    )
+
+
 # --- what comes back
 
 

@@ -333,27 +333,29 @@ def weekly_refresh(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequ
         yield dg.SkipReason(f"no estate has a weekly refresh due ({len(due)} done this week)")
 
 
-def _follow(context: dg.RunStatusSensorContext, reason: str) -> dg.RunRequest | dg.SkipReason:
-    """The same tenant's next job after a run; one per run, however often the sensor looks."""
+def _follow(context: dg.RunStatusSensorContext, reason: str, week: str | None = None) -> dg.RunRequest | dg.SkipReason:
+    """The same tenant's next job after a run; one per run, however often the sensor looks. It is of the run's week."""
     run = context.dagster_run
+    week = week or run.tags.get(WEEK_TAG)
     slug = run.tags.get(PARTITION_TAG)
     if not slug:
         return dg.SkipReason("the run names no tenant")
     return dg.RunRequest(
         run_key=f"{reason}:{run.run_id}",
         partition_key=slug,
-        tags={TRIGGER_TAG: reason, **({WEEK_TAG: run.tags[WEEK_TAG]} if WEEK_TAG in run.tags else {})},
+        tags={TRIGGER_TAG: reason, **({WEEK_TAG: week} if week else {})},
     )
 
 
 @dg.run_status_sensor(
     run_status=dg.DagsterRunStatus.SUCCESS,
-    monitored_jobs=[refresh_job],
+    monitored_jobs=[refresh_job, read_reviews_job],
     request_job=plan_campaign_job,
     name="plan_after_refresh",
     minimum_interval_seconds=10,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="After a refresh: plans the campaigns that follow it, the weekly ones after the weekly refresh.",
+    description="After a refresh, and once a review has come back: plans the campaigns that follow it, the weekly ones"
+    " from the weekly refresh on.",
 )
 def plan_after_refresh(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
     from crm_assets import campaigns
@@ -363,10 +365,26 @@ def plan_after_refresh(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg
     registry = Registry(settings().tenants)
     if slug not in registry.tenants:
         return dg.SkipReason(f"no usable tenant file for {slug!r}")
-    due = campaigns.due(registry.folder, slug, is_weekly=WEEK_TAG in run.tags)
+    week = run.tags.get(WEEK_TAG)
+    if run.job_name == read_reviews_job.name:
+        # What the weekly refresh could not plan for want of a review is planned by the review that was waited for.
+        week = _refreshed_week(context.instance, registry.get(slug), datetime.now(UTC))
+    due = campaigns.due(registry.folder, slug, is_weekly=week is not None)
     if not due:
         return dg.SkipReason(f"{slug} has no campaign that follows this refresh")
-    return _follow(context, AFTER_REFRESH)
+    return _follow(context, AFTER_REFRESH, week)
+
+
+def _refreshed_week(instance: dg.DagsterInstance, tenant: Tenant, now: datetime) -> str | None:
+    """The ISO week, if the estate's weekly refresh of it is done."""
+    if (week := week_due(tenant, now)) is None:
+        return None
+    done = dg.RunsFilter(
+        job_name=refresh_job.name,
+        statuses=[dg.DagsterRunStatus.SUCCESS],
+        tags={WEEK_TAG: week, PARTITION_TAG: tenant.slug},
+    )
+    return week if instance.get_run_records(done, limit=1) else None
 
 
 @dg.run_status_sensor(

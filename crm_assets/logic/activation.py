@@ -13,7 +13,7 @@ import json
 import math
 import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -445,11 +445,18 @@ def plan(
 
 
 def held_back(
-    messages: pd.DataFrame, permissions: pd.DataFrame, found: pd.DataFrame, objected: set[str], campaign: Campaign
+    messages: pd.DataFrame,
+    permissions: pd.DataFrame,
+    found: pd.DataFrame,
+    objected: set[str],
+    reviewed: Mapping[str, str],
+    campaign: Campaign,
 ) -> dict[str, str]:
     """message_id -> reason, for planned messages that current data no longer allow.
 
     `objected`: customers who object to profiling; no message that their purchases chose may leave (spec.md §4.4).
+
+    `reviewed`: customer_id -> why review no longer lets a message of recommendations leave.
 
     `permissions` and `found` are the audit of the planned items on current data: permission and rules 1 to 9
     count at a send, 1 to 7 where the message is about no wine (spec.md §6, §7).
@@ -460,6 +467,7 @@ def held_back(
     rules_broken = broken.sort_values("rule_no", kind="stable").drop_duplicates("customer_id")
     is_profiled = campaign.kind == "reco" or campaign.audience.segments or campaign.audience.clusters
     why: dict[Any, str] = dict.fromkeys(objected if is_profiled else set(), "PROFILING_OBJECTED")
+    why |= dict(reviewed) if campaign.kind == "reco" else {}
     why |= rules_broken.set_index("customer_id")["rule_code"].to_dict()
     why |= refused.to_dict()
     known = set(permissions["customer_id"])

@@ -423,20 +423,25 @@ def test_current_data_hold_messages_back() -> None:
         ],
         columns=["customer_id", "rule_code", "rule_no", "severity"],
     )
-    assert activation.held_back(messages, permissions, found, set(), campaign()) == {
+    assert activation.held_back(messages, permissions, found, set(), {}, campaign()) == {
         "m2": "OBJECTED",
         "m3": "UNAVAILABLE_PRODUCT",
         "m4": "UNKNOWN_CUSTOMER",
     }
     event = campaign(kind="event", text={"fr": "Venez."})
-    assert activation.held_back(messages, permissions, found, {"c1"}, event) == {
+    assert activation.held_back(messages, permissions, found, {"c1"}, {}, event) == {
         "m2": "OBJECTED",
         "m4": "UNKNOWN_CUSTOMER",
     }
+    # What review says since the plan, where nothing weightier does; of an event it says nothing.
+    reviewed = {"c1": "REVIEW_REJECTED", "c3": "REVIEW_PENDING"}
+    held = activation.held_back(messages, permissions, found, set(), reviewed, campaign())
+    assert (held["m1"], held["m3"]) == ("REVIEW_REJECTED", "UNAVAILABLE_PRODUCT")
+    assert "m1" not in activation.held_back(messages, permissions, found, set(), reviewed, event)
     # Who objected to profiling since the plan gets nothing that purchases chose: no wines, no segment's letter.
-    assert activation.held_back(messages, permissions, found, {"c1"}, campaign())["m1"] == "PROFILING_OBJECTED"
+    assert activation.held_back(messages, permissions, found, {"c1"}, {}, campaign())["m1"] == "PROFILING_OBJECTED"
     chosen = campaign(kind="event", text={"fr": "Venez."}, audience={"segments": ["Champions"]})
-    assert activation.held_back(messages, permissions, found, {"c1"}, chosen)["m1"] == "PROFILING_OBJECTED"
+    assert activation.held_back(messages, permissions, found, {"c1"}, {}, chosen)["m1"] == "PROFILING_OBJECTED"
     assert audit.NUMBERS["UNAVAILABLE_PRODUCT"] == audit.LAST_RULE_RECHECKED_AT_SEND
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from crm_assets import activation, run_context, tables
+from crm_assets import activation, reviews, run_context, tables
 from crm_assets.campaigns import Campaign, CampaignFiles
 from crm_assets.defs.common import AFTER_REFRESH, TRIGGER_TAG, WEEK_TAG, TenantRun, materialized, table_spec
 from crm_assets.logic.activation import RefusalError
@@ -73,7 +73,13 @@ def plan_campaign(
     files = CampaignFiles(tenant_run.config.tenants, tenant_run.tenant)
     plans: dict[str, activation.PlanSummary] = {}
     said: list[str] = [f"wrong file: {problem}" for problem in files.errors.values()]
+    follows = not config.campaign and tenant_run.tags.get(TRIGGER_TAG) == AFTER_REFRESH
+    n_waiting = reviews.waiting(tenant_run.warehouse) if follows else 0
     for campaign in _campaigns(tenant_run, config.campaign):
+        if n_waiting and campaign.kind == "reco":
+            # An occurrence is planned once: planned now, it would leave out whoever is approved tomorrow.
+            said.append(f"{campaign.name}: not planned yet, {n_waiting} customers wait for review")
+            continue
         try:
             plans[campaign.name] = plan = activation.plan_campaign(
                 tenant_run.warehouse,
