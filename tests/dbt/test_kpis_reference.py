@@ -18,10 +18,15 @@ import pandas as pd
 import pytest
 
 from crm_assets import databases, rules, tables
+from crm_assets.dbt_manifest import ensure_manifest
 from crm_assets.defs.customers.assets import keep_history
 from crm_assets.resources.warehouse import Warehouse
 from tests.conftest import PREFIX, fresh_warehouse
 from tests.dbt.macros import model, statement
+
+ensure_manifest()
+
+from crm_assets.defs.dbt import PICTURES  # noqa: E402
 
 FIRST, AS_OF = date(2022, 3, 10), date(2025, 11, 18)
 RULES = rules.load({"kpis": {"anomalies": {"product_falling": {"deviations": 1}, "volume_off": {"deviations": 1}}}})
@@ -564,10 +569,20 @@ def test_counts_say_among_how_many_and_whether_that_is_too_many(estate: Estate) 
         assert row["value_at_stake_ht"] == pytest.approx(value, abs=0.006)
 
 
-def test_an_estate_without_sales_has_empty_marts(tenant_warehouse: Warehouse) -> None:
+KPI_PICTURES = {mart: draw for (stage, mart), (_, draw) in PICTURES.items() if stage == "kpis"}
+
+
+def test_an_estate_without_sales_has_empty_marts_and_says_so(tenant_warehouse: Warehouse) -> None:
     tenant_warehouse.execute(TABLES)
     build(tenant_warehouse, AS_OF, *MARTS)
     assert {name: tenant_warehouse.count("kpis", name) for name in MARTS if name != "anomaly_counts"} == {
         name: 0 for name in MARTS if name != "anomaly_counts"
     }
     assert tenant_warehouse.read("kpis", "anomaly_counts")["examined"].sum() == 0
+    assert {draw(tenant_warehouse).md_str.split(": ")[1] for draw in KPI_PICTURES.values()} == {"none"}
+
+
+def test_marts_show_themselves_as_pictures(estate: Estate) -> None:
+    for mart, draw in KPI_PICTURES.items():
+        assert draw(estate.warehouse).md_str.startswith("![plot](data:image/png;base64,"), mart
+    assert set(KPI_PICTURES) == {"monthly_sales", "cohort_retention", "rfm_transitions", "cluster_transitions"}
