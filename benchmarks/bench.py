@@ -3,7 +3,8 @@
 No figure here decides whether a build passes: timings on a shared machine lie. The case fuzz fails on a fault. Each
 case gets a CRM_HOME, a drop folder and an embedded server of its own.
 
-    ./crm bench [--cases sample,100k,1m,load,sensor,landing,building,ranking,reranking,orii,fuzz] [--repeat 3]
+    ./crm bench [--cases sample,100k,1m,load,sensor,landing,building,ranking,reranking,orii,
+                 review_workbook,fuzz] [--repeat 3]
                 [--out results.json]
 """
 
@@ -207,6 +208,16 @@ def measure_ranking(name: str, repeat: int) -> dict[str, object]:
         return {f"{name} {case}" if name != case else name: figures for case, figures in found.items()}
 
 
+def measure_review_workbook(repeat: int) -> dict[str, object]:
+    """Writing, opening and reading review workbooks of 20,000 and 60,000 rows; see benchmarks/review_workbook.py."""
+    with tempfile.TemporaryDirectory(prefix="crmbench-review-") as folder:
+        out = Path(folder, "review.json")
+        command = [sys.executable, "-m", "benchmarks.review_workbook", "--out", str(out), "--repeat", str(repeat)]
+        measure(command, {**os.environ, "PYTHONPATH": str(ROOT)})
+        found: dict[str, object] = json.loads(out.read_text())
+        return {f"review_workbook, {rows}": figures for rows, figures in found.items()}
+
+
 def main() -> int:
     """Measure the chosen cases and print a table; JSON where asked."""
     parser = argparse.ArgumentParser(prog="crm bench", description=__doc__.splitlines()[0])
@@ -224,7 +235,9 @@ def main() -> int:
     built: dict[str, object] = {name: measure_building(name) for name in names if name.startswith("building")}
     for name in (name for name in names if name in RANKING):
         built |= measure_ranking(name, args.repeat)
-    apart = ("fuzz", "landing", "building", *RANKING)
+    if "review_workbook" in names:
+        built |= measure_review_workbook(args.repeat)
+    apart = ("fuzz", "landing", "building", "review_workbook", *RANKING)
     for name in (name for name in names if not name.startswith(apart)):
         for number in range(args.repeat):
             print(f"{name}: {number + 1} of {args.repeat}", file=sys.stderr, flush=True)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import dagster as dg
 import openpyxl
 import pandas as pd
 import pytest
 
 from crm_assets import rules, tables
+from crm_assets.defs.common import tenants_partitions
+from crm_assets.defs.review import workbooks
 from crm_assets.logic.review import ITEM_KEY, item_reference
 from crm_assets.logic.review_workbook import decision_codes, read
 from crm_assets.resources.warehouse import Warehouse
@@ -18,11 +23,13 @@ from crm_assets.reviews import ReviewError
 from crm_assets.rules import BusinessRules
 from crm_assets.tenants import Tenant
 from tests.integration.test_activation import insert
+from tests.lights import evaluated
 from tests.logic.test_review_workbook import RUN, estate, found
 from tests.office import OFFICE, run_macro
 
 AS_OF = date(2025, 12, 31)
 NOW = datetime(2025, 12, 31, 7, tzinfo=UTC)
+CHECK = "workbooks_are_where_they_were_put"
 RULES = rules.load()
 TENANT = Tenant(slug="test", name="Domaine", legal_name="T", address="1 rue", siren="123456789", review="sample")
 DBT_TABLES = """
@@ -123,6 +130,49 @@ def test_a_run_that_never_reached_the_gate_has_no_workbook(reviewed: Warehouse, 
     with pytest.raises(ReviewError, match="f" * 16):
         write_review_workbooks(reviewed, TENANT, RULES, "f" * 16, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def materialised(
+    warehouse: Warehouse, home: Path, *, with_asset: bool
+) -> tuple[dict[str, Any], dg.AssetCheckEvaluation]:
+    """Metadata of the asset, where it was made, and what its check says."""
+    run: Any = SimpleNamespace(
+        warehouse=warehouse, tenant=TENANT, rules=of_rows(9), home=home, now=NOW, as_of=AS_OF, run_id="another"
+    )
+    if not with_asset:
+        return {}, evaluated(run, workbooks.workbooks_are_where_they_were_put)["workbooks", CHECK]
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions(str(tenants_partitions.name), ["test"])
+        done = dg.materialize(
+            [workbooks.review_workbooks, workbooks.workbooks_are_where_they_were_put],
+            partition_key="test",
+            instance=instance,
+            resources={"tenant_run": run},
+        )
+    (made,) = done.get_asset_materialization_events()
+    (light,) = done.get_asset_check_evaluations()
+    return {name: value.value for name, value in made.materialization.metadata.items()}, light
+
+
+def test_the_asset_writes_the_first_workbook_of_the_gate_in_force_and_its_light_sees_it(
+    reviewed: Warehouse, tmp_path: Path
+) -> None:
+    told, light = materialised(reviewed, tmp_path, with_asset=True)
+    ((path, n_items),) = reviewed.rows("select path, n_items from review.workbooks where run_id = %s", [RUN])
+    assert path == f"exports/test/{RUN}/relecture-{RUN}.xlsx"
+    assert told["review_workbook"] == str(tmp_path / path)
+    assert (told["items"], told["customers"], told["sampled"], told["run_id"]) == (n_items, 3, 1, RUN)
+    assert "Muller" not in str(told)
+    assert light.passed
+
+    (tmp_path / path).write_bytes(b"being filled in")
+    _, light = materialised(reviewed, tmp_path, with_asset=False)
+    assert light.passed
+    assert light.metadata["being_filled_in"].value == 1
+    (tmp_path / path).unlink()
+    _, light = materialised(reviewed, tmp_path, with_asset=False)
+    assert not light.passed
+    assert light.metadata["missing"].value == path
 
 
 # What a person does: sort, filter, hide a column, decide on every other row and say why, approve a rest, delete two
