@@ -225,7 +225,7 @@ def markdown(verdict: Verdict) -> str:
 def remove_old(home: Path, slug: str, kept: int) -> int:
     """Remove the Data Docs of all but the `kept` runs that were judged last; how many runs' were removed."""
     folder = home / "data_docs" / slug
-    runs = sorted((path for path in folder.iterdir() if path.is_dir()), key=_last_written, reverse=True)
+    runs = sorted((path for path in folder.glob("*") if path.is_dir()), key=_last_written, reverse=True)
     for path in runs[kept:]:
         shutil.rmtree(path)
     return len(runs[kept:])
