@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
-from datetime import datetime
+from collections.abc import Callable, Iterable
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -184,16 +184,30 @@ def weekly_report(warehouse: Warehouse, tenant: Tenant, rules: BusinessRules, ru
 
 def write_report(report: reports.WeeklyReport, locale: str, directory: Path) -> tuple[list[Path], str]:
     """Write the report into `directory` as a page, as PDF and as a workbook; and why there is no PDF, or ''."""
-    from crm_assets.logic import report_page
+    from crm_assets.logic import report_page, report_workbook
+
+    return write_forms(
+        directory / REPORT_NAME,
+        report_page.html_of(report, locale),
+        title=report_page.title_of(report, locale),
+        locale=locale,
+        as_of=report.as_of,
+        workbook=lambda made_at: report_workbook.weekly_workbook(report, locale, made_at),
+    )
+
+
+def write_forms(
+    stem: Path, html: str, *, title: str, locale: str, as_of: date, workbook: Callable[[datetime], bytes]
+) -> tuple[list[Path], str]:
+    """Write a report's three forms, `stem` with .html, .pdf and .xlsx; and why there is no PDF, or ''.
+
+    They bear the day that they tell of, not the clock's: the same run gives the same bytes.
+    """
     from crm_assets.pdf import PdfUnavailableError, pdf_of
 
-    html = report_page.html_of(report, locale)
-    written = [write_whole(directory / f"{REPORT_NAME}.html", html.encode())]
-    missing = ""
+    forms, missing = {".html": html.encode(), ".xlsx": workbook(datetime.combine(as_of, time(), UTC))}, ""
     try:
-        title = report_page.title_of(report, locale)
-        pdf = pdf_of(html, title=title, locale=locale, as_of=report.as_of)
-        written.append(write_whole(directory / f"{REPORT_NAME}.pdf", pdf))
+        forms[".pdf"] = pdf_of(html, title=title, locale=locale, as_of=as_of)
     except PdfUnavailableError as error:
         missing = str(error)
-    return written, missing
+    return [write_whole(stem.with_suffix(suffix), content) for suffix, content in sorted(forms.items())], missing
