@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crm_assets import databases, rules, tables
+from crm_assets import databases, rendering, rules, tables
 from crm_assets.dbt_manifest import ensure_manifest
 from crm_assets.defs.customers.assets import keep_history
 from crm_assets.resources.warehouse import Warehouse
@@ -30,6 +30,7 @@ from crm_assets.defs.dbt import PICTURES  # noqa: E402
 
 FIRST, AS_OF = date(2022, 3, 10), date(2025, 11, 18)
 RULES = rules.load({"kpis": {"anomalies": {"product_falling": {"deviations": 1}, "volume_off": {"deviations": 1}}}})
+DAYS = [date(2025, 10, 14), date(2025, 10, 22), date(2025, 11, 13), AS_OF, AS_OF + timedelta(days=1)]
 MARTS = [
     "monthly_sales",
     "cohort_retention",
@@ -74,6 +75,7 @@ class Estate:
     products: pd.DataFrame
     lines: pd.DataFrame
     orders: pd.DataFrame
+    history: pd.DataFrame
 
     def people(self) -> pd.DataFrame:
         """The qualifying orders of people, with their customer."""
@@ -164,6 +166,24 @@ def drawn() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     return customers, products, frame, orders.drop(columns="is_counted")
 
 
+def days_of_states() -> pd.DataFrame:
+    """Who was in which segment (and cluster) on each of the DAYS; some are not there yet, or not any more."""
+    rng = np.random.default_rng(3)
+    return pd.DataFrame(
+        [
+            {
+                "customer_id": f"C{i:02d}",
+                "as_of": day,
+                "population": "professional" if i % 5 == 0 else "private",
+                "segment": str(rng.choice(["Champions", "At Risk", "Others"])),
+            }
+            for i in range(40)
+            for day in DAYS
+            if rng.random() < 0.9
+        ]
+    )
+
+
 def copy(warehouse: Warehouse, table: str, frame: pd.DataFrame) -> None:
     """Write a frame into a table of the test's own."""
     with warehouse.transaction() as connection:
@@ -190,13 +210,19 @@ def estate(cluster: databases.Cluster, template: str) -> Iterator[Estate]:
         for name, frame in (("dim_customers", customers), ("dim_products", products), ("fct_orders", orders)):
             copy(warehouse, f"curated.{name}", frame)
         copy(warehouse, "curated.fct_sales_lines", lines)
+        history = days_of_states()
+        copy(warehouse, "rfm.customer_rfm_history", history)
+        # A name that changes from day to day, as a cluster's may.
+        clusters = history.rename(columns={"segment": "cluster_id"})
+        clusters["cluster_name"] = "named " + clusters["cluster_id"] + clusters["as_of"].astype(str)
+        warehouse.append(tables.cluster_history, clusters)
         build(warehouse, AS_OF, *MARTS)
         for frame in (customers, lines, orders):
             for name in frame.columns:
                 if name.endswith("_date"):
                     frame[name] = pd.to_datetime(frame[name])
         known = lines[lines["is_counted"] & (lines["sale_date"] <= pd.Timestamp(AS_OF))]
-        yield Estate(warehouse, customers, products, known, orders)
+        yield Estate(warehouse, customers, products, known, orders, history)
 
 
 # --- months
@@ -326,32 +352,9 @@ def test_cohorts_are_followed_quarter_by_quarter(estate: Estate, population: str
 
 # --- movement
 
-DAYS = [date(2025, 10, 14), date(2025, 10, 22), date(2025, 11, 13), AS_OF, AS_OF + timedelta(days=1)]
-
 
 def test_movement_is_between_the_newest_day_and_the_newest_far_enough_before(estate: Estate) -> None:
-    rng = np.random.default_rng(3)
-    history = pd.DataFrame(
-        [
-            {
-                "customer_id": f"C{i:02d}",
-                "as_of": day,
-                "population": "professional" if i % 5 == 0 else "private",
-                "segment": str(rng.choice(["Champions", "At Risk", "Others"])),
-            }
-            for i in range(40)
-            for day in DAYS
-            if rng.random() < 0.9
-        ]
-    )
-    copy(estate.warehouse, "rfm.customer_rfm_history", history)
-    estate.warehouse.append(
-        tables.cluster_history,
-        history.rename(columns={"segment": "cluster_id"}).assign(
-            cluster_name=lambda frame: "named " + frame["cluster_id"] + frame["as_of"].astype(str)
-        ),
-    )
-    build(estate.warehouse, AS_OF, "rfm_transitions", "cluster_transitions")
+    history = estate.history
     after = history[history["as_of"] == AS_OF].set_index("customer_id")
     expected = []
     # 13 November is 5 days before, 22 October 27: neither is far enough for its span.
@@ -567,6 +570,20 @@ def test_counts_say_among_how_many_and_whether_that_is_too_many(estate: Estate) 
         stakes = of_kind.loc[of_kind["is_beyond"].astype(bool), "value_at_stake_ht"]
         value = (stakes.max() if kind == "VOLUME_OFF" else stakes.sum()) if len(stakes) else 0
         assert row["value_at_stake_ht"] == pytest.approx(value, abs=0.006)
+
+
+@pytest.mark.parametrize("locale", ["fr", "en", "de"])
+def test_every_anomaly_has_its_words_in_every_language(estate: Estate, locale: str) -> None:
+    words, habits = rendering.texts(locale), estate.mart("habits")
+    for group in ("kind", "meaning"):
+        assert set(words["anomaly"][group]) == set(estate.mart("anomaly_counts")["kind"])
+    assert set(words["anomaly"]["sentence"]) == set(habits["measure"])
+    for sentence in words["anomaly"]["sentence"].values():
+        said = sentence.format(measured="12", expected="34")
+        assert "12" in said
+        assert "34" in said
+    assert set(words["anomaly"]["severity"]) == {"HIGH", "LOW"}
+    assert set(words["kpi"]["trend"]) == {"rising", "falling", "stable", "new", "gone", "none"}
 
 
 KPI_PICTURES = {mart: draw for (stage, mart), (_, draw) in PICTURES.items() if stage == "kpis"}
