@@ -6,7 +6,9 @@ gives the same bytes.
 
 from __future__ import annotations
 
-from datetime import date
+import re
+from datetime import UTC, date, datetime, time
+from pathlib import Path
 
 import pandas as pd
 
@@ -17,6 +19,8 @@ from crm_assets.quality_history import quality_history
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.rules import BusinessRules
 from crm_assets.tenants import Tenant
+
+REPORT_NAME = "monthly_report"
 
 _LINES = """
     select
@@ -70,12 +74,16 @@ _ANOMALIES = """
     left join kpis.product_performance as wines
         on anomalies.subject_type = 'wine' and wines.population = 'all' and wines.wine_id = anomalies.subject_id
 """
+_BUILT = (("kpis", "monthly_sales"), ("kpis", "anomalies"), ("outcomes", "campaign_results"))
 
 
 def gather(
     warehouse: Warehouse, tenant: Tenant, rules: BusinessRules, run_id: str, month: date | None = None
 ) -> MonthlyReport:
     """The figures of a month (default: the newest whole one of the run). LookupError says what there is none of."""
+    for schema, name in _BUILT:
+        if warehouse.rows("select to_regclass(%s)", [f"{schema}.{name}"])[0][0] is None:
+            raise LookupError(f"{schema}.{name} has not been built yet: the job monthly_report builds it")
     decision = documents.decision_of(warehouse, run_id)
     month = month or monthly_reports.last_whole_month(pd.Timestamp(decision["as_of"]).date())
     last = (pd.Timestamp(month) + pd.offsets.MonthEnd(0)).date()
@@ -95,3 +103,32 @@ def gather(
         anomalies=warehouse.query(_ANOMALIES),
     )
     return monthly_reports.monthly(tenant, rules, decision, month, tables)
+
+
+def write_report(report: MonthlyReport, locale: str, directory: Path) -> tuple[list[Path], str]:
+    """Write the report into `directory` as a page, as PDF and as a workbook; and why there is no PDF, or ''."""
+    from crm_assets.logic import monthly_page, report_workbook
+    from crm_assets.pdf import PdfUnavailableError, pdf_of
+
+    name = f"{REPORT_NAME}_{report.period}"
+    html = monthly_page.html_of(report, locale)
+    written = [documents.write_whole(directory / f"{name}.html", html.encode())]
+    missing = ""
+    try:
+        title = monthly_page.title_of(report, locale)
+        pdf = pdf_of(html, title=title, locale=locale, as_of=report.as_of)
+        written.append(documents.write_whole(directory / f"{name}.pdf", pdf))
+    except PdfUnavailableError as error:
+        missing = str(error)
+    # The day, not the clock: the same run gives the same bytes.
+    made_at = datetime.combine(report.as_of, time(), UTC)
+    workbook = report_workbook.monthly_workbook(report, locale, made_at)
+    written.append(documents.write_whole(directory / f"{name}.xlsx", workbook))
+    return written, missing
+
+
+def month_of(text: str) -> date:
+    """First day of a month written 2025-12; ValueError for anything else."""
+    if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", text):
+        raise ValueError(f"{text!r} is no month: expected YYYY-MM, e.g. 2025-12")
+    return date(int(text[:4]), int(text[5:]), 1)

@@ -702,7 +702,7 @@ mailings = _table(
         sa.Column("recipient_hash", Text, primary_key=True),  # first 16 hex of the SHA-256 of the address
         sa.Column("run_id", Text, nullable=False),
         sa.Column("sha256", Text, nullable=False),  # of the HTML
-        sa.Column("status", Text, nullable=False),  # sending sent unknown
+        sa.Column("status", Text, nullable=False),  # sending sent failed (tried again) unknown (a person decides)
         sa.Column("sent_at", Stamp, nullable=False),
     ],
 )

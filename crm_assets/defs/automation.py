@@ -6,7 +6,7 @@ by a person, and is a dry run unless the tenant's file, the environment and the 
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,7 +14,15 @@ from typing import Any
 import dagster as dg
 
 from crm_assets import run_context
-from crm_assets.defs.common import AFTER_REFRESH, PARTITION_TAG, STAGES, TRIGGER_TAG, WEEK_TAG, tenants_partitions
+from crm_assets.defs.common import (
+    AFTER_REFRESH,
+    MONTH_TAG,
+    PARTITION_TAG,
+    STAGES,
+    TRIGGER_TAG,
+    WEEK_TAG,
+    tenants_partitions,
+)
 from crm_assets.settings import settings
 from crm_assets.tenants import Registry, Tenant
 
@@ -74,9 +82,16 @@ review_workbook_job = dg.define_asset_job(
 )
 report_job = dg.define_asset_job(
     "report",
-    selection=dg.AssetSelection.groups("outcomes", "kpis", "reports") | _tables("review.workbooks"),
+    selection=dg.AssetSelection.groups("outcomes", "kpis", "reports") - _tables("reports.monthly_reports")
+    | _tables("review.workbooks"),
     partitions_def=tenants_partitions,
     description="What became of the messages, the KPIs, the exports and the weekly report of the gate in force.",
+)
+monthly_report_job = dg.define_asset_job(
+    "monthly_report",
+    selection=dg.AssetSelection.groups("outcomes", "kpis") | _tables("reports.monthly_reports", "reports.mailings"),
+    partitions_def=tenants_partitions,
+    description="The monthly report of the newest month that is over; mailed when its schedule has asked for it.",
 )
 JOBS = [
     ingest_job,
@@ -85,6 +100,7 @@ JOBS = [
     plan_campaign_job,
     send_campaign_job,
     report_job,
+    monthly_report_job,
     review_workbook_job,
 ]
 
@@ -306,31 +322,61 @@ def week_due(tenant: Tenant, now: datetime) -> str | None:
     description="From Monday 06:00 where the estate is: one refresh a week, then the campaigns that follow it.",
 )
 def weekly_refresh(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    yield from _refresh_once(context, week_due, WEEK_TAG, "weekly")
+
+
+def month_due(tenant: Tenant, now: datetime) -> str | None:
+    """The month (2025-12) whose report is due for the estate at `now`: the one before, once its hour has come."""
+    monthly = tenant.business_rules.automation.monthly
+    local = now.astimezone(tenant.zone)
+    if (local.day, local.hour) < (monthly.day, monthly.hour):
+        return None
+    return f"{local.date().replace(day=1) - timedelta(days=1):%Y-%m}"
+
+
+@dg.schedule(
+    job=refresh_job,
+    cron_schedule="*/15 * * * *",
+    execution_timezone="UTC",
+    name="monthly_report",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="From the 1st at 06:00 where the estate is: one refresh a month, then the report of the month before.",
+)
+def monthly_report(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    yield from _refresh_once(context, month_due, MONTH_TAG, "monthly")
+
+
+def _refresh_once(
+    context: dg.ScheduleEvaluationContext, due_of: Callable[[Tenant, datetime], str | None], tag: str, what: str
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """One refresh per estate and period, from its hour on: a late tick catches up, a failed one is tried again."""
     now = context.scheduled_execution_time.astimezone(UTC)
     partitions = set(context.instance.get_dynamic_partitions("tenant"))
     estates = [tenant for tenant in Registry(settings().tenants) if tenant.slug in partitions]
-    due = {tenant.slug: week for tenant in estates if (week := week_due(tenant, now))}
+    due = {tenant.slug: period for tenant in estates if (period := due_of(tenant, now))}
     tries = {tenant.slug: tenant.business_rules.automation.max_tries for tenant in estates}
     done: set[tuple[str, str]] = set()
     failed: Counter[tuple[str, str]] = Counter()
-    for week in set(due.values()):
-        for record in context.instance.get_run_records(dg.RunsFilter(job_name="refresh", tags={WEEK_TAG: week})):
-            asked = (record.dagster_run.tags.get(PARTITION_TAG, ""), week)
+    for period in set(due.values()):
+        for record in context.instance.get_run_records(dg.RunsFilter(job_name=refresh_job.name, tags={tag: period})):
+            asked = (record.dagster_run.tags.get(PARTITION_TAG, ""), period)
             if record.dagster_run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED):
                 failed[asked] += 1
             else:
                 done.add(asked)
     requests = [
-        (slug, week) for slug, week in due.items() if (slug, week) not in done and failed[slug, week] < tries[slug]
+        (slug, period)
+        for slug, period in due.items()
+        if (slug, period) not in done and failed[slug, period] < tries[slug]
     ]
-    for slug, week in requests[:MAX_REQUESTS_PER_TICK]:
+    for slug, period in requests[:MAX_REQUESTS_PER_TICK]:
         yield dg.RunRequest(
-            run_key=f"weekly:{week}:{slug}:{failed[slug, week]}",
+            run_key=f"{what}:{period}:{slug}:{failed[slug, period]}",
             partition_key=slug,
-            tags={WEEK_TAG: week, TRIGGER_TAG: "weekly"},
+            tags={tag: period, TRIGGER_TAG: what},
         )
     if not requests:
-        yield dg.SkipReason(f"no estate has a weekly refresh due ({len(due)} done this week)")
+        yield dg.SkipReason(f"no estate has a {what} refresh due ({len(due)} done)")
 
 
 def _follow(context: dg.RunStatusSensorContext, reason: str, week: str | None = None) -> dg.RunRequest | dg.SkipReason:
@@ -398,6 +444,46 @@ def _refreshed_week(instance: dg.DagsterInstance, tenant: Tenant, now: datetime)
 )
 def report_after_plan(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
     return _follow(context, "after-plan")
+
+
+@dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.SUCCESS,
+    monitored_jobs=[refresh_job],
+    request_job=report_job,
+    name="report_after_refresh",
+    minimum_interval_seconds=10,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="After a weekly refresh that no campaign follows: writes exports and weekly report all the same.",
+)
+def report_after_refresh(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
+    from crm_assets import campaigns
+
+    run = context.dagster_run
+    if WEEK_TAG not in run.tags:
+        return dg.SkipReason("not the weekly refresh")
+    if campaigns.due(settings().tenants, run.tags.get(PARTITION_TAG, ""), is_weekly=True):
+        return dg.SkipReason("the report follows the plan")
+    return _follow(context, AFTER_REFRESH)
+
+
+@dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.SUCCESS,
+    monitored_jobs=[refresh_job],
+    request_job=monthly_report_job,
+    name="monthly_report_after_refresh",
+    minimum_interval_seconds=10,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="After the refresh that the monthly schedule has asked for: writes and mails the monthly report.",
+)
+def monthly_report_after_refresh(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
+    run = context.dagster_run
+    if MONTH_TAG not in run.tags:
+        return dg.SkipReason("not the monthly refresh")
+    return dg.RunRequest(
+        run_key=f"monthly:{run.run_id}",
+        partition_key=run.tags[PARTITION_TAG],
+        tags={TRIGGER_TAG: "monthly", MONTH_TAG: run.tags[MONTH_TAG]},
+    )
 
 
 @dg.run_status_sensor(
@@ -491,8 +577,10 @@ SENSORS = [
     dropped_files_elsewhere,
     plan_after_refresh,
     report_after_plan,
+    report_after_refresh,
+    monthly_report_after_refresh,
     review_workbook_after_refresh,
     run_failures,
     run_recoveries,
 ]
-SCHEDULES = [weekly_refresh]
+SCHEDULES = [weekly_refresh, monthly_report]

@@ -31,9 +31,11 @@ TenantRun = dg.ResourceParam[run_context.TenantRun]
 
 OWNERS = ("team:data",)
 
-# Tags of a run: its tenant (Dagster's own), the ISO week of a weekly refresh, and what started it.
+# Tags of a run: its tenant (Dagster's own), the ISO week of a weekly refresh, the month
+# (2025-12) of a monthly one, and what started it.
 PARTITION_TAG = "dagster/partition"
 WEEK_TAG = "crm/week"
+MONTH_TAG = "crm/month"
 TRIGGER_TAG = "crm/trigger"
 AFTER_REFRESH = "after-refresh"
 STAGES = tuple(TENANT_SCHEMAS)

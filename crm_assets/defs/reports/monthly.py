@@ -1,0 +1,97 @@
+"""The monthly report of the gate in force, and whether it is what was recorded."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import dagster as dg
+
+from crm_assets import activation, charts, documents, monthly_documents, tables
+from crm_assets.defs.common import TenantRun, materialized, plot, tenant_asset, tenant_check
+from crm_assets.logic import monthly_page
+from crm_assets.resources.warehouse import copy_frame
+
+# The UI speaks English, whatever the estate reads.
+_UI_LOCALE = "en"
+
+
+class MonthlyReportConfig(dg.Config):
+    """`month`: another month that is over, as 2025-11; empty: the newest whole one of the run in force."""
+
+    month: str = ""
+
+
+@tenant_asset(
+    tables.monthly_reports,
+    deps=[
+        ("gate", "decisions"),
+        ("audit", "data_quality"),
+        ("curated", "dim_customers"),
+        ("curated", "dim_products"),
+        ("curated", "fct_orders"),
+        ("curated", "known_sales_lines"),
+        ("curated", "quarantined_rows"),
+        ("raw", "files"),
+        ("kpis", "monthly_sales"),
+        ("kpis", "product_performance"),
+        ("kpis", "family_performance"),
+        ("kpis", "cohort_retention"),
+        ("kpis", "rfm_transitions"),
+        ("kpis", "anomalies"),
+        ("outcomes", "campaign_results"),
+    ],
+)
+def reports_monthly_reports(
+    context: dg.AssetExecutionContext, config: MonthlyReportConfig, tenant_run: TenantRun
+) -> dg.MaterializeResult[Any]:
+    """The month that is over against last year, in the estate's language: a page, a PDF and a workbook.
+
+    They are files for the estate's own people and hold customers' names; what is shown here does not.
+    """
+    gate = activation.gate_in_force(tenant_run.warehouse)
+    if gate is None:
+        raise dg.Failure("no run has passed the gate yet: there is nothing to report")
+    tenant = tenant_run.tenant
+    try:
+        month = monthly_documents.month_of(config.month) if config.month else None
+        report = monthly_documents.gather(tenant_run.warehouse, tenant, tenant_run.rules, gate.run_id, month)
+    except (LookupError, ValueError) as error:
+        raise dg.Failure(str(error)) from error
+    folder = documents.folder_of(tenant, tenant_run.home, gate.run_id)
+    written, missing = monthly_documents.write_report(report, tenant.locale, folder)
+    rows = documents.written(written, tenant_run.home, tenant_run.now, month=report.period, run_id=gate.run_id)
+    with tenant_run.warehouse.transaction() as connection:
+        # Another month of the same run keeps its rows.
+        connection.execute(
+            "delete from reports.monthly_reports where run_id = %s and month = %s", [gate.run_id, report.period]
+        )
+        copy_frame(connection, tables.monthly_reports, rows)
+    shown: dict[str, Any] = {path.suffix.removeprefix("."): dg.MetadataValue.path(str(path)) for path in written}
+    if missing:
+        shown["not_written"] = missing
+    return materialized(
+        len(rows),
+        run=tenant_run,
+        run_id=gate.run_id,
+        month=report.period,
+        digest=dg.MetadataValue.md(monthly_page.digest(report, _UI_LOCALE)),
+        sales=plot(charts.drawn("months", SimpleNamespace(months=report.months.fillna({"amount": 0.0})), _UI_LOCALE)),
+        bytes=int(rows["size_bytes"].sum()),
+        **shown,
+    )
+
+
+@tenant_check(("reports", "monthly_reports"), name="monthly_reports_are_as_recorded")
+def monthly_reports_are_as_recorded(
+    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
+) -> dg.AssetCheckResult:
+    """Each file of the newest monthly report lies where the table says, with the bytes it says."""
+    found = tenant_run.warehouse.query(
+        "select path, sha256 from reports.monthly_reports where run_id ="
+        " (select run_id from reports.monthly_reports order by written_at desc, run_id limit 1)"
+    )
+    wrong = documents.missing_or_changed(found, tenant_run.home)
+    return dg.AssetCheckResult(
+        passed=len(found) > 0 and not wrong,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"documents": len(found), "missing_or_changed": ", ".join(wrong) or "none", "threshold": 0},
+    )
