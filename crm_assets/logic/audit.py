@@ -631,9 +631,8 @@ def everyone(customer_facts: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     return people.assign(client_code=people["client_code"].fillna(people["customer_id"]))
 
 
-def _as_texts(found: pd.DataFrame) -> pd.DataFrame:
-    """The columns that were put together from Python's texts, in the type that the warehouse reads texts with."""
-    names = ["product_key", "measured", "threshold"]
+def _as_texts(found: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Columns that were put together from Python's texts, in the type that the warehouse reads texts with."""
     return found.assign(**{name: found[name].astype("str").where(found[name].notna()) for name in names})
 
 
@@ -677,8 +676,8 @@ def findings(
         ["customer", "rule_no", "product_key"], kind="stable", ignore_index=True
     )
     found = found.drop_duplicates(["customer", "rule_no", "product_key"], ignore_index=True)
-    found["customer_id"] = given.facts["customer_id"].take(found["customer"].to_numpy()).to_numpy()
-    found = _as_texts(found)
+    found["customer_id"] = given.facts["customer_id"].take(found["customer"].to_numpy()).array
+    found = _as_texts(found, ["rule_code", "product_key", "severity", "measured", "threshold"])
     found["details"] = findings_said(found, "en")
     return found[FINDING_COLUMNS]
 
@@ -732,8 +731,9 @@ def explain(
         everything = np.arange(len(given.customer)) if of_item else all_customers
         add(rule, look, everything if look.rows is None else look.rows, of_item)
     found = pd.concat(parts, ignore_index=True).sort_values(["customer", "kind", "number"], kind="stable")
-    found["customer_id"] = given.facts["customer_id"].take(found["customer"].to_numpy()).to_numpy()
-    return _as_texts(found[EXPLAIN_COLUMNS].reset_index(drop=True))
+    found["customer_id"] = given.facts["customer_id"].take(found["customer"].to_numpy()).array
+    texts = ["kind", "code", "severity", "measured", "threshold", "product_key"]
+    return _as_texts(found[EXPLAIN_COLUMNS].reset_index(drop=True), texts)
 
 
 def scores(found: pd.DataFrame, customer_ids: pd.Series, rules: BusinessRules) -> pd.DataFrame:

@@ -1,220 +1,499 @@
-"""Permission, the fifteen rules and the circuit breaker, each at both sides of its threshold (spec.md §6)."""
+"""Permission, the fifteen rules and the circuit breaker, each at both sides of its threshold (spec.md §6).
+
+The estate, the customer and the list are right in every respect; each case changes one thing.
+"""
 
 from __future__ import annotations
 
 from datetime import date
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from crm_assets import rendering
 from crm_assets import rules as rules_module
 from crm_assets.logic import audit
+from crm_assets.logic.findings_wording import findings_said
+from crm_assets.rules import BusinessRules
 from tests.logic import estate
 from tests.logic.estate import ago, bought, customer, facts, item, items, no_items, product, products, sent
 
 RULES = rules_module.load()
 
+# What is changed of the customer, the list, the catalogue, and of what was bought or sent (customer, wine, days ago).
+Change = dict[str, Any]
+LIST = [item(product_key=f"p{n}", rank=n) for n in (1, 2, 3)]
+# Bought and written about long ago: what a clean customer has behind them.
+PAST_PURCHASES = [("c1", "w1", 400), ("c1", "w2", 300)]
+PAST_MESSAGES = [("c1", "w1", 200)]
 
-def found(
-    *,
-    people: pd.DataFrame | None = None,
-    listed: pd.DataFrame | None = None,
-    catalogue: pd.DataFrame | None = None,
-    purchases: pd.DataFrame | None = None,
-    messages: pd.DataFrame | None = None,
-) -> pd.DataFrame:
-    return audit.findings(
-        items() if listed is None else listed,
-        facts() if people is None else people,
-        products() if catalogue is None else catalogue,
-        bought() if purchases is None else purchases,
-        sent() if messages is None else messages,
-        RULES,
-        estate.AS_OF,
+
+def listed(*changes: Change) -> list[Change]:
+    """The clean list, its first, second and third item changed."""
+    return [{**row, **change} for row, change in zip(LIST, [*changes, {}, {}, {}][:3], strict=True)]
+
+
+def catalogue(**changes: Change) -> pd.DataFrame:
+    """The catalogue, some products of it changed: p1={"is_active": False}."""
+    return products(*[product(f"p{n}", **changes.get(f"p{n}", {})) for n in range(1, 10)])
+
+
+def frames(
+    who: Change | None = None,
+    given: list[Change] | None = None,
+    of: dict[str, Change] | None = None,
+    purchases: list[tuple[str, str, int]] | None = None,
+    messages: list[tuple[str, str, int]] | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """What `audit.audit` takes first: items, facts, catalogue, purchases, messages."""
+    rows = LIST if given is None else given
+    return (
+        items(*rows) if rows else no_items(),
+        facts(customer(**(who or {}))),
+        catalogue(**(of or {})),
+        bought(*PAST_PURCHASES, *(purchases or [])),
+        sent(*PAST_MESSAGES, *(messages or [])),
     )
 
 
-def codes(**given: Any) -> list[str]:
-    return found(**given)["rule_code"].tolist()
+def found(rules: BusinessRules = RULES, **changes: Any) -> pd.DataFrame:
+    return audit.findings(*frames(**changes), rules, estate.AS_OF)
 
 
-def test_the_rules_are_those_of_the_spec_in_its_order() -> None:
-    expected = [
-        "MISSING_EMAIL",
-        "INVALID_EMAIL",
-        "DUPLICATE_EMAIL",
-        "OPT_OUT",
-        "BOUNCED",
-        "SILENCE_WINDOW",
-        "MARKETING_FATIGUE",
-        "RECENT_DUPLICATE",
-        "UNAVAILABLE_PRODUCT",
-        "UPSELL_NOT_HIGHER",
-        "NO_RECOMMENDATION",
-        "CROSS_SELL_NOT_NEW",
-        "LOW_DIVERSITY",
-        "SUGAR_MISMATCH",
-        "LOW_CONFIDENCE",
+def codes(rules: BusinessRules = RULES, **changes: Any) -> list[str]:
+    return found(rules, **changes)["rule_code"].tolist()
+
+
+def refused(rules: BusinessRules = RULES, **changes: Any) -> str | None:
+    """The permission reason of the customer."""
+    reason = audit.permissions(facts(customer(**changes)), estate.tenant(), rules, estate.AS_OF)["permission_reason"][0]
+    return None if pd.isna(reason) else reason
+
+
+def explained(rules: BusinessRules = RULES, **changes: Any) -> pd.DataFrame:
+    return audit.explain(*frames(**changes), estate.tenant(), rules, estate.AS_OF)
+
+
+# --- the rules
+
+
+def test_the_rules_and_reasons_are_those_of_the_spec_in_its_order() -> None:
+    assert [(rule.number, rule.code, rule.severity) for rule in audit.RULES] == [
+        (1, "MISSING_EMAIL", "ERROR"),
+        (2, "INVALID_EMAIL", "ERROR"),
+        (3, "DUPLICATE_EMAIL", "ERROR"),
+        (4, "OPT_OUT", "ERROR"),
+        (5, "BOUNCED", "ERROR"),
+        (6, "SILENCE_WINDOW", "ERROR"),
+        (7, "MARKETING_FATIGUE", "ERROR"),
+        (8, "RECENT_DUPLICATE", "ERROR"),
+        (9, "UNAVAILABLE_PRODUCT", "ERROR"),
+        (10, "UPSELL_NOT_HIGHER", "ERROR"),
+        (11, "NO_RECOMMENDATION", "ERROR"),
+        (12, "CROSS_SELL_NOT_NEW", "WARN"),
+        (13, "LOW_DIVERSITY", "WARN"),
+        (14, "SUGAR_MISMATCH", "WARN"),
+        (15, "LOW_CONFIDENCE", "WARN"),
     ]
-    assert [rule.code for rule in audit.RULES] == expected
-    assert [rule.number for rule in audit.RULES] == list(range(1, 16))
-    assert [rule.severity for rule in audit.RULES] == ["ERROR"] * 11 + ["WARN"] * 4
+    assert [(reason.number, reason.code) for reason in audit.REASONS] == [
+        (1, "NO_LEGAL_BASIS"),
+        (2, "OBJECTED"),
+        (3, "DO_NOT_CONTACT"),
+        (4, "MINOR"),
+        (5, "COUNTRY_NOT_ALLOWED"),
+        (6, "INACTIVE_3Y"),
+        (7, "RECENT_ORDER"),
+        (8, "COLLECTIVE"),
+    ]
 
 
 def test_a_right_list_has_no_finding() -> None:
     assert codes() == []
+    assert refused() is None
+
+
+ONE_FAMILY = {"family": "Riesling"}
+UPSELL, CROSS_SELL = {"scenario": "upsell"}, {"scenario": "cross_sell"}
+
+# code; what breaks the rule; product_key, measured and threshold of the finding; the other side of the threshold
+RULE_CASES: list[tuple[str, Change, tuple[str, str | None, str | None], Change]] = [
+    (
+        "MISSING_EMAIL",
+        {"who": {"email": None, "email_status": "missing", "is_email_contact": False}},
+        ("", "missing", None),
+        {"who": {"email_status": "valid"}},
+    ),
+    (
+        "MISSING_EMAIL",  # nothing known of the address
+        {"who": {"email": None, "email_status": None, "is_email_contact": None}},
+        ("", "missing", None),
+        {},
+    ),
+    (
+        "INVALID_EMAIL",
+        {"who": {"email": None, "email_status": "invalid", "is_email_contact": False}},
+        ("", "invalid", None),
+        {"who": {"email_status": "valid"}},
+    ),
+    (
+        "DUPLICATE_EMAIL",
+        {"who": {"is_email_contact": False}},
+        ("", "other_contact", None),
+        {"who": {"is_email_contact": True}},
+    ),
+    ("OPT_OUT", {"who": {"is_refused": True}}, ("", "refused", None), {"who": {"is_refused": None}}),
+    ("BOUNCED", {"who": {"is_bounced": True}}, ("", "bounced", None), {"who": {"is_bounced": None}}),
+    (
+        "SILENCE_WINDOW",
+        {"who": {"last_contact_date": ago(13)}},
+        ("", "13", "14"),
+        {"who": {"last_contact_date": ago(14)}},
+    ),
+    ("SILENCE_WINDOW", {"who": {"last_contact_date": ago(-3)}}, ("", "0", "14"), {"who": {"last_contact_date": None}}),
+    ("MARKETING_FATIGUE", {"who": {"contacts_90d": 4}}, ("", "4", "4"), {"who": {"contacts_90d": 3}}),
+    ("MARKETING_FATIGUE", {"who": {"contacts_90d": 9}}, ("", "9", "4"), {"who": {"contacts_90d": None}}),
+    (
+        "RECENT_DUPLICATE",
+        {"purchases": [("c1", "w2", 59)]},
+        ("p2", "bought:59", "60"),
+        {"purchases": [("c1", "w2", 60), ("c2", "w1", 1), ("c1", "w9", 1)]},
+    ),
+    (
+        "RECENT_DUPLICATE",
+        {"messages": [("c1", "w3", 59)]},
+        ("p3", "sent:59", "60"),
+        {"messages": [("c1", "w3", 60), ("c2", "w1", 1), ("c1", "w9", 1)]},
+    ),
+    (
+        "RECENT_DUPLICATE",  # sent after the as-of day: age 0
+        {"messages": [("c1", "w3", -5)]},
+        ("p3", "sent:0", "60"),
+        {},
+    ),
+    (
+        "RECENT_DUPLICATE",  # by wine, not by product: another vintage of the wine bought
+        {"of": {"p9": {"wine_id": "w8"}}, "given": listed({"product_key": "p9", "wine_id": "w8"}),
+         "purchases": [("c1", "w8", 10)]},
+        ("p9", "bought:10", "60"),
+        {"given": listed({"product_key": "p9", "wine_id": "w9"}), "purchases": [("c1", "w8", 10)]},
+    ),
+    (
+        "UNAVAILABLE_PRODUCT",
+        {"given": listed({"product_key": "p99", "wine_id": "w99"})},
+        ("p99", "unknown_product", None),
+        {"given": listed({"product_key": "p9", "wine_id": "w9"})},
+    ),
+    (
+        "UNAVAILABLE_PRODUCT",
+        {"given": listed({"wine_id": "w9"})},
+        ("p1", "another_wine", None),
+        {"given": listed({"wine_id": None})},
+    ),
+    (
+        "UNAVAILABLE_PRODUCT",
+        {"of": {"p2": {"is_inferred": True}}},
+        ("p2", "only_in_sales", None),
+        {"of": {"p2": {"is_inferred": None}}},
+    ),
+    (
+        "UNAVAILABLE_PRODUCT",
+        {"of": {"p2": {"is_archived": True}}},
+        ("p2", "archived", None),
+        {"of": {"p2": {"is_archived": None}, "p4": {"is_archived": True}}},
+    ),
+    ("UNAVAILABLE_PRODUCT", {"of": {"p2": {"is_active": False}}}, ("p2", "inactive", None), {}),
+    ("UNAVAILABLE_PRODUCT", {"of": {"p2": {"is_active": None}}}, ("p2", "inactive", None), {}),
+    (
+        "UNAVAILABLE_PRODUCT",
+        {"of": {"p2": {"stock_status": "out"}}},
+        ("p2", "out_of_stock", None),
+        {"of": {"p2": {"stock_status": "unknown"}}},
+    ),
+    (
+        "UNAVAILABLE_PRODUCT",
+        {"of": {"p2": {"kind": "shipping"}}},
+        ("p2", "wrong_kind:shipping", None),
+        {"of": {"p2": {"kind": "gift_box"}}},
+    ),
+    ("UNAVAILABLE_PRODUCT", {"of": {"p2": {"kind": None}}}, ("p2", "wrong_kind:unknown", None), {}),
+    ("UNAVAILABLE_PRODUCT", {"of": {"p2": {"price_75cl_ttc": None}}}, ("p2", "no_price", None), {}),
+    (
+        "UPSELL_NOT_HIGHER",
+        {"given": listed(UPSELL), "of": {"p1": {"price_75cl_ttc": 10.0}}},
+        ("p1", "10", "10"),
+        {"given": listed(UPSELL), "of": {"p1": {"price_75cl_ttc": 10.01}}},
+    ),
+    (
+        "UPSELL_NOT_HIGHER",
+        {"given": listed(UPSELL), "of": {"p1": {"price_75cl_ttc": 9.5}}},
+        ("p1", "9.5", "10"),
+        {"of": {"p1": {"price_75cl_ttc": 9.5}}},  # no upsell
+    ),
+    ("NO_RECOMMENDATION", {"given": []}, ("", "0", "1"), {"given": LIST[:1]}),
+    (
+        "CROSS_SELL_NOT_NEW",
+        {"given": listed(CROSS_SELL)},
+        ("p1", "bought:400", None),
+        {"given": listed({}, {}, CROSS_SELL)},
+    ),
+    (
+        "LOW_DIVERSITY",
+        {"of": {"p1": ONE_FAMILY, "p2": ONE_FAMILY, "p3": ONE_FAMILY}},
+        ("", "1", "0.7"),
+        {"of": {"p1": ONE_FAMILY, "p2": ONE_FAMILY}},  # 67 %
+    ),
+    (
+        "LOW_DIVERSITY",  # 75 %
+        {"given": [*LIST, item(product_key="p4", rank=4)],
+         "of": {"p1": ONE_FAMILY, "p2": ONE_FAMILY, "p3": ONE_FAMILY}},
+        ("", "0.75", "0.7"),
+        {"given": LIST[:2], "of": {"p1": ONE_FAMILY, "p2": ONE_FAMILY}},  # two items have no diversity to lack
+    ),
+    (
+        "SUGAR_MISMATCH",
+        {"of": {"p2": {"sweetness": "doux"}}},
+        ("p2", "doux", "sec"),
+        {"of": {"p2": {"sweetness": None}}},
+    ),
+    (
+        "SUGAR_MISMATCH",  # the first such item by rank, not by key
+        {"of": {"p2": {"sweetness": "doux"}, "p3": {"sweetness": "brut"}},
+         "given": listed({"rank": 3}, {}, {"rank": 1})},
+        ("p3", "brut", "sec"),
+        {"of": {"p2": {"sweetness": "doux"}}, "who": {"dominant_sweetness": None}},
+    ),
+    (
+        "LOW_CONFIDENCE",
+        {"given": listed({"confidence": 0.299})},
+        ("p1", "0.299", "0.3"),
+        {"given": listed({"confidence": 0.3})},
+    ),
+    (
+        "LOW_CONFIDENCE",
+        {"given": listed({"confidence": None})},
+        ("p1", "unknown", "0.3"),
+        {"given": listed({}, {"confidence": 0.01}, {"confidence": 0.01})},  # only the first item's counts
+    ),
+    ("LOW_CONFIDENCE", {"given": [item(rank=2, confidence=0.1)]}, ("p1", "0.1", "0.3"), {"given": [item(rank=2)]}),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"email": None, "email_status": "missing", "is_email_contact": False}, ["MISSING_EMAIL"]),
-        ({"email": None, "email_status": None, "is_email_contact": None}, ["MISSING_EMAIL"]),
-        ({"email": None, "email_status": "invalid", "is_email_contact": False}, ["INVALID_EMAIL"]),
-        ({"is_email_contact": False}, ["DUPLICATE_EMAIL"]),
-        ({"is_refused": True}, ["OPT_OUT"]),
-        ({"is_bounced": True}, ["BOUNCED"]),
-        ({"last_contact_date": ago(13)}, ["SILENCE_WINDOW"]),
-        ({"last_contact_date": ago(14)}, []),
-        ({"last_contact_date": ago(-3)}, ["SILENCE_WINDOW"]),  # after the as-of date: age 0
-        ({"contacts_90d": 4}, ["MARKETING_FATIGUE"]),
-        ({"contacts_90d": 3}, []),
-        ({"contacts_90d": None}, []),
-    ],
+    ("code", "broken", "finding"), [case[:3] for case in RULE_CASES], ids=[f"{c[0]}-{c[2][1]}" for c in RULE_CASES]
 )
-def test_rules_about_the_address(changes: dict[str, Any], expected: list[str]) -> None:
-    assert codes(people=facts(customer(**changes))) == expected
-
-
-@pytest.mark.parametrize(("days", "expected"), [(59, ["RECENT_DUPLICATE"]), (60, [])])
-def test_a_wine_bought_or_sent_recently(days: int, expected: list[str]) -> None:
-    assert codes(purchases=bought(("c1", "w1", days), ("c1", "w1", 400), ("c2", "w1", 1))) == expected
-    assert codes(messages=sent(("c1", "w1", days), ("c1", "w1", 400), ("c2", "w1", 1))) == expected
-
-
-def test_a_message_sent_after_the_as_of_date_has_age_0() -> None:
-    assert codes(messages=sent(("c1", "w1", -5))) == ["RECENT_DUPLICATE"]
-
-
-def test_recent_purchases_are_compared_by_wine_not_by_product() -> None:
-    catalogue = products(product("p1"), product("p2", wine_id="w1"))
-    listed = items(item(product_key="p2", wine_id="w1"))
-    assert codes(listed=listed, catalogue=catalogue, purchases=bought(("c1", "w1", 10))) == ["RECENT_DUPLICATE"]
+def test_what_breaks_a_rule_is_that_finding_and_no_other(
+    code: str, broken: Change, finding: tuple[str, str | None, str | None]
+) -> None:
+    row = found(**broken).astype("object").replace({np.nan: None})
+    assert row[["rule_code", "product_key", "measured", "threshold"]].values.tolist() == [[code, *finding]]
+    assert row[["rule_no", "severity"]].values.tolist() == [[audit.NUMBERS[code], audit.SEVERITIES[code]]]
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"is_active": False}, ["UNAVAILABLE_PRODUCT"]),
-        ({"is_active": None}, ["UNAVAILABLE_PRODUCT"]),
-        ({"is_archived": True}, ["UNAVAILABLE_PRODUCT"]),
-        ({"is_inferred": True}, ["UNAVAILABLE_PRODUCT"]),
-        ({"stock_status": "out"}, ["UNAVAILABLE_PRODUCT"]),
-        ({"stock_status": "unknown"}, []),
-        ({"kind": "shipping"}, ["UNAVAILABLE_PRODUCT"]),
-        ({"kind": "gift_box"}, []),
-        ({"price_75cl_ttc": None}, ["UNAVAILABLE_PRODUCT"]),
-    ],
+    "fine", [case[3] for case in RULE_CASES if case[3]], ids=[f"{c[0]}-{c[2][1]}" for c in RULE_CASES if c[3]]
 )
-def test_products_that_cannot_be_sold(changes: dict[str, Any], expected: list[str]) -> None:
-    assert codes(catalogue=products(product(**changes))) == expected
+def test_the_other_side_of_the_threshold_is_no_finding(fine: Change) -> None:
+    assert codes(**fine) == []
 
 
 @pytest.mark.parametrize(
-    ("price", "scenario", "expected"),
-    [
-        (10.0, "upsell", ["UPSELL_NOT_HIGHER"]),
-        (10.01, "upsell", []),
-        (9.0, "rebuy", []),
-    ],
+    ("families", "is_low"),
+    [("aaaaaaabbb", False), ("aaaaaaaabbb", True)],  # exactly 70 %, 73 %
 )
-def test_an_upsell_is_dearer_than_what_the_customer_pays(price: float, scenario: str, expected: list[str]) -> None:
-    given = {"listed": items(item(scenario=scenario)), "catalogue": products(product(price_75cl_ttc=price))}
-    assert codes(**given) == expected
-
-
-def test_nothing_to_send() -> None:
-    assert codes(listed=no_items()) == ["NO_RECOMMENDATION"]
-
-
-@pytest.mark.parametrize(
-    ("wine", "scenario", "expected"),
-    [("w1", "cross_sell", ["CROSS_SELL_NOT_NEW"]), ("w2", "cross_sell", []), ("w1", "rebuy", [])],
-)
-def test_a_cross_sell_is_new(wine: str, scenario: str, expected: list[str]) -> None:
-    assert codes(listed=items(item(scenario=scenario)), purchases=bought(("c1", wine, 900))) == expected
-
-
-@pytest.mark.parametrize(
-    ("families", "expected"),
-    [
-        ("aaa", ["LOW_DIVERSITY"]),
-        ("aab", []),  # 67 %
-        ("aa", []),  # two items have no diversity to lack
-        ("aaaaaaabbb", []),  # exactly 70 %
-        ("aaaaaaaabbb", ["LOW_DIVERSITY"]),  # 73 %
-    ],
-)
-def test_diversity(families: str, expected: list[str]) -> None:
-    catalogue = products(*[product(f"p{n}", family=family) for n, family in enumerate(families, start=1)])
+def test_a_family_may_have_seventy_percent(families: str, is_low: bool) -> None:
     listed = items(*[item(product_key=f"p{n}", rank=n) for n in range(1, len(families) + 1)])
-    assert codes(listed=listed, catalogue=catalogue) == expected
+    made = products(*[product(f"p{n}", family=family) for n, family in enumerate(families, start=1)])
+    result = audit.findings(listed, facts(), made, bought(), sent(), RULES, estate.AS_OF)
+    assert result["rule_code"].tolist() == ["LOW_DIVERSITY"] * is_low
 
 
 def test_products_without_family_are_not_one_family() -> None:
-    catalogue = products(*[product(f"p{n}", family=None) for n in (1, 2, 3)])
-    listed = items(*[item(product_key=f"p{n}", rank=n) for n in (1, 2, 3)])
-    assert codes(listed=listed, catalogue=catalogue) == []
+    assert codes(of={f"p{n}": {"family": None} for n in (1, 2, 3)}) == []
 
 
-def test_only_the_first_item_of_another_sweetness_counts() -> None:
-    catalogue = products(product("p1"), product("p2", sweetness="doux"), product("p3", sweetness="doux"))
-    listed = items(item(product_key="p1"), item(product_key="p3", rank=3), item(product_key="p2", rank=2))
-    result = found(listed=listed, catalogue=catalogue)
-    assert result[["rule_code", "product_key"]].values.tolist() == [["SUGAR_MISMATCH", "p2"]]
-    assert codes(people=facts(customer(dominant_sweetness=None)), listed=listed, catalogue=catalogue) == []
+def test_professionals_have_the_same_window_of_rule_8() -> None:
+    who = {"type": "horeca", "population": "professional"}
+    assert codes(who=who, purchases=[("c1", "w1", 45)]) == ["RECENT_DUPLICATE"]
 
 
-@pytest.mark.parametrize(
-    ("confidence", "expected"), [(0.299, ["LOW_CONFIDENCE"]), (0.30, []), (None, ["LOW_CONFIDENCE"])]
-)
-def test_confidence_of_the_first_item(confidence: float | None, expected: list[str]) -> None:
-    listed = items(item(confidence=confidence), item(product_key="p2", rank=2, confidence=0.01))
-    assert codes(listed=listed) == expected
+def test_without_a_price_of_the_customers_an_upsell_is_not_compared() -> None:
+    assert codes(who={"price_75cl_ttc": None}, given=listed(UPSELL), of={"p1": {"price_75cl_ttc": 1.0}}) == []
 
 
 def test_every_offending_item_is_a_finding() -> None:
-    listed = items(item(product_key="p1"), item(product_key="p2", rank=2))
-    result = found(listed=listed, purchases=bought(("c1", "w1", 5), ("c1", "w2", 6)))
+    result = found(purchases=[("c1", "w1", 5), ("c1", "w2", 6)])
     assert result[["rule_code", "product_key"]].values.tolist() == [
         ["RECENT_DUPLICATE", "p1"],
         ["RECENT_DUPLICATE", "p2"],
     ]
 
 
-class TestPlantedFaults:
-    """The audit trusts nobody: lists that the engine would never make."""
+@pytest.mark.parametrize(
+    ("setting", "value", "change", "code"),
+    [
+        ("silence_days", 15, {"who": {"last_contact_date": ago(14)}}, "SILENCE_WINDOW"),
+        ("fatigue_contacts", 3, {"who": {"contacts_90d": 3}}, "MARKETING_FATIGUE"),
+        ("duplicate_days", 61, {"purchases": [("c1", "w1", 60)]}, "RECENT_DUPLICATE"),
+        ("diversity_max_share", 0.6, {"of": {"p1": ONE_FAMILY, "p2": ONE_FAMILY}}, "LOW_DIVERSITY"),
+        (
+            "diversity_min_items",
+            2,
+            {"given": LIST[:2], "of": {"p1": ONE_FAMILY, "p2": ONE_FAMILY}},
+            "LOW_DIVERSITY",
+        ),
+        ("low_confidence", 0.5, {"given": listed({"confidence": 0.49})}, "LOW_CONFIDENCE"),
+    ],
+)
+def test_a_threshold_is_the_tenants(setting: str, value: float, change: Change, code: str) -> None:
+    assert codes(**change) == []
+    assert codes(rules_module.load({"audit": {setting: value}}), **change) == [code]
 
-    def test_a_product_that_the_catalogue_does_not_know(self) -> None:
-        result = found(listed=items(item(product_key="p99", wine_id="w99")))
-        assert result["rule_code"].tolist() == ["UNAVAILABLE_PRODUCT"]
-        assert result["details"].tolist() == ["the product is not in the catalogue"]
+
+# --- permission
+
+OPT_IN = {"opt_in": True, "opt_in_date": ago(10), "opt_in_source": "salon"}
+PROSPECT = {"n_qualifying_orders": 0, "last_order_date": None}
+HORECA = {"type": "horeca", "population": "professional"}
+WORKS_COUNCIL = {"type": "works_council", "population": "professional"}
+
+# reason; what it takes; measured and threshold; the other side
+REASON_CASES: list[tuple[str, Change, tuple[str, str | None], Change]] = [
+    ("NO_LEGAL_BASIS", PROSPECT, ("none", None), {**PROSPECT, **OPT_IN}),
+    (
+        "NO_LEGAL_BASIS",
+        {**PROSPECT, **OPT_IN, "opt_in_date": None},
+        ("opt_in_without_date", None),
+        {**OPT_IN, "opt_in_date": None},  # an order is a basis too
+    ),
+    (
+        "NO_LEGAL_BASIS",
+        {**PROSPECT, **OPT_IN, "opt_in_source": None},
+        ("opt_in_without_source", None),
+        {**OPT_IN, "opt_in_source": None},
+    ),
+    (
+        "NO_LEGAL_BASIS",  # not known yet
+        {**PROSPECT, **OPT_IN, "opt_in_date": ago(-1)},
+        ("opt_in_not_yet", None),
+        {**PROSPECT, **OPT_IN, "opt_in_date": ago(0)},
+    ),
+    ("NO_LEGAL_BASIS", {**PROSPECT, **OPT_IN, "opt_in": False}, ("none", None), {**PROSPECT, "n_qualifying_orders": 1}),
+    ("NO_LEGAL_BASIS", {**PROSPECT, **WORKS_COUNCIL}, ("none", None), {**PROSPECT, **HORECA}),
+    ("OBJECTED", {"is_refused": True}, ("refused", None), {"is_refused": None}),
+    ("OBJECTED", {**HORECA, "is_refused": True}, ("refused", None), HORECA),
+    ("DO_NOT_CONTACT", {"status": "deceased"}, ("deceased", None), {"status": "moved"}),
+    ("DO_NOT_CONTACT", {"status": "do_not_contact"}, ("do_not_contact", None), {"status": None}),
+    ("DO_NOT_CONTACT", {"status": "dispute"}, ("dispute", None), {"status": "active"}),
+    (
+        "MINOR",  # 18 tomorrow, and today
+        {"birth_date": pd.Timestamp("2008-01-01")},
+        ("17", "18"),
+        {"birth_date": pd.Timestamp("2007-12-31")},
+    ),
+    ("COUNTRY_NOT_ALLOWED", {"country": "CH"}, ("CH", "FR"), {"country": None}),
+    ("INACTIVE_3Y", {"last_order_date": ago(1096)}, ("1096", "1095"), {"last_order_date": ago(1095)}),
+    (
+        "INACTIVE_3Y",
+        {"last_order_date": ago(1200), "last_engagement_date": ago(1096)},
+        ("1096", "1095"),
+        {"last_order_date": ago(1200), "last_engagement_date": ago(1095)},
+    ),
+    (
+        "INACTIVE_3Y",
+        {**PROSPECT, **OPT_IN, "opt_in_date": ago(1096)},
+        ("1096", "1095"),
+        {**PROSPECT, **OPT_IN, "opt_in_date": ago(1095)},
+    ),
+    ("RECENT_ORDER", {"last_order_date": ago(13)}, ("13", "14"), {"last_order_date": ago(14)}),
+    ("COLLECTIVE", {"is_collective": True}, ("collective", None), {"is_collective": None}),
+]
+
+
+@pytest.mark.parametrize(
+    ("code", "change", "seen"), [case[:3] for case in REASON_CASES], ids=[f"{c[0]}-{c[2][0]}" for c in REASON_CASES]
+)
+def test_a_reason_takes_away_the_permission(code: str, change: Change, seen: tuple[str, str | None]) -> None:
+    assert refused(**change) == code
+    rows = explained(who=change).astype("object").replace({np.nan: None})
+    rows = rows[(rows["kind"] == "permission") & rows["holds"].astype(bool)]
+    assert rows[["code", "measured", "threshold"]].values.tolist() == [[code, *seen]]
+
+
+@pytest.mark.parametrize("change", [case[3] for case in REASON_CASES], ids=[f"{c[0]}-{c[2][0]}" for c in REASON_CASES])
+def test_the_other_side_of_a_reason_is_permitted(change: Change) -> None:
+    assert refused(**change) is None
+
+
+def test_the_first_reason_is_given() -> None:
+    assert refused(is_collective=True, last_order_date=ago(1)) == "RECENT_ORDER"
+    # A wine trade is a basis only without objection.
+    assert refused(**PROSPECT, **HORECA, is_refused=True) == "NO_LEGAL_BASIS"
+
+
+def test_an_order_is_a_basis_only_where_the_estate_declared_it() -> None:
+    undeclared = estate.tenant(existing_customer_basis=False)
+    row = audit.permissions(facts(), undeclared, RULES, estate.AS_OF).iloc[0]
+    assert row["permission_reason"] == "NO_LEGAL_BASIS"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "change", "code"),
+    [
+        ("adult_age", 21, {"birth_date": ago(20 * 366)}, "MINOR"),
+        ("inactive_days", 99, {}, "INACTIVE_3Y"),
+        ("recent_order_days", 101, {}, "RECENT_ORDER"),
+        ("professional_basis", False, {**PROSPECT, **HORECA}, "NO_LEGAL_BASIS"),
+        ("wine_trade_types", ["merchant"], {**PROSPECT, **HORECA}, "NO_LEGAL_BASIS"),
+    ],
+)
+def test_a_limit_of_permission_is_the_tenants(setting: str, value: Any, change: Change, code: str) -> None:
+    assert refused(**change) is None
+    assert refused(rules_module.load({"permission": {setting: value}}), **change) == code
+
+
+# --- lists that the engine would never make
+
+
+class TestPlantedFaults:
+    """The audit trusts nobody."""
+
+    def test_each_fault_of_one_list_is_caught_with_its_code_and_nothing_else(self) -> None:
+        # A customer per case, all in one list: none may colour on another.
+        parts: list[list[pd.DataFrame]] = []
+        expected = []
+        for n, (code, broken, _, fine) in enumerate(RULE_CASES):
+            for change, codes_of in ((broken, [code]), (fine, [])):
+                if "of" in change:
+                    continue  # a catalogue is everybody's
+                who = f"x{n}{'b' if codes_of else 'f'}"
+                parts.append(
+                    [f.replace({"customer_id": {"c1": who}}) if "customer_id" in f else f for f in frames(**change)]
+                )
+                expected += [[who, each] for each in codes_of]
+        merged = [pd.concat(frame, ignore_index=True) for frame in zip(*parts, strict=True)]
+        merged[2] = catalogue()
+        result = audit.findings(*merged, RULES, estate.AS_OF)
+        assert result[["customer_id", "rule_code"]].values.tolist() == sorted(expected)
 
     def test_a_product_that_is_another_wine_than_the_item_says(self) -> None:
         # The wine bought five days ago hides behind another wine's name.
-        result = found(listed=items(item(product_key="p1", wine_id="w2")), purchases=bought(("c1", "w1", 5)))
-        assert result["rule_code"].tolist() == ["RECENT_DUPLICATE", "UNAVAILABLE_PRODUCT"]
+        assert codes(given=listed({"wine_id": "w9"}), purchases=[("c1", "w1", 5)]) == [
+            "RECENT_DUPLICATE",
+            "UNAVAILABLE_PRODUCT",
+        ]
 
     def test_an_item_without_product(self) -> None:
-        assert codes(listed=items(item() | {"product_key": None, "wine_id": None})) == ["UNAVAILABLE_PRODUCT"]
+        assert codes(given=listed({"product_key": None, "wine_id": None})) == ["UNAVAILABLE_PRODUCT"]
 
     def test_the_same_wine_twice(self) -> None:
-        catalogue = products(product("p1"), product("p2", wine_id="w1"))
-        listed = items(item(product_key="p1"), item(product_key="p2", wine_id="w1", rank=2))
-        result = found(listed=listed, catalogue=catalogue)
-        assert result["rule_code"].tolist() == ["RECENT_DUPLICATE"] * 2
-        assert found(listed=items(item(), item()))["rule_code"].tolist() == ["RECENT_DUPLICATE"]
+        result = found(given=listed({}, {"wine_id": "w1"}), of={"p2": {"wine_id": "w1"}})
+        assert result[["rule_code", "product_key", "measured"]].values.tolist() == [
+            ["RECENT_DUPLICATE", "p1", "listed_twice:2"],
+            ["RECENT_DUPLICATE", "p2", "listed_twice:2"],
+        ]
+        assert codes(given=[item(), item()]) == ["RECENT_DUPLICATE"]
 
     def test_a_customer_that_nobody_knows(self) -> None:
         result = audit.audit(
@@ -233,18 +512,129 @@ class TestPlantedFaults:
         assert result.findings.query("customer_id == 'stranger'")["rule_code"].tolist() == ["MISSING_EMAIL"]
         assert result.scores["customer_id"].tolist() == ["c1", "stranger"]
 
-    def test_a_list_whose_ranks_start_at_two(self) -> None:
-        assert codes(listed=items(item(rank=2, confidence=0.1))) == ["LOW_CONFIDENCE"]
+    def test_a_list_without_confidence_is_not_judged_by_it(self) -> None:
+        given = frames(given=listed({"confidence": 0.1}))
+        bare = [given[0].drop(columns="confidence"), *given[1:]]
+        assert audit.findings(*bare, RULES, estate.AS_OF).empty
+        rows = audit.explain(*bare, estate.tenant(), RULES, estate.AS_OF).set_index("code")
+        assert rows.loc["LOW_CONFIDENCE", "measured"] == "not_applicable"
+
+
+def test_the_order_of_rows_decides_nothing() -> None:
+    given = frames(
+        given=[*listed({"confidence": 0.1}), item("c2"), item("c2", "p2", 2)],
+        purchases=[("c1", "w1", 5), ("c2", "w2", 6)],
+        of={"p3": {"sweetness": "doux"}},
+    )
+    given = (given[0], facts(customer(), customer("c2")), *given[2:])
+    shuffled = [frame.sample(frac=1, random_state=3).reset_index(drop=True) for frame in given]
+    pd.testing.assert_frame_equal(
+        audit.findings(*given, RULES, estate.AS_OF), audit.findings(*shuffled, RULES, estate.AS_OF)
+    )
+
+
+# --- what is explained
+
+
+def test_everything_is_explained_of_a_customer_with_nothing_wrong() -> None:
+    rows = explained(given=listed({}, UPSELL, CROSS_SELL), who={**OPT_IN, "last_contact_date": ago(20)})
+    assert not rows["holds"].any()
+    assert list(dict.fromkeys(rows["code"])) == [*audit.PERMISSION_REASONS, *(rule.code for rule in audit.RULES)]
+    seen = rows.astype("object").replace({np.nan: None})
+    seen = seen[["number", "severity", "measured", "threshold", "product_key"]].set_index(seen["code"])
+    assert seen.loc["NO_LEGAL_BASIS"].tolist() == [1, None, "opt_in", None, ""]
+    assert seen.loc["RECENT_ORDER"].tolist() == [7, None, "100", "14", ""]
+    assert seen.loc["SILENCE_WINDOW"].tolist() == [6, "ERROR", "20", "14", ""]
+    assert seen.loc["RECENT_DUPLICATE"].values.tolist() == [
+        [8, "ERROR", "sent:200", "60", "p1"],
+        [8, "ERROR", "bought:300", "60", "p2"],
+        [8, "ERROR", "never", "60", "p3"],
+    ]
+    assert seen.loc["UPSELL_NOT_HIGHER"].tolist() == [10, "ERROR", "15", "10", "p2"]
+    assert seen.loc["CROSS_SELL_NOT_NEW"].tolist() == [12, "WARN", "never", None, "p3"]
+    assert seen.loc["LOW_DIVERSITY"].tolist() == [13, "WARN", "0.333333", "0.7", ""]
+
+
+def test_a_rule_without_anything_to_look_at_says_so() -> None:
+    rows = explained(given=[]).set_index("code")
+    about_items = [rule.code for rule in audit.RULES if rule.about == "item"]
+    assert set(rows.loc[about_items, "measured"]) == {"not_applicable"}
+    assert rows.loc[rows["holds"]].index.tolist() == ["NO_RECOMMENDATION"]
+
+
+@pytest.mark.parametrize("change", [change for case in RULE_CASES for change in (case[1], case[3])])
+def test_what_is_explained_is_what_was_found(change: Change) -> None:
+    rows = explained(**change)
+    rows = rows[(rows["kind"] == "rule") & rows["holds"]].rename(columns={"code": "rule_code"})
+    shown = ["customer_id", "rule_code", "product_key", "severity", "measured", "threshold"]
+    pd.testing.assert_frame_equal(rows[shown].reset_index(drop=True), found(**change)[shown])
+
+
+# --- wording
 
 
 def test_details_say_facts_and_no_personal_data() -> None:
-    person = customer(last_contact_date=ago(3), contacts_90d=7, is_refused=True, birth_date=ago(9000))
-    result = found(people=facts(person), purchases=bought(("c1", "w1", 5)))
-    text = " ".join(result["details"])
+    person = {"last_contact_date": ago(3), "contacts_90d": 7, "is_refused": True, "birth_date": ago(9000)}
+    text = "; ".join(found(who=person, purchases=[("c1", "w1", 5)])["details"])
     assert "last contact 3 days ago; silence lasts 14 days" in text
     assert "contacted 7 times in recent months; 4 times is too often" in text
     assert "example.com" not in text
     assert "CODE" not in text
+
+
+@pytest.mark.parametrize("locale", ["fr", "en", "de"])
+def test_every_finding_and_reason_is_a_sentence_of_each_language(locale: str) -> None:
+    said = pd.concat([found(**broken) for _, broken, _, _ in RULE_CASES], ignore_index=True)
+    twice = pd.DataFrame([("RECENT_DUPLICATE", "listed_twice:2", "1")], columns=["rule_code", "measured", "threshold"])
+    reasons = pd.DataFrame(
+        [(code, *seen) for code, _, seen, _ in REASON_CASES], columns=["rule_code", "measured", "threshold"]
+    )
+    said = pd.concat([said, twice, reasons]).reset_index(drop=True).iloc[::-1]
+    sentences = findings_said(said, locale)
+    assert sentences.index.tolist() == said.index.tolist()
+    assert set(said["rule_code"]) == {*audit.PERMISSION_REASONS, *audit.NUMBERS}
+    assert set(rendering.texts(locale)["finding"]) == set(said["rule_code"])
+    assert not sentences.str.contains(r"[{}_]|nan|None|  ").any()
+    # What stands in a sentence in English stands in it in every language.
+    numbers = sentences.str.findall(r"\d+").map(sorted)
+    english = findings_said(said, "en").str.findall(r"\d+").map(sorted)
+    differ = numbers.map(str) != english.map(str)
+    assert said.loc[differ, "measured"].isin(["listed_twice:2"]).all()
+
+
+@pytest.mark.parametrize(
+    ("locale", "code", "measured", "threshold", "sentence"),
+    [
+        ("fr", "SILENCE_WINDOW", "1", "14", "dernier contact il y a 1 jour ; le silence dure 14 jours"),
+        ("fr", "SILENCE_WINDOW", "0", "14", "dernier contact le jour même ; le silence dure 14 jours"),
+        ("de", "SILENCE_WINDOW", "13", "14", "letzter Kontakt vor 13 Tagen; Ruhezeit: 14 Tage"),
+        ("en", "UPSELL_NOT_HIGHER", "9.5", "10", "€9.50 per 75 cl; the customer already pays €10.00"),
+        ("fr", "LOW_CONFIDENCE", "0.299", "0.3", "confiance de 0,299, inférieure à 0,3"),
+        ("fr", "LOW_DIVERSITY", "0.75", "0.7", "75 % de la liste viennent d'une même famille ; au plus 70 %"),
+        ("fr", "RECENT_DUPLICATE", "listed_twice:2", "1", "le même vin figure deux fois dans la liste"),
+    ],
+)
+def test_values_are_written_as_the_language_writes_them(
+    locale: str, code: str, measured: str, threshold: str, sentence: str
+) -> None:
+    row = pd.DataFrame([(code, measured, threshold)], columns=["rule_code", "measured", "threshold"])
+    assert findings_said(row, locale).str.replace("\\s", " ", regex=True).tolist() == [sentence]
+
+
+def test_a_cause_without_a_sentence_is_an_error() -> None:
+    row = pd.DataFrame([("UNAVAILABLE_PRODUCT", "stolen", None)], columns=["rule_code", "measured", "threshold"])
+    with pytest.raises(ValueError, match=r"UNAVAILABLE_PRODUCT.*stolen"):
+        findings_said(row, "fr")
+
+
+@pytest.mark.parametrize("locale", ["fr", "en", "de"])
+def test_every_check_of_the_data_has_a_name_and_says_what_it_measures(locale: str) -> None:
+    checks = rendering.texts(locale)["check"]
+    assert set(checks) == set(RULES.circuit_breaker.tolerances)
+    assert all(set(said) == {"name", "measures"} and all(said.values()) for said in checks.values())
+
+
+# --- scores
 
 
 @pytest.mark.parametrize(
@@ -254,7 +644,7 @@ def test_details_say_facts_and_no_personal_data() -> None:
 def test_the_score(errors: int, warnings: int, score: int) -> None:
     rows = [("c1", f"E{n}", f"p{n}", n, "ERROR", "") for n in range(errors)]
     rows += [("c1", f"W{n}", f"p{n}", 12 + n, "WARN", "") for n in range(warnings)]
-    given = pd.DataFrame(rows, columns=audit.FINDING_COLUMNS[:6])
+    given = pd.DataFrame(rows, columns=["customer_id", "rule_code", "product_key", "rule_no", "severity", "details"])
     result = audit.scores(given, pd.Series(["c1", "c2"]), RULES).set_index("customer_id")
     assert result.loc["c1", ["n_errors", "n_warnings", "audit_score"]].tolist() == [errors, warnings, score]
     assert result.loc["c2", "audit_score"] == 100
@@ -264,59 +654,14 @@ def test_the_score(errors: int, warnings: int, score: int) -> None:
 def test_the_first_error_then_the_first_warning_is_named() -> None:
     people = facts(customer("c1", is_bounced=True, is_refused=True), customer("c2"), customer("c3"))
     listed = items(*[item(c, confidence=0.1) for c in ("c1", "c2")], item("c3"))
-    result = found(people=people, listed=listed)
+    result = audit.findings(listed, people, products(), bought(), sent(), RULES, estate.AS_OF)
     scored = audit.scores(result, people["customer_id"], RULES).set_index("customer_id")["first_rule"]
     assert scored["c1"] == "OPT_OUT"
     assert scored["c2"] == "LOW_CONFIDENCE"
     assert pd.isna(scored["c3"])
 
 
-OPT_IN = {"opt_in": True, "opt_in_date": ago(10), "opt_in_source": "salon"}
-PROSPECT = {"n_qualifying_orders": 0, "last_order_date": None}
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({}, None),
-        (PROSPECT, "NO_LEGAL_BASIS"),
-        ({**PROSPECT, **OPT_IN}, None),
-        ({**PROSPECT, **OPT_IN, "opt_in_date": None}, "NO_LEGAL_BASIS"),
-        ({**PROSPECT, **OPT_IN, "opt_in_source": None}, "NO_LEGAL_BASIS"),
-        ({**PROSPECT, **OPT_IN, "opt_in": False}, "NO_LEGAL_BASIS"),
-        ({**PROSPECT, **OPT_IN, "opt_in_date": ago(-1)}, "NO_LEGAL_BASIS"),  # not known yet
-        ({**PROSPECT, "type": "horeca", "population": "professional"}, None),
-        ({**PROSPECT, "type": "works_council", "population": "professional"}, "NO_LEGAL_BASIS"),
-        ({"type": "horeca", "population": "professional", "is_refused": True}, "OBJECTED"),
-        ({"is_refused": True}, "OBJECTED"),
-        ({"status": "deceased"}, "DO_NOT_CONTACT"),
-        ({"status": "do_not_contact"}, "DO_NOT_CONTACT"),
-        ({"status": "dispute"}, "DO_NOT_CONTACT"),
-        ({"status": "moved"}, None),
-        ({"birth_date": pd.Timestamp("2008-01-01")}, "MINOR"),  # 18 tomorrow
-        ({"birth_date": pd.Timestamp("2007-12-31")}, None),  # 18 today
-        ({"country": "CH"}, "COUNTRY_NOT_ALLOWED"),
-        ({"country": None}, None),
-        ({"last_order_date": ago(1095)}, None),
-        ({"last_order_date": ago(1096)}, "INACTIVE_3Y"),
-        ({"last_order_date": ago(1096), "last_engagement_date": ago(1095)}, None),
-        ({**PROSPECT, **OPT_IN, "opt_in_date": ago(1096)}, "INACTIVE_3Y"),
-        ({"last_order_date": ago(14)}, None),
-        ({"last_order_date": ago(13)}, "RECENT_ORDER"),
-        ({"is_collective": True}, "COLLECTIVE"),
-        ({"is_collective": True, "last_order_date": ago(1)}, "RECENT_ORDER"),  # the first reason is given
-    ],
-)
-def test_permission(changes: dict[str, Any], reason: str | None) -> None:
-    row = audit.permissions(facts(customer(**changes)), estate.tenant(), RULES, estate.AS_OF).iloc[0]
-    assert row["permitted"] == (reason is None)
-    assert (None if pd.isna(row["permission_reason"]) else row["permission_reason"]) == reason
-
-
-def test_an_order_is_a_basis_only_where_the_estate_declared_it() -> None:
-    undeclared = estate.tenant(existing_customer_basis=False)
-    row = audit.permissions(facts(), undeclared, RULES, estate.AS_OF).iloc[0]
-    assert row["permission_reason"] == "NO_LEGAL_BASIS"
+# --- the circuit breaker
 
 
 def measures(**changes: tuple[float, float]) -> pd.DataFrame:
