@@ -61,6 +61,16 @@ PROMISED = [
     "activation.batches",
     "activation.messages",
     "activation.attempts",
+    "customers.cluster_history",
+    "kpis.monthly_sales",
+    "kpis.cohort_retention",
+    "kpis.rfm_transitions",
+    "kpis.cluster_transitions",
+    "kpis.product_performance",
+    "kpis.family_performance",
+    "kpis.habits",
+    "kpis.anomalies",
+    "kpis.anomaly_counts",
 ]
 STATE = ["activation.contacts", "activation.pauses", "outcomes.events"]
 
@@ -116,13 +126,30 @@ def test_lineage_is_unbroken_from_a_file_to_a_batch() -> None:
     assert dg.AssetKey(["landing", "files"]) in reached
 
 
+def test_stages_are_in_the_order_in_which_the_documentation_tells_them() -> None:
+    told = re.search(r"^landing → .*", (ROOT / "docs" / "naming.md").read_text("utf-8"), re.MULTILINE)
+    assert told is not None
+    named = re.findall(r"\w+", told[0].partition("(")[0])
+    assert named == [stage for stage in STAGES if stage != "review"]
+    assert told[0].partition("(")[0].strip() in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_kpis_are_built_with_the_outcomes_and_never_in_the_refresh() -> None:
+    repository = defs.get_repository_def()
+    kpis = {key for key in OURS if key.path[0] == "kpis"}
+    reached = {name: repository.get_job(name).asset_layer.executable_asset_keys for name in ("refresh", "report")}
+    assert kpis <= reached["report"]
+    assert not kpis & reached["refresh"]
+    assert GRAPH.get(dg.AssetKey(["outcomes", "campaign_results"])).assets_def.keys >= kpis
+
+
 def test_what_no_asset_reads_or_that_nothing_makes_is_known() -> None:
     dangling = [key for key in SPECS if key.path[0] != "state" and not GRAPH.get(key).is_materializable]
     assert dangling == [], "only state may come from outside the graph"
 
 
 @pytest.mark.parametrize(
-    "stage", ["raw", "staging", "curated", "rfm", "recommendations", "audit", "gate", "activation"]
+    "stage", ["raw", "staging", "curated", "rfm", "recommendations", "audit", "gate", "activation", "kpis"]
 )
 def test_a_stage_where_data_can_be_wrong_has_checks(stage: str) -> None:
     assert [key for key in GRAPH.asset_check_keys if key.asset_key.path[0] == stage]
