@@ -418,6 +418,34 @@ def _source(tenant: Any) -> Any:
         raise RefusedError(f"{tenant.slug}.yaml: key {error}") from error
 
 
+def cmd_report(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import activation, documents, monthly_documents
+
+    if args.month and args.kind != "monthly":
+        raise RefusedError("--month goes with --kind monthly")
+    tenant = _registry(config).get(args.tenant)
+    warehouse = _warehouse(config, tenant.slug)
+    gate = activation.gate_in_force(warehouse)
+    if gate is None:
+        raise RefusedError(f"{tenant.slug} has no run that passed the gate; run: crm run --tenant {tenant.slug}")
+    folder, rules = Path(args.to), tenant.business_rules
+    try:
+        if args.kind == "weekly":
+            weekly = documents.weekly_report(warehouse, tenant, rules, gate.run_id)
+            written, missing = documents.write_report(weekly, tenant.locale, folder)
+        else:
+            month = monthly_documents.month_of(args.month) if args.month else None
+            monthly = monthly_documents.gather(warehouse, tenant, rules, gate.run_id, month)
+            written, missing = monthly_documents.write_report(monthly, tenant.locale, folder)
+    except (LookupError, ValueError) as error:
+        raise RefusedError(str(error)) from error
+    for path in written:
+        say(str(path))
+    if missing:
+        say(missing)
+    return {"tenant": tenant.slug, "run_id": gate.run_id, "files": [str(path) for path in written], "missing": missing}
+
+
 def cmd_mapping_preview(config: Settings, args: argparse.Namespace) -> int:
     from crm_assets import mapping_preview, run_context
 
@@ -826,6 +854,11 @@ def parser() -> argparse.ArgumentParser:
     add_tenant(export)
     export.add_argument("--run", metavar="ID", help="run_id; default: the run of the gate in force")
     export.add_argument("--to", required=True, metavar="DIR")
+    report = add("report", cmd_report, "write the weekly or the monthly report: HTML, PDF, XLSX")
+    add_tenant(report)
+    report.add_argument("--kind", required=True, choices=("weekly", "monthly"))
+    report.add_argument("--month", metavar="YYYY-MM", help="monthly: a month that is over; default: the newest")
+    report.add_argument("--to", required=True, metavar="DIR")
     audited = add("audit", cmd_audit, "audit any list of recommendations in a file, as a run's own list is")
     add_tenant(audited)
     audited.add_argument(

@@ -7,7 +7,7 @@ gives the same bytes.
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime, time
+from datetime import date
 from pathlib import Path
 
 import pandas as pd
@@ -108,23 +108,15 @@ def gather(
 def write_report(report: MonthlyReport, locale: str, directory: Path) -> tuple[list[Path], str]:
     """Write the report into `directory` as a page, as PDF and as a workbook; and why there is no PDF, or ''."""
     from crm_assets.logic import monthly_page, report_workbook
-    from crm_assets.pdf import PdfUnavailableError, pdf_of
 
-    name = f"{REPORT_NAME}_{report.period}"
-    html = monthly_page.html_of(report, locale)
-    written = [documents.write_whole(directory / f"{name}.html", html.encode())]
-    missing = ""
-    try:
-        title = monthly_page.title_of(report, locale)
-        pdf = pdf_of(html, title=title, locale=locale, as_of=report.as_of)
-        written.append(documents.write_whole(directory / f"{name}.pdf", pdf))
-    except PdfUnavailableError as error:
-        missing = str(error)
-    # The day, not the clock: the same run gives the same bytes.
-    made_at = datetime.combine(report.as_of, time(), UTC)
-    workbook = report_workbook.monthly_workbook(report, locale, made_at)
-    written.append(documents.write_whole(directory / f"{name}.xlsx", workbook))
-    return written, missing
+    return documents.write_forms(
+        directory / f"{REPORT_NAME}_{report.period}",
+        monthly_page.html_of(report, locale),
+        title=monthly_page.title_of(report, locale),
+        locale=locale,
+        as_of=report.as_of,
+        workbook=lambda made_at: report_workbook.monthly_workbook(report, locale, made_at),
+    )
 
 
 def month_of(text: str) -> date:
