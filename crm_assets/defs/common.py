@@ -6,6 +6,7 @@ Keep stage logic out of here.
 from __future__ import annotations
 
 import base64
+import inspect
 import io
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -92,7 +93,7 @@ def tenant_asset(
     """An asset that is one table of a tenant. Its description is the table's comment and the function's docstring."""
 
     def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
-        spec = table_spec(table, deps=deps, description=(function.__doc__ or "").strip(), kinds=kinds)
+        spec = table_spec(table, deps=deps, description=inspect.getdoc(function), kinds=kinds)
         made: dg.AssetsDefinition = dg.multi_asset(specs=[spec], name=f"{table.schema}__{table.name}")(function)
         return made
 
@@ -114,7 +115,7 @@ def tenant_check(
             asset=dg.AssetKey(list(asset)),
             name=name,
             blocking=blocking,
-            description=description or (function.__doc__ or "").strip(),
+            description=description or inspect.getdoc(function),
             additional_deps=[dg.AssetKey(list(key)) for key in additional_deps],
             partitions_def=tenants_partitions,
         )(function)

@@ -21,8 +21,8 @@ from crm_assets.defs.common import TenantRun, bars, materialized, tenant_asset
 def gate_next_actions(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg.MaterializeResult[Any]:
     """Permission, then audit, then review: the first that says no is the reason.
 
-    Why one customer gets no message: the job [explain_customer](/locations/crm-assets/jobs/explain_customer/playground)
-    tells it, with all its grounds.
+    Why one customer gets a message, or none, with all its grounds: the job
+    [explain_customer](/locations/crm_assets.definitions/jobs/explain_customer/playground).
     """
     actions = gating.next_actions(gating.GatedRun.of(tenant_run))
     tenant_run.replace_run(tables.next_actions, actions)
