@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -286,7 +287,7 @@ _LAYOUT: Mapping[str, tuple[int, str]] = {
     "sampled": (11, "text"),
     "wine": (30, "text"),
     "decision": (13, "input"),
-    "rating": (9, "input"),
+    "rating": (11, "input"),
     "comment": (26, "input"),
     "reason": (46, "text"),
     "findings": (36, "text"),
@@ -304,7 +305,7 @@ _LAYOUT: Mapping[str, tuple[int, str]] = {
 _LAST_PRINTED = "confidence"
 _FROM = {"reason": "explain_short", "sentence": "customer_sentence", "last_order": "last_order_date"}
 _N_BINS = 10
-_ROW_POINTS = 38.0
+_ROW_POINTS = 40.0
 _HEAD_POINTS = 32.0
 _SUMMARY_WIDTH = 9  # columns
 
@@ -373,7 +374,11 @@ class _Book:
         day = {"num_format": words["day_format"]}
         base = {"valign": "top", "font_size": 10}
         styles = {name: {**base, **style, **(day if name == "day" else {})} for name, style in _STYLES.items()}
-        held = {f"{name}_held": {**style, **_HELD} for name, style in styles.items() if name != "input"}
+        held = {
+            f"{name}_held": {**style, **_HELD}
+            for name, style in styles.items()
+            if name not in ("input", "warn", "error")
+        }
         self._styles: dict[str, Format] = {
             name: self._book.add_format(style) for name, style in {**styles, **held, **_OTHER_STYLES}.items()
         }
@@ -410,8 +415,10 @@ class _Book:
             sheet.set_row(number + 1, _ROW_POINTS)
             suffix = "_held" if held else ""
             for place, kind, cells in columns:
-                style = {"ERROR": "error", "WARN": "warn"}.get(severity, kind) if place == of_findings else kind
-                style = style if kind == "input" else style + suffix if place != of_findings else style
+                if place == of_findings and severity:
+                    style = "error" if severity == "ERROR" else "warn"
+                else:
+                    style = kind if kind == "input" else kind + suffix
                 self._cell(sheet, number + 1, place, cells[number], self._styles[style])
         self._inputs(last)
         self._colours(last, low_confidence)
@@ -474,10 +481,17 @@ class _Book:
         self._rows.data_validation(0, 0, 0, len(self._places) - 1, {"validate": "any", **head})
 
     def _colours(self, last: int, low_confidence: float) -> None:
+        from xlsxwriter.utility import xl_range
+
         decision, confidence = self._places["decision"], self._places["confidence"]
-        # A line above each customer, also where rows have been sorted or deleted.
+        # A line above each customer, also where rows have been sorted or deleted; not across cells with borders or
+        # colours of their own, since LibreOffice shows one of several conditions only.
+        own = {decision, self._places["rating"], self._places["comment"], confidence}
+        ends = [-1, *sorted(own), len(self._places)]
+        between = [(left + 1, right - 1) for left, right in pairwise(ends) if right - left > 1]
         edge = {"type": "formula", "criteria": "=$A2<>$A1", "format": self._styles["edge"]}
-        self._rows.conditional_format(1, 0, last, len(self._places) - 1, edge)
+        edge["multi_range"] = " ".join(xl_range(1, left, last, right) for left, right in between)
+        self._rows.conditional_format(1, 0, last, decision - 1, edge)
         for code, style in zip(DECISIONS, ("good", "bad", "waits"), strict=True):
             value = f'"{self._words["decisions"][code]}"'
             rule = {"type": "cell", "criteria": "==", "value": value, "format": self._styles[style]}
@@ -658,7 +672,7 @@ class _Book:
         said = [row[:2] for row in rows]
         height = max(60 + 22 * len(rows), 260)
         chart = self._chart(kind, name, said, first, 2)
-        sheet.insert_chart(first - 1, 4, chart, {**self._alt(name, said, width=560, height=height), "x_offset": 40})
+        sheet.insert_chart(first - 1, 4, chart, {**self._alt(name, said, width=500, height=height), "x_offset": 80})
         return max(line, first + height // 20) + 1
 
     def _chart(self, kind: str, name: str, said: Sequence[tuple[str, int]], first: int, place: int) -> Any:

@@ -92,7 +92,7 @@ def test_a_workbook_is_made_of_what_the_database_holds(reviewed: Warehouse, tmp_
     by_key = {(str(row["Code client"]), row["Rang"]): row for row in shown}
     assert "003" not in {code for code, _ in by_key}
     rejected, warned = by_key["002", 1], by_key["001", 1]
-    assert [rejected[name] for name in ("Décision", "Note (1 à 5)", "Commentaire")] == ["Rejeter", 1, "trop jeune"]
+    assert [rejected[name] for name in ("Décision", "Note (1-5)", "Commentaire")] == ["Rejeter", 1, "trop jeune"]
     assert warned["À vérifier"] == "Proposition trop incertaine"
     assert (warned["Client"], warned["Vin proposé"], warned["Commandes"]) == ("Muller Anne", "Riesling 2023 (75 cl)", 3)
     assert warned["Dernière commande"] == datetime(2025, 11, 12)
@@ -197,8 +197,8 @@ Sub Work
   doc = Loaded("{source}")
   sheet = doc.Sheets.getByIndex(0)
   summary = doc.Sheets.getByIndex(1)
-  decision = PlaceOf(sheet, "Décision") : rating = PlaceOf(sheet, "Note (1 à 5)")
-  comment = PlaceOf(sheet, "Commentaire") : score = PlaceOf(sheet, "Score (sur 100)")
+  decision = PlaceOf(sheet, "Décision") : rating = PlaceOf(sheet, "Note (1-5)")
+  comment = PlaceOf(sheet, "Commentaire") : score = PlaceOf(sheet, "Score /100")
   kind = PlaceOf(sheet, "Type de proposition") : reference = PlaceOf(sheet, "crm_ref_review")
   area = sheet.getCellRangeByPosition(0, 0, reference, {rows})
 

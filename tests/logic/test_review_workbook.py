@@ -509,7 +509,7 @@ def test_rows_and_columns_may_be_moved_deleted_and_hidden(saved: Callable[..., P
         sheet.append([header[place] for place in order])
         for number, row in enumerate(rows[::-1][:10]):
             row[header.index("Décision")] = "plus tard" if number % 2 else None
-            row[header.index("Note (1 à 5)")] = 4 if number % 2 else None
+            row[header.index("Note (1-5)")] = 4 if number % 2 else None
             sheet.append([row[place] for place in order])
         sheet.column_dimensions["B"].hidden = True
         sheet.row_dimensions[3].hidden = True
