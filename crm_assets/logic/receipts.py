@@ -6,6 +6,7 @@ What became of a row is decided in `logic/review.py`; here it is said. No databa
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping
 from datetime import date, datetime
 from typing import Any
@@ -19,6 +20,8 @@ from crm_assets.logic.mended import guard
 from crm_assets.logic.review import ACCEPTED
 
 _HEAD, _REFUSED = "#7A2531", "#FCE8D9"
+_LINE_HEIGHT = 15  # points
+# Widths in letters.
 _COLUMNS = {
     "line": 8, "client_code": 14, "product_key": 14, "wine": 36, "scenario": 20, "decision": 20, "rating": 7,
     "comment": 36, "outcome": 70,
@@ -75,8 +78,11 @@ def receipt_workbook(
     sheet.repeat_rows(head)
     for place, name in enumerate(_COLUMNS):
         sheet.write_string(head, place, said["columns"][name], styles["head"])
-    for row, line in enumerate(lines.to_dict("records"), start=head + 1):
-        style = styles["taken" if line["outcome"] in ACCEPTED else "refused"]
+    # What a person has to do something about comes first.
+    ordered = lines.assign(is_taken=lines["outcome"].isin(ACCEPTED)).sort_values(["is_taken", "source_line"])
+    for row, line in enumerate(ordered.to_dict("records"), start=head + 1):
+        style = styles["taken" if line["is_taken"] else "refused"]
+        sheet.set_row(row, _LINE_HEIGHT * _lines_of({str(k): v for k, v in line.items()}, said))
         for place, value in enumerate(_cells({str(k): v for k, v in line.items()}, words)):
             if isinstance(value, int):
                 sheet.write_number(row, place, value, style)
@@ -88,6 +94,13 @@ def receipt_workbook(
         sheet.autofilter(head, 0, head + len(lines), len(_COLUMNS) - 1)
     book.close()
     return target.getvalue()
+
+
+def _lines_of(line: Mapping[str, Any], said: Mapping[str, Any]) -> int:
+    """How many lines a row needs: not every spreadsheet works it out from wrapped text."""
+    texts = {"outcome": said["outcomes"][line["outcome"]], "comment": line["comment"], "wine": line["wine"]}
+    filled = {name: str(text) for name, text in texts.items() if pd.notna(text)}
+    return max(len(textwrap.wrap(text, _COLUMNS[name])) for name, text in filled.items())
 
 
 def _summary(

@@ -198,8 +198,10 @@ def judge(
         stored[[*ITEM_KEY, "decision", "rating", "comment"]], on=ITEM_KEY, suffixes=("", "_before")
     )
     is_same = pd.Series(True, index=before.index)
-    for name in _FILLED_IN:
-        is_same &= before[name].fillna("").astype(str).eq(before[f"{name}_before"].fillna("").astype(str))
+    for name in ("decision", "comment"):
+        is_same &= before[name].fillna("") == before[f"{name}_before"].fillna("")
+    now, then = (pd.to_numeric(before[name]).astype("Float64").fillna(0) for name in ("rating", "rating_before"))
+    is_same &= now == then
     overtaken = new.loc[new["origin"].eq(ROW) & ~new["_line"].isin(taken["_line"]), "_line"]
     lines.loc[lines.index.isin(overtaken), "outcome"] = OVERTAKEN
     lines.loc[lines.index.isin(before.loc[is_same, "_line"]), "outcome"] = UNCHANGED
