@@ -14,7 +14,8 @@ import pandas as pd
 
 from crm_assets import activation, databases, gating
 from crm_assets.campaigns import CampaignFiles
-from crm_assets.logic import audit, why
+from crm_assets.logic import audit
+from crm_assets.logic import why as logic
 from crm_assets.logic.why import CampaignState, Known
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.run_context import GATE_IN_FORCE
@@ -31,11 +32,11 @@ class UnknownError(Exception):
     """There is nobody, or no run, to tell of; the message says what to do."""
 
 
-def of_customer(config: Settings, slug: str, code: str, run_id: str | None = None) -> why.Answer:
+def of_customer(config: Settings, slug: str, code: str, run_id: str | None = None) -> logic.Answer:
     """Why the customer of an estate gets a message, or none; by default in the run of the gate in force."""
     tenant = Registry(config.tenants).get(slug)
     warehouse = Warehouse(databases.ensure_tenant(databases.cluster(config), slug), application_name="crm-why")
-    return why.answer(known_of(warehouse, tenant, config.tenants, code, run_id))
+    return logic.answer(known_of(warehouse, tenant, config.tenants, code, run_id))
 
 
 def known_of(warehouse: Warehouse, tenant: Tenant, tenants_folder: Path, code: str, run_id: str | None = None) -> Known:
