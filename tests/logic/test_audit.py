@@ -489,9 +489,9 @@ class TestPlantedFaults:
 
     def test_the_same_wine_twice(self) -> None:
         result = found(given=listed({}, {"wine_id": "w1"}), of={"p2": {"wine_id": "w1"}})
-        assert result[["rule_code", "product_key", "measured"]].values.tolist() == [
-            ["RECENT_DUPLICATE", "p1", "listed_twice:2"],
-            ["RECENT_DUPLICATE", "p2", "listed_twice:2"],
+        assert result[["rule_code", "product_key", "measured", "threshold"]].values.tolist() == [
+            ["RECENT_DUPLICATE", "p1", "listed_twice:2", "1"],
+            ["RECENT_DUPLICATE", "p2", "listed_twice:2", "1"],
         ]
         assert codes(given=[item(), item()]) == ["RECENT_DUPLICATE"]
 
