@@ -19,7 +19,7 @@ from crm_assets.logic import customers, sales
 from crm_assets.logic.reports import GONE, NEW, WeeklyReport
 
 TEMPLATE = "weekly_report.html.j2"
-_MOVEMENTS = 6
+_MOVEMENTS = 8
 _EUROS = frozenset({"average_order_value", "revenue_week", "revenue_month"})
 
 
@@ -349,6 +349,12 @@ def _segment_name(code: str, words: Words) -> str:
     return words.say(own[code]) if code in own else words.of("segment", code)
 
 
+def _changed(movements: pd.DataFrame) -> pd.DataFrame:
+    """Changes of segment first, then who came and who went."""
+    passing = (movements["segment_from"] == NEW) | (movements["segment_to"] == GONE)
+    return pd.concat([movements[~passing], movements[passing]])
+
+
 def _cluster_sentence(report: WeeklyReport, words: Words) -> str:
     """Who changed group; newcomers and those gone are no change of habits."""
     ways = report.cluster_movements
@@ -472,6 +478,14 @@ def _files_sentence(report: WeeklyReport, words: Words) -> str:
     return words.say("new_files" if count else "no_new_files", count, day=words.day(report.since))
 
 
+def _file_reason(reason: Any, words: Words) -> dict[str, str]:
+    """Why a file was not read, in the estate's language; what nobody has translated stays as landing says it."""
+    if not isinstance(reason, str):
+        return {"reason": "", "untranslated": ""}
+    said = next((said for part, said in words.report["file_reason"].items() if part in reason), "")
+    return {"reason": said, "untranslated": "" if said else reason}
+
+
 def _quality_rows(report: WeeklyReport, words: Words) -> list[dict[str, str]]:
     rows = []
     for row in _records(report.quality):
@@ -555,7 +569,7 @@ def _contents(report: WeeklyReport, words: Words) -> dict[str, Any]:
                 "to": _segment_name(row["segment_to"], words),
                 "customers": words.number(row["customers"]),
             }
-            for row in _records(report.movements.head(_MOVEMENTS))
+            for row in _records(_changed(report.movements).head(_MOVEMENTS))
         ],
         "clusters": [
             {"name": words.of("population", str(population)), "rows": _cluster_rows(rows, words)}
@@ -583,7 +597,7 @@ def _contents(report: WeeklyReport, words: Words) -> dict[str, Any]:
             {
                 "path": row["path"].rsplit("/", 1)[-1],
                 "status": words.of("file_status", row["status"]),
-                "reason": row["reason"] if isinstance(row["reason"], str) else "",
+                **_file_reason(row["reason"], words),
                 "rows": _dash(row["rows"], words.number, words),
                 "refused": words.number(row["refused"]),
             }

@@ -59,7 +59,7 @@ class WeeklyReport:
     Blocked: `blocked`: kind (permission, rule, review), code, customers; each customer once, by the first reason.
     Sales: see `sales.Sales`. All amounts are EUR HT.
     Customers: `segments`: segment, customers, before (null without a week to compare). `movements`: segment_from,
-    segment_to, customers; `moved`: their sum without newcomers. `clusters`: population, cluster_id, cluster_name
+    segment_to, customers; `moved`: their sum without who came or went. `clusters`: population, cluster_id, cluster_name
     (English, see `cluster_label`), customers, share, frequency, monetary (medians), before (customers a week ago;
     null: no such week, or a new group). `cluster_movements`: population, from_id, from_name, to_id, to_name,
     customers. `at_risk_top`: client_code, name, last_order_date, mean_interval_days, silent_days, monetary (to
@@ -265,10 +265,11 @@ def _at_risk(tables: Tables, names: pd.DataFrame, rows: int, as_of: date) -> pd.
 
 def _anomalies(tables: Tables, names: pd.DataFrame, rows: int) -> pd.DataFrame:
     found = tables.anomalies.assign(value=tables.anomalies["value_at_stake_ht"].astype(float))
-    top = found.sort_values(
-        ["value", "kind", "subject_id", "measure"], kind="stable", ascending=[False, True, True, True]
-    )
-    top = top.head(rows)
+    order, ascending = ["value", "kind", "subject_id", "measure"], [False, True, True, True]
+    found = found.sort_values(order, kind="stable", ascending=ascending)
+    # The first of each kind before the second of any: silence, of which there is most, would hide the rest.
+    turns = found.assign(turn=found.groupby("kind").cumcount()).sort_values("turn", kind="stable").head(rows)
+    top = turns.sort_values(order, kind="stable", ascending=ascending)
     wines = tables.products.sort_values("product_key").drop_duplicates("wine_id").set_index("wine_id")["label"]
     is_customer, is_wine = top["subject_type"] == "customer", top["subject_type"] == "wine"
     shown = top.assign(
@@ -359,6 +360,7 @@ def weekly(
     clusters, cluster_movements = _clusters(tables.clusters, tables.cluster_moves)
     files, more_files, more_files_fine, refused, refused_rows = _files(tables, limits.rows.files)
     counts = tables.anomaly_counts.sort_values("kind", kind="stable").rename(columns={"value_at_stake_ht": "value"})
+    passing = (movements["segment_from"] == NEW) | (movements["segment_to"] == GONE)
     first_orders = pd.to_datetime(tables.rfm["first_order_date"])
     return WeeklyReport(
         estate=tenant.name,
@@ -386,7 +388,7 @@ def weekly(
         ),
         new_customers=int((first_orders > pd.Timestamp(since)).sum()),
         segments=segments,
-        moved=int(movements.loc[~movements["segment_from"].isin([NEW]), "customers"].sum()),
+        moved=int(movements.loc[~passing, "customers"].sum()),
         movements=movements,
         clusters=clusters,
         cluster_movements=cluster_movements,

@@ -130,7 +130,8 @@ def tables(**changes: Any) -> Tables:
         "files": frame(
             "file_id path dataset status reason row_count",
             ("f1", "isavigne/ventes_lignes/ventes.csv", "sales_lines", "loaded", None, 12345),
-            ("f2", "notes.pdf", None, "unrecognised", "no rule knows it", None),
+            ("f2", "notes.pdf", None, "unrecognised", "is no export: the name must end in .csv", None),
+            ("f3", "odd.csv", "sales_lines", "refused", "is odd in a new way", None),
             ("f1", "autre/ventes.csv", "sales_lines", "duplicate", None, 12345),
         ),
         "refused": pd.DataFrame(
@@ -270,8 +271,13 @@ def test_a_campaign_is_the_sum_of_its_scenarios_once_it_was_sent() -> None:
 
 def test_files_that_need_a_look_come_first_and_content_counts_once() -> None:
     found = weekly()
-    assert found.files["path"].tolist() == ["notes.pdf", "isavigne/ventes_lignes/ventes.csv", "autre/ventes.csv"]
-    assert found.files["refused"].tolist() == [0, 4323, 0]
+    assert found.files["path"].tolist() == [
+        "notes.pdf",
+        "odd.csv",
+        "isavigne/ventes_lignes/ventes.csv",
+        "autre/ventes.csv",
+    ]
+    assert found.files["refused"].tolist() == [0, 0, 4323, 0]
     assert found.refused.to_numpy().tolist() == [["INVALID_DATE", 4323], ["MISSING_AMOUNT", 2]]
     assert found.refused_rows == 4323
 
@@ -319,6 +325,8 @@ def test_rows_in_any_order_make_the_same_page() -> None:
                 "300\u00a0€ de ventes sur 7 jours, 1\u202f500\u00a0€ attendus",
                 "15 destinataires ont commandé (5,0\u00a0% des envoyés), dont 7 un vin proposé\u00a0; 2\u202f130",
                 "4\u202f323 lignes de ces fichiers sont refusées",
+                "ce n'est pas un export\u00a0: le nom doit se terminer par .csv",
+                "is odd in a new way",
                 "date impossible à lire",
                 "Lignes contradictoires",
                 "97,5 sur 100",
