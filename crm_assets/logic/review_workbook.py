@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -287,7 +287,7 @@ _LAYOUT: Mapping[str, tuple[int, str]] = {
     "sampled": (11, "text"),
     "wine": (30, "text"),
     "decision": (13, "input"),
-    "rating": (11, "input"),
+    "rating": (11, "input_number"),
     "comment": (26, "input"),
     "reason": (46, "text"),
     "findings": (36, "text"),
@@ -305,25 +305,29 @@ _LAYOUT: Mapping[str, tuple[int, str]] = {
 _LAST_PRINTED = "confidence"
 _FROM = {"reason": "explain_short", "sentence": "customer_sentence", "last_order": "last_order_date"}
 _N_BINS = 10
-_ROW_POINTS = 40.0
+_WRAPPED = ("wine", "comment", "reason", "findings", "sentence")
+_LINE_POINTS, _MARGIN_POINTS = 12.75, 2.0
 _HEAD_POINTS = 32.0
 _SUMMARY_WIDTH = 9  # columns
 
 _PAPER, _INPUT, _GREY, _WINE = "#FFFFFF", "#FFF2CC", "#F2F2F2", "#7A2531"
 _GOOD, _BAD, _WAITS = ("#E2EFDA", "#375623"), ("#F8CBAD", "#833C0B"), ("#DDEBF7", "#1F4E78")
+_TO_FILL_IN = {"bg_color": _INPUT, "locked": False, "border": 1, "border_color": "#D9D9D9"}
 _STYLES: dict[str, dict[str, Any]] = {
     "text": {"num_format": "@", "text_wrap": True},
     "score": {"num_format": "0.0", "align": "center"},
     "share": {"num_format": "0%", "align": "center"},
     "count": {"num_format": "0", "align": "center"},
     "day": {"align": "center"},
-    "key": {"num_format": "@", "font_color": "#A6A6A6", "font_size": 8},
+    # Filled: a text longer than its cell is cut off there.
+    "key": {"num_format": "@", "font_color": "#A6A6A6", "font_size": 8, "align": "fill"},
     "warn": {"num_format": "@", "text_wrap": True, "font_color": "#7F6000", "bg_color": "#FFF7E0"},
     "error": {"num_format": "@", "text_wrap": True, "font_color": _BAD[1], "bg_color": "#FCE4D6"},
-    "input": {"num_format": "@", "text_wrap": True, "bg_color": _INPUT, "locked": False, "border": 1,
-              "border_color": "#D9D9D9"},
-}  # fmt: skip
-# Of the rows that cannot go out as they are: every style but the inputs' in grey.
+    "input": {"num_format": "@", "text_wrap": True, **_TO_FILL_IN},
+    "input_number": {"num_format": "0", "align": "center", **_TO_FILL_IN},
+}
+# Of the rows that cannot go out as they are: grey, but for what is to be filled in or stands out anyhow.
+_ALIKE = ("input", "input_number", "warn", "error")
 _HELD = {"font_color": "#7F7F7F", "bg_color": _GREY}
 _OTHER_STYLES: dict[str, dict[str, Any]] = {
     "head": {"bold": True, "bg_color": _WINE, "font_color": _PAPER, "text_wrap": True, "valign": "vcenter"},
@@ -345,7 +349,7 @@ _OTHER_STYLES: dict[str, dict[str, Any]] = {
     "total_count": {"bold": True, "top": 1, "num_format": "0", "align": "center"},
     "total_score": {"bold": True, "top": 1, "num_format": "0.0", "align": "center"},
     "total_share": {"bold": True, "top": 1, "num_format": "0%", "align": "center"},
-    "answer": {"bg_color": _INPUT, "locked": False, "border": 1, "border_color": "#D9D9D9", "align": "center"},
+    "answer": {"num_format": "@", "align": "center", **_TO_FILL_IN},
     "plain": {"num_format": "@", "font_size": 10},
     "good": {"bg_color": _GOOD[0], "font_color": _GOOD[1]},
     "bad": {"bg_color": _BAD[0], "font_color": _BAD[1]},
@@ -354,6 +358,11 @@ _OTHER_STYLES: dict[str, dict[str, Any]] = {
     "low": {"font_color": "#C55A11"},
     "step": {"text_wrap": True, "valign": "top"},
 }
+
+
+def _lines(text: str | None, width: int) -> int:
+    """How many lines a text takes in a cell that so many letters are wide."""
+    return sum(-(-len(line) // width) for line in text.split("\n")) if text else 0
 
 
 class _Book:
@@ -396,6 +405,8 @@ class _Book:
 
     def rows(self, items: pd.DataFrame, *, with_sample: bool, low_confidence: float) -> None:
         """One row per item; only the cells for decision, rating and comment are unlocked."""
+        from xlsxwriter.utility import xl_range
+
         sheet, last = self._rows, max(len(items), 1)
         shown = [name for name in _LAYOUT if with_sample or name != "sampled"]
         self._places = {name: place for place, name in enumerate(shown)}
@@ -403,23 +414,31 @@ class _Book:
         for name, place in self._places.items():
             width, style = _LAYOUT[name]
             sheet.set_column(place, place, width)
-            heads = {"input": "head_input", "key": "head_key", "text": "head"}
+            heads = {"input": "head_input", "input_number": "head_input", "key": "head_key", "text": "head"}
             head = heads.get(style, "head_number")
             text = REFERENCE_HEADER if name == "reference" else self._words["columns"][name]
             sheet.write_string(0, place, text, self._styles[head])
         columns = [(place, _LAYOUT[name][1], self._cells(items, name)) for name, place in self._places.items()]
         of_findings = self._places["findings"]
+        heights = [
+            map(_lines, cells, repeat(_LAYOUT[name][0]))
+            for name, (_, _, cells) in zip(shown, columns, strict=True)
+            if name in _WRAPPED
+        ]
+        lines = [max(_RECENT_ORDERS, *of_row) for of_row in zip(*heights, strict=True)]
         severities, helds = items["severity"].to_list(), items["is_held"].to_list()
         for number, (severity, held) in enumerate(zip(severities, helds, strict=True)):
             # Row by row: LibreOffice gives a sheet with another height for all its rows a million rows as XLS.
-            sheet.set_row(number + 1, _ROW_POINTS)
+            sheet.set_row(number + 1, _LINE_POINTS * lines[number] + _MARGIN_POINTS)
             suffix = "_held" if held else ""
             for place, kind, cells in columns:
                 if place == of_findings and severity:
                     style = "error" if severity == "ERROR" else "warn"
                 else:
-                    style = kind if kind == "input" else kind + suffix
+                    style = kind if kind in _ALIKE else kind + suffix
                 self._cell(sheet, number + 1, place, cells[number], self._styles[style])
+        codes = (self._places[name] for name in ("client_code", "product_key"))
+        sheet.ignore_errors({"number_stored_as_text": " ".join(xl_range(1, place, last, place) for place in codes)})
         self._inputs(last)
         self._colours(last, low_confidence)
         sheet.freeze_panes(1, 2)
