@@ -75,13 +75,18 @@ def transitions(warehouse: Warehouse, name: str, side: str) -> dg.MarkdownMetada
 
     `name`: the mart; `side`: its columns are from_<side> and to_<side>.
     """
-    columns = ["span", "from_date", "to_date", f"from_{side}", f"to_{side}", "customers"]
+    columns = ["span", "population", "from_date", "to_date", f"from_{side}", f"to_{side}", "customers"]
     found = warehouse.read("kpis", name, columns)
     title = "Movement between segments" if side == "segment" else "Movement between clusters"
     if found.empty:
         return bars(pd.Series(dtype="int64"), title)
     span = "week" if (found["span"] == "week").any() else "month"
     found = found[found["span"] == span]
+    if side != "segment":
+        # Each population has clusters of its own, and two of them may bear one name.
+        for column in (f"from_{side}", f"to_{side}"):
+            is_cluster = ~found[column].isin(["New", "Gone"])
+            found[column] = found[column].where(~is_cluster, found[column] + " (" + found["population"].str[:4] + ".)")
     ways = found.pivot_table(index=f"from_{side}", columns=f"to_{side}", values="customers", aggfunc="sum")
     counts = ways.to_numpy(dtype="float64")
     stayed = np.equal.outer(ways.index.to_numpy(dtype=str), ways.columns.to_numpy(dtype=str))
@@ -97,6 +102,7 @@ def transitions(warehouse: Warehouse, name: str, side: str) -> dg.MarkdownMetada
     axes.set_yticks(range(len(ways.index)), ways.index, fontsize=8)
     axes.set_xticks(range(len(ways.columns)), ways.columns, fontsize=8, rotation=40, ha="left")
     axes.xaxis.tick_top()
+    axes.set_ylabel("from", fontsize=9)
     axes.spines[:].set_visible(False)
     first, last = found["from_date"].iloc[0], found["to_date"].iloc[0]
     axes.set_title(f"{title}, {first:%Y-%m-%d} to {last:%Y-%m-%d} (grey: stayed)", fontsize=10)
