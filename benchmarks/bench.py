@@ -4,7 +4,7 @@ No figure here decides whether a build passes: timings on a shared machine lie. 
 case gets a CRM_HOME, a drop folder and an embedded server of its own.
 
     ./crm bench [--cases sample,100k,1m,load,sensor,landing,building,ranking,reranking,orii,
-                 review_workbook,fuzz] [--repeat 3]
+                 review_workbook,audit,fuzz] [--repeat 3]
                 [--out results.json]
 """
 
@@ -218,6 +218,18 @@ def measure_review_workbook(repeat: int) -> dict[str, object]:
         return {f"review_workbook, {rows}": figures for rows, figures in found.items()}
 
 
+def measure_audit(repeat: int) -> dict[str, object]:
+    """The audit of 100,000 customers x 3 items, on frames and with the database (see benchmarks/auditing.py)."""
+    case = Case("audit")
+    try:
+        out = case.folder / "audit.json"
+        command = [sys.executable, "-m", "benchmarks.auditing", "--out", str(out), "--repeat", str(repeat)]
+        measure(command, {**case.environment, "PYTHONPATH": str(ROOT)})
+        return {"audit": json.loads(out.read_text())}
+    finally:
+        case.close()
+
+
 def main() -> int:
     """Measure the chosen cases and print a table; JSON where asked."""
     parser = argparse.ArgumentParser(prog="crm bench", description=__doc__.splitlines()[0])
@@ -237,7 +249,9 @@ def main() -> int:
         built |= measure_ranking(name, args.repeat)
     if "review_workbook" in names:
         built |= measure_review_workbook(args.repeat)
-    apart = ("fuzz", "landing", "building", "review_workbook", *RANKING)
+    if "audit" in names:
+        built |= measure_audit(args.repeat)
+    apart = ("fuzz", "landing", "building", "review_workbook", "audit", *RANKING)
     for name in (name for name in names if not name.startswith(apart)):
         for number in range(args.repeat):
             print(f"{name}: {number + 1} of {args.repeat}", file=sys.stderr, flush=True)

@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from psycopg import sql
 
 from crm_assets import audit_files, cli, tables
 from crm_assets import rules as rules_module
 from crm_assets.audit_files import FileError, ListFile, read_list
 from crm_assets.logic import audit, exports
 from crm_assets.resources.warehouse import Warehouse
+from tests.frames import make_table
 from tests.logic import estate
 from tests.logic.estate import ago, bought, customer, facts, product, products
 
@@ -122,24 +122,6 @@ def test_the_run_of_the_file_is_kept_where_it_names_one(tmp_path: Path) -> None:
 
 # --- against an estate
 
-_TYPES = {"b": "boolean", "i": "bigint", "f": "double precision", "M": "date"}
-
-
-def made_by_dbt(warehouse: Warehouse, name: str, frame: pd.DataFrame) -> None:
-    """A table that dbt would build, as the frame has it."""
-    schema, table = name.split(".")
-    kinds = {column: _TYPES.get(frame[column].dtype.kind, "text") for column in frame}
-    columns = sql.SQL(", ").join(sql.SQL("{} " + kind).format(sql.Identifier(column)) for column, kind in kinds.items())
-    rows = frame.astype("object").where(frame.notna(), None).values.tolist()
-    with warehouse.transaction() as connection:
-        connection.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(schema)))
-        connection.execute(sql.SQL("create table {} ({})").format(sql.Identifier(schema, table), columns))
-        values = sql.SQL(", ").join([sql.Placeholder()] * len(kinds))
-        connection.cursor().executemany(
-            sql.SQL("insert into {} values ({})").format(sql.Identifier(schema, table), values), rows
-        )
-
-
 # Who has what wrong: the customer's facts, what the list says of them (scenario, product), and what is found.
 ONE_FAMILY = {"family": "Riesling"}
 PRODUCTS = [
@@ -180,10 +162,10 @@ def warehouse(tenant_warehouse: Warehouse) -> Warehouse:
     people = facts(*[customer(name, client_code=codes_of(name), **changes) for name, changes, _, _ in PEOPLE])
     catalogue = products(*PRODUCTS).assign(wine_id=[f"w{key[1:]}" for key in products(*PRODUCTS)["product_key"]])
     measures = pd.DataFrame({"check_code": list(RULES.circuit_breaker.tolerances), "bad": 0.0, "total": 100.0})
-    made_by_dbt(tenant_warehouse, "audit.customer_facts", people[audit.FACT_COLUMNS])
-    made_by_dbt(tenant_warehouse, "curated.dim_products", catalogue.assign(sub_family=None)[audit.PRODUCT_COLUMNS])
-    made_by_dbt(tenant_warehouse, "rfm.customer_wines", bought(("again", "w3", 59), ("old_news", "w4", 900)))
-    made_by_dbt(tenant_warehouse, "audit.quality_measures", measures)
+    make_table(tenant_warehouse, "audit.customer_facts", people[audit.FACT_COLUMNS])
+    make_table(tenant_warehouse, "curated.dim_products", catalogue.assign(sub_family=None)[audit.PRODUCT_COLUMNS])
+    make_table(tenant_warehouse, "rfm.customer_wines", bought(("again", "w3", 59), ("old_news", "w4", 900)))
+    make_table(tenant_warehouse, "audit.quality_measures", measures)
     xref = [(codes_of(name), name, "code") for name, *_ in PEOPLE] + [("C-ALIAS", "fine", "email")]
     tenant_warehouse.append(
         tables.customer_xref, pd.DataFrame(xref, columns=["client_code", "customer_id", "matched_by"])
