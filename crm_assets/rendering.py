@@ -19,6 +19,8 @@ from babel.dates import format_date, format_skeleton
 from babel.numbers import format_currency, format_decimal, format_percent
 
 _NBSP = "\u00a0"
+# An estate that reads English lies in Europe: 31 December 2025.
+_DATES = {"en": "en_GB"}
 _PERCENT = {"en": "%"}
 _EUROS = {"en": "¤#,##0"}
 # What stands before and after units, thousands and millions of euros.
@@ -92,7 +94,7 @@ def centilitres(format_cl: float, locale: str) -> str:
 
 def long_date(day: date, locale: str) -> str:
     """A date as written in `locale`: 31 décembre 2025, 1er janvier 2026."""
-    written = str(format_date(day, format="long", locale=locale))
+    written = str(format_date(day, format="long", locale=_DATES.get(locale, locale)))
     return f"1er{written[1:]}" if locale == "fr" and day.day == 1 else written
 
 
@@ -139,14 +141,14 @@ def short_euros(amount: float, locale: str, digits: int = 0) -> str:
 
 
 def short_date(day: date, locale: str) -> str:
-    """A day whose year is plain: 31 décembre, 1er janvier, December 31, 31. Dezember."""
-    written = str(format_skeleton("MMMMd", day, locale=locale))
+    """A day whose year is plain: 31 décembre, 1er janvier, 31 December, 31. Dezember."""
+    written = str(format_skeleton("MMMMd", day, locale=_DATES.get(locale, locale)))
     return f"1er{written[1:]}" if locale == "fr" and day.day == 1 else written
 
 
 def month_year(day: date, locale: str) -> str:
     """A month in a sentence: décembre 2025, December 2025, Dezember 2025."""
-    return str(format_date(day, "MMMM y", locale=locale))
+    return str(format_date(day, "MMMM y", locale=_DATES.get(locale, locale)))
 
 
 def plural(forms: str | dict[str, str], count: float, locale: str) -> str:

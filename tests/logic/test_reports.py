@@ -339,8 +339,8 @@ def test_rows_in_any_order_make_the_same_page() -> None:
             "en",
             [
                 "Green light: 3 customers can receive a message.",
-                "What changed since December 24, 2025",
-                "December 25 to December 31, 2025: 4 orders and €200 of sales, against",
+                "What changed since 24 December 2025",
+                "25 December to 31 December 2025: 4 orders and €200 of sales, against",
                 "1 customer placed a first order, 3 changed segment.",
                 "Restaurant La Cigogne (B2): commandé 9 fois",
                 "As many as last time.",
