@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, date, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +12,11 @@ import dagster as dg
 import openpyxl
 import pandas as pd
 import pytest
+from dagster import DagsterEvent
 
 from crm_assets import rules, tables
-from crm_assets.defs.common import tenants_partitions
+from crm_assets.dbt_manifest import ensure_manifest
+from crm_assets.defs.common import PARTITION_TAG, tenants_partitions
 from crm_assets.defs.review import workbooks
 from crm_assets.logic.review import ITEM_KEY, item_reference
 from crm_assets.logic.review_workbook import decision_codes, read
@@ -21,11 +24,16 @@ from crm_assets.resources.warehouse import Warehouse
 from crm_assets.review_documents import write_review_workbooks
 from crm_assets.reviews import ReviewError
 from crm_assets.rules import BusinessRules
-from crm_assets.tenants import Tenant
+from crm_assets.settings import Settings
+from crm_assets.tenants import TEMPLATE, Tenant
 from tests.integration.test_activation import insert
 from tests.lights import evaluated
 from tests.logic.test_review_workbook import RUN, estate, found
 from tests.office import OFFICE, run_macro
+
+ensure_manifest()
+
+from crm_assets.defs import automation  # noqa: E402
 
 AS_OF = date(2025, 12, 31)
 NOW = datetime(2025, 12, 31, 7, tzinfo=UTC)
@@ -173,6 +181,29 @@ def test_the_asset_writes_the_first_workbook_of_the_gate_in_force_and_its_light_
     _, light = materialised(reviewed, tmp_path, with_asset=False)
     assert not light.passed
     assert light.metadata["missing"].value == path
+
+
+def test_after_a_refresh_the_estates_that_ask_for_review_get_their_workbook(environment: Settings) -> None:
+    environment.tenants.mkdir(parents=True, exist_ok=True)
+    for slug in ("sample", "auto", "required"):
+        (environment.tenants / f"{slug}.yaml").write_text(
+            TEMPLATE.format(name=slug).replace("review: sample", f"review: {slug}")
+        )
+
+    def asked(slug: str) -> str | None:
+        run = dg.DagsterRun(job_name="refresh", run_id="r1", tags={PARTITION_TAG: slug})
+        with dg.DagsterInstance.ephemeral() as instance:
+            answer = automation.review_workbook_after_refresh(
+                dg.build_run_status_sensor_context(
+                    "review_workbook_after_refresh", DagsterEvent("PIPELINE_SUCCESS", "refresh"), instance, run
+                )
+            )
+        return answer.partition_key if isinstance(answer, dg.RunRequest) else None
+
+    try:
+        assert [asked(slug) for slug in ("sample", "auto", "required", "nobody")] == ["sample", None, "required", None]
+    finally:
+        shutil.rmtree(environment.tenants)
 
 
 # What a person does: sort, filter, hide a column, decide on every other row and say why, approve a rest, delete two
