@@ -3,11 +3,24 @@
 from typing import Any
 
 import dagster as dg
+import pandas as pd
 
 from crm_assets import activation, gating, tables
 from crm_assets.defs.audit.quality import history
 from crm_assets.defs.common import TenantRun, bars, materialized, tenant_asset
 from crm_assets.logic import audit
+
+
+def _per_rule(found: pd.DataFrame) -> dg.MarkdownMetadataValue:
+    """How often each rule is broken, and what it says most often: codes, counts and sentences that name nobody."""
+    lines = ["| rule | | customers | findings | most often |", "|---|---|---|---|---|"]
+    for rule in audit.RULES:
+        rows = found[found["rule_code"] == rule.code]
+        if len(rows):
+            often = rows["details"].value_counts().sort_index().idxmax()
+            customers = rows["customer_id"].nunique()
+            lines.append(f"| {rule.code} | {rule.severity} | {customers} | {len(rows)} | {often} |")
+    return dg.MetadataValue.md("\n".join(lines) if len(found) else "no rule is broken")
 
 
 @tenant_asset(
@@ -37,6 +50,7 @@ def audit_findings(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> 
         customers_audited=len(facts),
         items_audited=len(items),
         rules_hit=bars(customers, "Customers per audit rule"),
+        rules=_per_rule(found),
     )
 
 
@@ -64,6 +78,7 @@ def audit_scores(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg
         run=tenant_run,
         mean_audit_score=round(float(scored["audit_score"].mean()), 2) if len(scored) else 0.0,
         without_error=int((scored["n_errors"] == 0).sum()),
+        scores=bars(scored["audit_score"].value_counts(), "Customers per audit score"),
     )
 
 
