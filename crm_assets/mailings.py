@@ -86,8 +86,8 @@ def deliver(
                 [sent.kind, sent.period],
             )
         )
-        for address in {mailer.recipient_hash(address): address for address in tenant.reports.emails}.values():
-            status = known.get(mailer.recipient_hash(address))
+        for hashed, address in recipients(tenant).items():
+            status = known.get(hashed)
             if status == "sent":
                 done.outcomes[f"{sent.kind} sent before"] += 1
             elif status == "unknown" and not resend_unknown:
@@ -102,6 +102,14 @@ def deliver(
                     _note(warehouse, sent, address, outcome, now)
                 done.outcomes[f"{sent.kind} {outcome}"] += 1
     return done
+
+
+def recipients(tenant: Tenant) -> dict[str, str]:
+    """Each person once, as first written in the estate's file."""
+    found: dict[str, str] = {}
+    for address in tenant.reports.emails:
+        found.setdefault(mailer.recipient_hash(address), address)
+    return found
 
 
 def _hand_over(

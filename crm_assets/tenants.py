@@ -25,7 +25,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from crm_assets import rules as rules_module
 from crm_assets import yaml_places
 from crm_assets.rules import BusinessRules
-from crm_assets.settings import Settings
+from crm_assets.settings import ROOT, Settings, settings
 from crm_assets.yaml_places import Problem
 
 SLUG = re.compile(r"^[a-z][a-z0-9_]{1,39}$")
@@ -226,7 +226,10 @@ def problems_of(path: Path, file: str | None = None) -> list[Problem]:
     if content.get("slug", slug) != slug:
         found.append(Problem(file, "slug", f"says {content['slug']!r}, the file name says {slug!r}"))
     try:
-        Tenant.model_validate({**content, "slug": slug})
+        tenant = Tenant.model_validate({**content, "slug": slug})
+        if reason := _reports_among_exports(tenant):
+            place = places.nearest(("reports", "folder"))
+            found.append(Problem(file, "reports.folder", reason, place.line if place else None))
     except ValidationError as error:
         found += yaml_places.problems(error, Tenant, file, places, show_values=False)
     overrides = content.get("rules", {})
@@ -238,6 +241,17 @@ def problems_of(path: Path, file: str | None = None) -> list[Problem]:
     return sorted(found, key=lambda problem: problem.line or 0)
 
 
+def _reports_among_exports(tenant: Tenant) -> str | None:
+    """Why the folder of the reports will not do: inside the drop folder, what is written would come in as exports."""
+    drop = (tenant.source.raw_url or str(settings().data / tenant.slug / "raw")).removeprefix("file://")
+    if tenant.reports.folder is None or "://" in drop:
+        return None
+    reports, exports = ((ROOT / Path(text).expanduser()).resolve() for text in (tenant.reports.folder, drop))
+    if not reports.is_relative_to(exports):
+        return None
+    return f"lies in the drop folder {exports}: what is written there would be taken for an export"
+
+
 def load_tenant(path: Path) -> Tenant:
     """The tenant that `path` describes; TenantError says file, key and reason."""
     if SLUG.match(path.stem) and path.stem not in RESERVED_SLUGS:
@@ -246,7 +260,8 @@ def load_tenant(path: Path) -> Tenant:
             if isinstance(content, dict) and content.get("slug", path.stem) == path.stem:
                 tenant = Tenant.model_validate({**content, "slug": path.stem})
                 tenant.business_rules  # noqa: B018 - a wrong override must show here, not in the middle of a run
-                return tenant
+                if _reports_among_exports(tenant) is None:
+                    return tenant
         except (yaml.YAMLError, UnicodeDecodeError, OSError, ValidationError):
             pass  # said below, with everything else that is wrong
     raise TenantError("; ".join(map(str, problems_of(path))))

@@ -207,7 +207,7 @@ def _message(mail: Mail, sender: str, recipient: str) -> EmailMessage:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return re.sub(r"\s*[\r\n]+\s*", " ", text.strip())
 
 
 def _dotted(content: bytes) -> bytes:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -22,6 +23,7 @@ from tests.servers import sftp_server, silent_server
 ensure_manifest()
 
 from crm_assets.defs import automation  # noqa: E402
+from crm_assets.defs.common import MONTH_TAG, WEEK_TAG  # noqa: E402
 
 
 @pytest.fixture
@@ -263,6 +265,72 @@ def test_the_weekly_schedule_asks_once_per_estate_and_week(estates: Settings, in
                 tags={**requests[0].tags, "dagster/partition": "left"},
             )
         )
+
+
+@pytest.mark.parametrize(
+    ("moment", "expected"),
+    [
+        ("2026-01-01T04:59:59+00:00", None),  # 05:59 in Paris
+        ("2026-01-01T05:00:00+00:00", "2025-12"),
+        ("2025-12-31T23:30:00+00:00", None),  # 00:30 of the 1st in Paris: the hour has not come
+        ("2026-01-31T22:00:00+00:00", "2025-12"),  # a late tick
+        ("2026-06-01T04:00:00+00:00", "2026-05"),  # summer time
+    ],
+)
+def test_the_month_is_due_from_the_first_where_the_estate_is(tmp_path: Path, moment: str, expected: str | None) -> None:
+    path = tmp_path / "left.yaml"
+    path.write_text(TEMPLATE.format(name="left"))
+    assert automation.month_due(load_tenant(path), datetime.fromisoformat(moment)) == expected
+
+
+def test_the_monthly_schedule_asks_once_per_estate_and_month(estates: Settings, instance: dg.DagsterInstance) -> None:
+    follow_files(instance)
+
+    def tick(moment: datetime) -> list[dg.RunRequest]:
+        with dg.build_schedule_context(instance=instance, scheduled_execution_time=moment) as context:
+            return [r for r in automation.monthly_report(context) if isinstance(r, dg.RunRequest)]
+
+    first = datetime(2026, 1, 1, 5, 15, tzinfo=UTC)
+    requests = tick(first)
+    assert sorted(r.run_key or "" for r in requests) == ["monthly:2025-12:left:0", "monthly:2025-12:right:0"]
+    assert {r.tags[MONTH_TAG] for r in requests} == {"2025-12"}
+    for number, request in enumerate(requests):
+        tags = {**request.tags, "dagster/partition": request.partition_key or ""}
+        instance.add_run(dg.DagsterRun(job_name="refresh", run_id=f"00000000-0000-0000-0002-{number:012d}", tags=tags))
+    assert tick(first + timedelta(days=20)) == []
+    assert len(tick(datetime(2026, 2, 3, 12, tzinfo=UTC))) == 2, "a late tick catches up"
+
+
+@pytest.mark.parametrize(
+    ("sensor", "tags", "has_campaign", "expected"),
+    [
+        (automation.report_after_refresh, {WEEK_TAG: "2026-W02"}, False, {WEEK_TAG: "2026-W02"}),
+        (automation.report_after_refresh, {WEEK_TAG: "2026-W02"}, True, None),  # it follows the plan
+        (automation.report_after_refresh, {}, False, None),  # after a drop: no report without a plan
+        (automation.monthly_report_after_refresh, {MONTH_TAG: "2025-12"}, True, {MONTH_TAG: "2025-12"}),
+        (automation.monthly_report_after_refresh, {WEEK_TAG: "2026-W02"}, False, None),
+    ],
+)
+def test_what_reports_a_refresh(
+    estates: Settings,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    sensor: dg.RunStatusSensorDefinition,
+    tags: dict[str, str],
+    has_campaign: bool,
+    expected: dict[str, str] | None,
+) -> None:
+    monkeypatch.setattr("crm_assets.campaigns.due", lambda *_, **__: ["weekly"] if has_campaign else [])
+    run = dg.DagsterRun(job_name="refresh", tags={**tags, "dagster/partition": "left"})
+    event = dg.DagsterEvent(event_type_value="PIPELINE_SUCCESS", job_name="refresh")
+    context = dg.build_run_status_sensor_context(
+        sensor_name=sensor.name, dagster_event=event, dagster_instance=instance, dagster_run=run
+    )
+    found: Any = sensor(context)
+    assert isinstance(found, dg.RunRequest) == (expected is not None)
+    if expected is not None:
+        assert found.partition_key == "left"
+        assert expected.items() <= found.tags.items()
 
 
 def test_an_alert_is_written_once_per_cause_and_its_end_is_told(environment: Settings, cluster: Cluster) -> None:

@@ -161,14 +161,15 @@ def test_great_expectations_watches_the_landed_batch_and_the_recommendations() -
     assert any(stage == "recommendations" and "expectations" in name for stage, name in names)
 
 
-def test_jobs_sensors_and_the_schedule_are_there_and_on() -> None:
+def test_jobs_sensors_and_schedules_are_there_and_on() -> None:
     repository = defs.get_repository_def()
     assert {"refresh", "plan_campaign", "send_campaign"} <= set(repository.job_names)
     sensors = {sensor.name: sensor for sensor in repository.sensor_defs}
     assert {"dropped_files", "tenant_files", "run_failures", "plan_after_refresh"} <= set(sensors)
     assert all(sensor.default_status == dg.DefaultSensorStatus.RUNNING for sensor in sensors.values())
-    (schedule,) = repository.schedule_defs
-    assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
+    schedules = {schedule.name: schedule for schedule in repository.schedule_defs}
+    assert set(schedules) == {"weekly_refresh", "monthly_report"}
+    assert all(schedule.default_status == dg.DefaultScheduleStatus.RUNNING for schedule in schedules.values())
 
 
 def test_no_sensor_or_schedule_ever_starts_the_sending_job() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from crm_assets import tenants
-from crm_assets.settings import ROOT
+from crm_assets.settings import ROOT, settings
 from crm_assets.tenants import TEMPLATE, Registry, TenantError, load_tenant
 
 GOOD = TEMPLATE.format(name="Domaine Test")
@@ -96,6 +96,25 @@ def test_today_is_the_fixed_day_or_the_day_where_the_estate_is(tmp_path: Path) -
     fixed = load_tenant(write(tmp_path, "fixed.yaml", GOOD + "as_of: 2025-12-31\n"))
     assert plain.today(late) == date(2026, 1, 6)
     assert fixed.today(late) == date(2025, 12, 31)
+
+
+def test_reports_are_not_written_among_the_exports(tmp_path: Path) -> None:
+    drop, elsewhere = tmp_path / "drop", tmp_path / "link"
+    (drop / "below").mkdir(parents=True)
+    elsewhere.symlink_to(drop / "below")
+
+    def load(folder: Path | str, source: str = f"source: {{raw_url: '{drop}'}}\n") -> None:
+        load_tenant(write(tmp_path, "a_test.yaml", f"{GOOD}{source}reports: {{folder: '{folder}'}}\n"))
+
+    for wrong in (drop, drop / "reports", elsewhere, tmp_path / "x" / ".." / "drop"):
+        with pytest.raises(TenantError, match=r"a_test\.yaml.*key 'reports\.folder': lies in the drop folder"):
+            load(wrong)
+    with pytest.raises(TenantError, match="lies in the drop folder"):
+        load(settings().data / "a_test" / "raw" / "reports", source="")
+    with pytest.raises(TenantError, match="lies in the drop folder"):
+        load(drop / "reports", source=f"source: {{raw_url: '{drop.as_uri()}'}}\n")
+    load(tmp_path / "dropped")
+    load(drop, source="source: {raw_url: 's3://bucket/drop'}\n")
 
 
 def test_the_projects_own_tenants_are_right() -> None:

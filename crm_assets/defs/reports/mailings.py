@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from crm_assets import activation, mailings, tables
+from crm_assets import activation, mailings, run_context, tables
 from crm_assets.defs.common import MONTH_TAG, WEEK_TAG, TenantRun, materialized, tenant_asset, tenant_check
 from crm_assets.resources import mailer
 
@@ -27,9 +27,15 @@ def reports_mailings(
     """The weekly report leaves with the weekly refresh, the monthly one with its schedule. Runs by hand or after a
     drop mail nothing new by themselves: they only try again what failed. Addresses stand nowhere here.
     """
+    shown = mail_reports(tenant_run, is_asked_for=config.send, resend_unknown=config.resend_unknown)
+    return materialized(tenant_run.warehouse.count("reports", "mailings"), run=tenant_run, **shown)
+
+
+def mail_reports(tenant_run: run_context.TenantRun, *, is_asked_for: bool, resend_unknown: bool) -> dict[str, Any]:
+    """Mail what is due of the run in force; what is shown of it: counts and reasons, no address."""
     tenant, warehouse = tenant_run.tenant, tenant_run.warehouse
     due = {kind for kind, tag in zip(mailings.KINDS, (WEEK_TAG, MONTH_TAG), strict=True) if tag in tenant_run.tags}
-    new = set(mailings.KINDS) if config.send else due
+    new = set(mailings.KINDS) if is_asked_for else due
     gate = activation.gate_in_force(warehouse)
     missing = mailer.missing(tenant_run.config)
     if not tenant.reports.emails:
@@ -51,22 +57,20 @@ def reports_mailings(
             parcels,
             tenant_run.now,
             new=new,
-            resend_unknown=config.resend_unknown,
+            resend_unknown=resend_unknown,
         )
         done = mailings.Delivery(sent.outcomes, done.problems + sent.problems)
         _alert(tenant_run, done)
-    shown: dict[str, Any] = {f"mails: {name}": count for name, count in sorted(done.outcomes.items())}
+    shown: dict[str, Any] = {
+        "recipients": len(mailings.recipients(tenant)),
+        "asked_for": ", ".join(sorted(new)) or "nothing new",
+        **{f"mails: {name}": count for name, count in sorted(done.outcomes.items())},
+    }
     if missing:
         shown["not_mailed"] = "; ".join(missing)
     if done.problems:
         shown["problems"] = "; ".join(done.problems)
-    return materialized(
-        warehouse.count("reports", "mailings"),
-        run=tenant_run,
-        recipients=len(tenant.reports.emails),
-        asked_for=", ".join(sorted(new)) or "nothing new",
-        **shown,
-    )
+    return shown
 
 
 def _alert(tenant_run: TenantRun, done: mailings.Delivery) -> None:
