@@ -66,6 +66,7 @@ class ListAudit:
     decision: dict[str, Any]
     problems: pd.DataFrame
     not_judged: list[str]
+    n_unknown_customers: int
 
 
 def read_list(path: Path) -> ListFile:
@@ -249,6 +250,7 @@ def audit_list(
         decision={**{str(name): value for name, value in decision.items()}, "run_id": listed.run_id},
         problems=_in_order([listed.problems, problems]),
         not_judged=[] if "confidence" in items else ["LOW_CONFIDENCE"],
+        n_unknown_customers=int((~people["customer_id"].isin(facts["customer_id"])).sum()),
     )
 
 
@@ -279,6 +281,7 @@ def summary(audited: ListAudit) -> dict[str, Any]:
         "rows_left_out": int(audited.problems.loc[audited.problems["left_out"], "line"].nunique()),
         "customers": len(audited.actions),
         "items": len(audited.items),
+        "unknown_customers": int(audited.n_unknown_customers),
         "eligible": int(audited.actions["eligible"].sum()),
         "data_quality_score": audited.decision["data_quality_score"],
         "gate_export": bool(audited.decision["gate_export"]),
@@ -309,6 +312,11 @@ def text_of(result: dict[str, Any]) -> str:
     if result["permission"]:
         lines += ["", f"{'not permitted':<29}{'customers':>10}"]
         lines += [f"{code:<29}{n:>10}" for code, n in result["permission"].items()]
+    if unknown := result["unknown_customers"]:
+        lines.append(
+            f"{unknown} of the customers are unknown to the estate"
+            " (a list that Excel saved may have lost the zeros that codes begin with)"
+        )
     if problems := result["problems"]:
         lines += ["", f"{len(problems)} things to mend in {result['file']}, {result['rows_left_out']} rows left out:"]
         for row in problems[:_SHOWN_PROBLEMS]:

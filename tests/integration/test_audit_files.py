@@ -253,7 +253,7 @@ def test_the_command(
     assert cli.main([*command, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["rules"]["SILENCE_WINDOW"] == {"severity": "ERROR", "customers": 1, "findings": 1}
-    assert (printed["customers"], printed["eligible"]) == (len(PEOPLE) + 1, 5)
+    assert (printed["customers"], printed["unknown_customers"], printed["eligible"]) == (len(PEOPLE) + 1, 1, 5)
     assert printed["permission"] == {"NO_LEGAL_BASIS": 1, "OBJECTED": 1}
     assert len(printed["files"]) == 8
     assert cli.main(command) == 0
