@@ -59,7 +59,9 @@ def test_each_kind_beyond_its_bound_is_one_alert_until_it_is_back(
     assert not red.passed
     assert red.severity == dg.AssetCheckSeverity.WARN
     assert red.metadata["over"].value == "CUSTOMER_SILENT, VOLUME_OFF"
-    assert "| PRODUCT_FALLING | 40 | 12 | 3 | 30.0% | 25.0% | 1,234 |" in str(red.metadata["anomalies"].value)
+    assert "| PRODUCT_FALLING | 40 | 12 | 3 | 30.0% | 25.0% | 1,234 | Fewer bottles" in str(
+        red.metadata["anomalies"].value
+    )
     assert open_causes() == {"anomaly:CUSTOMER_SILENT": 1, "anomaly:VOLUME_OFF": 1}
     (silent, _) = sorted(control.open_alerts("kpis_estate"), key=lambda alert: alert.cause)
     assert silent.message == ("CUSTOMER_SILENT: 12 of 40 (30.0%), more than 25.0%; EUR 1,234 net of VAT at stake")

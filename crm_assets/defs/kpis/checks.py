@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from crm_assets import run_context
+from crm_assets import rendering, run_context
 from crm_assets.defs.common import TenantRun, tenant_check
 
 CAUSE = "anomaly:"
@@ -20,11 +20,15 @@ def anomalies_stay_within_bounds(context: dg.AssetCheckExecutionContext, tenant_
         for row in counts[counts["is_over"]].itertuples()
     }
     alert(tenant_run, over)
-    lines = ["| kind | examined | found | high | share | allowed | EUR at stake |", "|---|--:|--:|--:|--:|--:|--:|"]
+    meaning = rendering.texts("en")["anomaly"]["meaning"]
+    lines = [
+        "| kind | examined | found | high | share | allowed | EUR at stake | what it is |",
+        "|---|--:|--:|--:|--:|--:|--:|---|",
+    ]
     for row in counts.itertuples():
         lines.append(
             f"| {row.kind} | {row.examined:,} | {row.found:,} | {row.high:,} | {row.share:.1%} |"
-            f" {row.max_share:.1%} | {row.value_at_stake_ht:,.0f} |"
+            f" {row.max_share:.1%} | {row.value_at_stake_ht:,.0f} | {meaning[str(row.kind)]} |"
         )
     return dg.AssetCheckResult(
         passed=not over,
