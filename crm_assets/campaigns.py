@@ -14,13 +14,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from crm_assets.rules import BusinessRules
+from crm_assets import yaml_places
+from crm_assets.rules import BusinessRules, CustomerType
 from crm_assets.tenants import Country, Registry, Tenant, TenantError
 
 NAME = re.compile(r"^[a-z][a-z0-9_]{1,39}$")
 
 Scenario = Literal["rebuy", "cross_sell", "upsell", "winback", "nurture"]
-CustomerType = Literal["private", "horeca", "merchant", "export_trade", "works_council", "staff"]
 Segment = Literal[
     "Champions",
     "Loyal Customers",
@@ -113,7 +113,8 @@ def load_campaign(path: Path, tenant: Tenant) -> Campaign:
     if not NAME.match(name):
         raise wrong("name", f"the file name must be <name>.yaml, name matching {NAME.pattern}")
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content: Any = yaml_places.load(text)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise CampaignError(f"{shown}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
@@ -123,12 +124,9 @@ def load_campaign(path: Path, tenant: Tenant) -> Campaign:
     try:
         campaign = Campaign.model_validate({**content, "name": name})
     except ValidationError as error:
-        problems = [
-            f"key {'.'.join(str(part) for part in problem['loc'])!r}: "
-            + ("unknown key" if problem["type"] == "extra_forbidden" else problem["msg"])
-            for problem in error.errors()
-        ]
-        raise CampaignError(f"{shown}: {'; '.join(problems)}") from error
+        places = yaml_places.Places(text)
+        problems = yaml_places.problems(error, Campaign, shown, places, show_values=False)
+        raise CampaignError("; ".join(map(str, problems))) from error
     if tenant.locale not in campaign.subject:
         raise wrong("subject", f"nothing in the estate's language {tenant.locale!r}")
     if campaign.kind != "reco" and tenant.locale not in campaign.text:

@@ -259,7 +259,7 @@ def problems(
             allowed = f"one of {', '.join(known)}" if is_key else None
             found.append(Problem(file, name, f"unknown key{_suggestion(shape, key)}", line, None, allowed))
         elif kind == "missing":
-            found.append(Problem(file, name, "this key is missing", line))
+            found.append(Problem(file, name, "this key is required and missing", line))
         elif kind == "relation":
             found.append(Problem(file, name, refused["msg"], line))
         elif show_values:

@@ -13,10 +13,10 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from crm_assets.campaigns import Audience, Campaign, CustomerType
+from crm_assets.campaigns import Audience, Campaign
 from crm_assets.logic import activation, audit, gate
 from crm_assets.logic.findings_wording import findings_said
-from crm_assets.rules import BusinessRules
+from crm_assets.rules import BusinessRules, CustomerType
 from crm_assets.tenants import Tenant
 
 AUDIENCE_CRITERIA = ("types", "segments", "clusters", "scenarios", "departments", "countries")
@@ -254,6 +254,8 @@ def _own_reason(known: Known) -> tuple[str, str] | None:
     if errors:
         rejected = len(known.items) > 0 and known.items["listed_rank"].isna().all()
         more = "; every item was rejected in review" if rejected else ""
+        if action["reason"] == "NO_RECOMMENDATION" and plain(known.profile.get("profiling_objected")) is True:
+            more = "; the person objects to profiling, and is recommended nothing"
         return action["reason"], errors + more
     if action["reason"] in _REVIEW_REASONS:
         decisions = known.items["decision"] if len(known.items) else pd.Series(dtype="object")

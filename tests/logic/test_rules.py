@@ -257,4 +257,4 @@ def test_a_missing_key_names_the_section_it_is_missing_from() -> None:
     with pytest.raises(ValidationError) as error:
         _Plain.model_validate({})
     (problem,) = yaml_places.problems(error.value, _Plain, "x.yaml", Places("other: 1\n"))
-    assert str(problem) == "x.yaml: key 'size': this key is missing"
+    assert str(problem) == "x.yaml: key 'size': this key is required and missing"

@@ -181,6 +181,14 @@ def test_each_reason_of_the_gate_is_the_answer(given: dict[str, Any], code: str,
     assert text.startswith(f"No message: {code}: {sentence}")
 
 
+def test_who_objects_to_profiling_is_recommended_nothing() -> None:
+    code, text = said(listed=[], profile={"segment": "Prospects", "profiling_objected": True})
+    assert (code, text.partition("; ")[2]) == (
+        "NO_RECOMMENDATION",
+        "the person objects to profiling, and is recommended nothing",
+    )
+
+
 def test_several_errors_are_named_after_the_first() -> None:
     code, text = said(person={"last_contact_date": ago(9), "contacts_90d": 5})
     assert (code, text.partition("; also ")[2]) == ("SILENCE_WINDOW", "MARKETING_FATIGUE")
