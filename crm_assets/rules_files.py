@@ -152,6 +152,9 @@ def _problems_of_the_product(file: str) -> list[Problem]:
     return sorted(found, key=lambda problem: problem.line or 0)
 
 
+ABSENT = "(no such rule)"
+
+
 @dataclass(frozen=True)
 class Change:
     """A rule that is another one now than in a run. ABSENT: there was, or is, no such rule."""
@@ -161,10 +164,8 @@ class Change:
     now: Any
 
     def __str__(self) -> str:
-        return f"{self.key}: {shown(self.then)} -> {shown(self.now)}"
-
-
-ABSENT = "(no such rule)"
+        then, now = (value if value == ABSENT else shown(value) for value in (self.then, self.now))
+        return f"{self.key}: {then} -> {now}"
 
 
 def changes(then: dict[str, Any], now: BusinessRules) -> list[Change]:

@@ -163,7 +163,7 @@ def test_great_expectations_watches_the_landed_batch_and_the_recommendations() -
 
 def test_jobs_sensors_and_schedules_are_there_and_on() -> None:
     repository = defs.get_repository_def()
-    assert {"refresh", "plan_campaign", "send_campaign"} <= set(repository.job_names)
+    assert {"refresh", "plan_campaign", "send_campaign", "explain_customer"} <= set(repository.job_names)
     sensors = {sensor.name: sensor for sensor in repository.sensor_defs}
     assert {"dropped_files", "tenant_files", "run_failures", "plan_after_refresh"} <= set(sensors)
     assert all(sensor.default_status == dg.DefaultSensorStatus.RUNNING for sensor in sensors.values())
