@@ -208,7 +208,8 @@ def read_workbook(
         file_id=file_id,
         reviewer=sheet.reviewer or reviewer,
         decided_at=min(max(modified_at, made_at), run.now),
-        approve_rest=sheet.approve_rest,
+        # Without its column nobody knows what was decided: nothing is a rest then.
+        approve_rest=sheet.approve_rest if sheet.problem is None else (),
         refusal=refusal,
     )
     receipt |= {
@@ -220,6 +221,7 @@ def read_workbook(
         "n_refused": len(judged.lines) - judged.n_taken,
         "n_blank": judged.n_blank,
         "n_approved_rest": judged.n_approved_rest,
+        "unclear_rest": sorted(sheet.unclear_rest),
     }
     with warehouse.transaction() as connection:
         if len(judged.decisions):

@@ -518,6 +518,7 @@ receipts = _table(
         sa.Column("n_refused", BigInt, nullable=False),
         sa.Column("n_blank", BigInt, nullable=False),
         sa.Column("n_approved_rest", BigInt, nullable=False),  # items approved with the rest of their scenario
+        sa.Column("unclear_rest", ARRAY(Text)),  # scenarios whose answer about the rest was neither yes nor no
         sa.Column("document", Text),  # the receipt as a file, relative to CRM_HOME
     ],
 )

@@ -137,9 +137,18 @@ def _summary(
         ("taken", int(receipt["n_taken"])),
         ("refused", int(receipt["n_refused"])),
         ("blank", int(receipt["n_blank"])),
-        ("rest", int(receipt["n_approved_rest"])),
+        ("rest", _rest(receipt, words)),
         ("gate", verdict),
     ]
+
+
+def _rest(receipt: Mapping[str, Any], words: Mapping[str, Any]) -> str | int:
+    """How many were approved with the rest, and where the answer said neither yes nor no."""
+    unclear = receipt["unclear_rest"]
+    if not isinstance(unclear, list) or not unclear:
+        return int(receipt["n_approved_rest"])
+    names = ", ".join(words["scenario"].get(name, name) for name in unclear)
+    return f"{receipt['n_approved_rest']}; {words['receipt']['unclear_rest'].format(scenarios=names)}"
 
 
 def _cells(line: Mapping[str, Any], words: Mapping[str, Any]) -> list[str | int]:

@@ -45,13 +45,14 @@ def read_workbooks(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> 
         settled = reviews.settle(tenant_run)
         tenant_run.mark_reviews_read()
     if settled:
+        in_force, _ = reviews.run_to_review(warehouse)
         for table in _DECIDED_AGAIN:
             context.log_event(
                 dg.AssetMaterialization(
                     dg.AssetKey([str(table.schema), table.name]),
                     partition=context.partition_key,
                     description="Decided again after review.",
-                    metadata={"runs": ", ".join(settled)},
+                    metadata={"run_id": in_force, "decided_again": ", ".join(settled)},
                 )
             )
     found = warehouse.query(
