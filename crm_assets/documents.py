@@ -167,6 +167,9 @@ def weekly_report(warehouse: Warehouse, tenant: Tenant, rules: BusinessRules, ru
         results=_where_built(warehouse, "outcomes", "campaign_results", [
             "campaign", "occurrence", "holdout", "sent", "delivered", "opened", "clicked", "bounced",
             "unsubscribed", "ordered", "converted", "revenue_ht", "last_sent_on", "is_final"]),
+        uplift=_where_built(warehouse, "outcomes", "campaign_uplift", [
+            "campaign", "occurrence", "treated", "treated_ordered", "held_out", "held_out_ordered", "uplift",
+            "uplift_low", "uplift_high", "is_final"]),
         files=warehouse.read("raw", "files", [
             "file_id", "path", "dataset", "status", "reason", "row_count"],
             "deleted_at is null and first_seen_at > coalesce(%s::timestamptz, '-infinity')", [decided_at]),

@@ -20,6 +20,7 @@ from crm_assets.logic.reports import GONE, NEW, WeeklyReport
 
 TEMPLATE = "weekly_report.html.j2"
 _MOVEMENTS = 8
+_POINTS = ("uplift", "uplift_low", "uplift_high")
 _EUROS = frozenset({"average_order_value", "revenue_week", "revenue_month"})
 
 
@@ -442,6 +443,22 @@ def _rate(part: float, whole: float, words: Words) -> str:
     return words.number(part) + (f" ({words.percent(part / whole)})" if whole else "")
 
 
+def _uplift(row: dict[str, Any], words: Words) -> str:
+    """What the message brought against the control group, once that is final."""
+    if pd.isna(row["uplift"]):
+        return ""
+    points: dict[str, Any] = {name: rendering.signed(100 * row[name], words.locale, "#,##0.0") for name in _POINTS}
+    said = words.say(
+        "uplift",
+        treated=words.number(row["treated_ordered"]),
+        treated_of=words.number(row["treated"]),
+        control=words.number(row["held_out_ordered"]),
+        control_of=words.number(row["held_out"]),
+        **points,
+    )
+    return said if row["uplift_low"] > 0 or row["uplift_high"] < 0 else f"{said} {words.say('uplift_by_chance')}"
+
+
 def _campaign_rows(report: WeeklyReport, words: Words) -> list[dict[str, Any]]:
     rows = []
     for row in _records(report.campaigns):
@@ -460,7 +477,7 @@ def _campaign_rows(report: WeeklyReport, words: Words) -> list[dict[str, Any]]:
                 "sent": words.number(row["sent"]),
                 **{name: _rate(row[name], row["sent"], words) for name in ("delivered", "bounced")},
                 **{name: _rate(row[name], row["delivered"], words) for name in ("opened", "clicked", "unsubscribed")},
-                "sold": sold,
+                "sold": f"{sold} {_uplift(row, words)}".strip(),
                 "is_final": bool(row["is_final"]),
             }
         )

@@ -69,7 +69,9 @@ class WeeklyReport:
     such a thing.
     Campaigns: `campaigns`: campaign, occurrence, last_sent_on, sent, delivered, opened, clicked, bounced,
     unsubscribed, ordered, converted, revenue_ht, holdout, is_final: distinct addresses, one row per occurrence;
-    rates are of `sent` (delivered, bounced, ordered, converted) or of `delivered` (the others).
+    rates are of `sent` (delivered, bounced, ordered, converted) or of `delivered` (the others). Against the control
+    group: treated, treated_ordered, held_out, held_out_ordered, uplift, uplift_low, uplift_high (shares, 95 %); null
+    without one, or until it is final.
     Files: `files`: path, dataset, status, reason, rows, refused: those since the previous run, what needs a look
     first; `more_files`: how many are not shown, nothing wrong with them when `more_files_fine`. `refused`: code,
     rows, all of those files; a row counts for each of its codes. `refused_rows`: rows in all.
@@ -124,10 +126,10 @@ class Tables:
     the run. `revenue`: day, amount_ht; `orders`: day, orders, amount_ht. `rfm`: rfm.customer_rfm. `segment_moves`,
     `cluster_moves`: rows of the span week of kpis.rfm_transitions, kpis.cluster_transitions. `clusters`:
     customers.cluster_profiles. `churning`: customer_id, expected_value_365d of customers.predictions with the
-    flag. `anomaly_counts`, `anomalies`: of kpis. `results`: outcomes.campaign_results. `files`: file_id, path,
-    dataset, status, reason, row_count, first_seen_at of raw.files since the previous run. `refused`: file_id, codes,
-    rows of curated.quarantined_rows that nothing has replaced. `quality`: audit.data_quality of the run.
-    `backtests`: recommendations.backtests of the run.
+    flag. `anomaly_counts`, `anomalies`: of kpis. `results`, `uplift`: outcomes.campaign_results, campaign_uplift.
+    `files`: file_id, path, dataset, status, reason, row_count of raw.files since the previous run. `refused`:
+    file_id, codes, rows of curated.quarantined_rows that nothing has replaced. `quality`: audit.data_quality of the
+    run. `backtests`: recommendations.backtests of the run.
     """
 
     actions: pd.DataFrame
@@ -145,6 +147,7 @@ class Tables:
     anomaly_counts: pd.DataFrame
     anomalies: pd.DataFrame
     results: pd.DataFrame
+    uplift: pd.DataFrame
     files: pd.DataFrame
     refused: pd.DataFrame
     quality: pd.DataFrame
@@ -287,7 +290,10 @@ _COUNTED = [
 ]
 
 
-def _campaigns(results: pd.DataFrame, rows: int) -> pd.DataFrame:
+_COMPARED = ["treated", "treated_ordered", "held_out", "held_out_ordered", "uplift", "uplift_low", "uplift_high"]
+
+
+def _campaigns(results: pd.DataFrame, uplift: pd.DataFrame, rows: int) -> pd.DataFrame:
     """The newest occurrences that were really sent; their scenarios summed: nobody is in two of them."""
     sent = results[results["sent"] > 0] if len(results) else results
     keys = ["campaign", "occurrence"]
@@ -296,8 +302,9 @@ def _campaigns(results: pd.DataFrame, rows: int) -> pd.DataFrame:
         last_sent_on=pd.to_datetime(sent.groupby(keys)["last_sent_on"].max()),
         is_final=sent.groupby(keys)["is_final"].min().astype(bool) if len(sent) else pd.Series(dtype=bool),
     ).reset_index()
-    newest = summed.sort_values("last_sent_on", ascending=False, kind="stable").head(rows)
-    return newest[[*keys, "last_sent_on", *_COUNTED, "is_final"]].reset_index(drop=True)
+    final = uplift[uplift["is_final"].astype(bool)][[*keys, *_COMPARED]]
+    found = summed.sort_values("last_sent_on", ascending=False, kind="stable").head(rows).merge(final, "left", keys)
+    return found[[*keys, "last_sent_on", *_COUNTED, "is_final", *_COMPARED]].reset_index(drop=True)
 
 
 def _files(tables: Tables, rows: int) -> tuple[pd.DataFrame, int, bool, pd.DataFrame, int]:
@@ -396,7 +403,7 @@ def weekly(
         at_risk_top=_at_risk(tables, names, limits.rows.at_risk, as_of),
         anomaly_counts=counts[["kind", "found", "examined", "high", "is_over", "value"]].reset_index(drop=True),
         anomalies=_anomalies(tables, names, limits.rows.anomalies),
-        campaigns=_campaigns(tables.results, limits.rows.campaigns),
+        campaigns=_campaigns(tables.results, tables.uplift, limits.rows.campaigns),
         conversion_days=rules.activation.conversion_days,
         files=files,
         more_files=more_files,

@@ -127,6 +127,12 @@ def tables(**changes: Any) -> Tables:
             ("autumn", "once", 10, 100, 100, 40, 10, 0, 0, 3, 1, 300.0, pd.Timestamp("2025-10-08"), True),
             ("spring", "once", 51, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, None, False),
         ),
+        "uplift": frame(
+            "campaign occurrence treated treated_ordered held_out held_out_ordered uplift uplift_low uplift_high"
+            " is_final",
+            ("autumn", "once", 300, 15, 30, 1, 0.016667, -0.11, 0.05, True),
+            ("spring", "once", 480, 15, 51, 1, 0.011, -0.1, 0.05, False),
+        ),
         "files": frame(
             "file_id path dataset status reason row_count",
             ("f1", "isavigne/ventes_lignes/ventes.csv", "sales_lines", "loaded", None, 12345),
@@ -267,6 +273,19 @@ def test_a_campaign_is_the_sum_of_its_scenarios_once_it_was_sent() -> None:
     (found,) = weekly().campaigns.to_dict("records")
     assert (found["campaign"], found["sent"], found["ordered"], found["holdout"]) == ("autumn", 300, 15, 30)
     assert found["is_final"]
+    assert (found["treated"], found["uplift"]) == (300, 0.016667)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_effect_is_told_once_it_is_final_and_beyond_chance_as_such() -> None:
+    early = tables().uplift.assign(is_final=False)
+    (found,) = weekly(given=tables(uplift=early)).campaigns.to_dict("records")
+    assert pd.isna(found["uplift"])
+    sure = tables().uplift.assign(uplift_low=0.001)
+    words = rendering.texts("fr")["report"]
+    said = Page(report_page.html_of(weekly(given=tables(uplift=sure)), "fr")).text
+    assert "du groupe témoin" in said
+    assert words["uplift_by_chance"] not in said
 
 
 def test_files_that_need_a_look_come_first_and_content_counts_once() -> None:
@@ -324,6 +343,8 @@ def test_rows_in_any_order_make_the_same_page() -> None:
                 "Hélène Meyer",
                 "300\u00a0€ de ventes sur 7 jours, 1\u202f500\u00a0€ attendus",
                 "15 destinataires ont commandé (5,0\u00a0% des envoyés), dont 7 un vin proposé\u00a0; 2\u202f130",
+                "15 des 300 destinataires ont commandé, et 1 des 30 du groupe témoin\u00a0: un effet de +1,7 points",
+                "L'écart peut être dû au hasard.",
                 "4\u202f323 lignes de ces fichiers sont refusées",
                 "ce n'est pas un export\u00a0: le nom doit se terminer par .csv",
                 "is odd in a new way",
