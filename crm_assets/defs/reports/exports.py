@@ -30,7 +30,9 @@ def reports_exports(context: dg.AssetExecutionContext, tenant_run: TenantRun) ->
     folder = documents.folder_of(tenant_run.tenant, tenant_run.home, gate.run_id)
     paths = documents.export_run(tenant_run.warehouse, gate.run_id, folder)
     rows = documents.written(paths, tenant_run.home, tenant_run.now)
-    counts = {f"rows_{path.stem}": len(json.loads(path.read_bytes())) for path in paths if path.suffix == ".json"}
+    counts: dict[str, Any] = {
+        f"rows_{path.stem}": len(json.loads(path.read_bytes())) for path in paths if path.suffix == ".json"
+    }
     tenant_run.warehouse.replace_run(tables.exports_written, rows.assign(run_id=gate.run_id), gate.run_id)
     return materialized(
         len(rows),
