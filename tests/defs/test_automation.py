@@ -13,11 +13,16 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from crm_assets.databases import Cluster
+from crm_assets import reviews
+from crm_assets.databases import Cluster, ensure_tenant
 from crm_assets.dbt_manifest import ensure_manifest
+from crm_assets.logic.landing import load_source
 from crm_assets.resources.control import Control, Drop, is_due
+from crm_assets.resources.raw_store import land
+from crm_assets.resources.warehouse import Warehouse
+from crm_assets.run_context import TenantRun, drop_files
 from crm_assets.settings import Settings
-from crm_assets.tenants import TEMPLATE, load_tenant
+from crm_assets.tenants import TEMPLATE, Registry, load_tenant
 from tests.servers import sftp_server, silent_server
 
 ensure_manifest()
@@ -128,6 +133,105 @@ def test_changed_content_with_the_same_size_and_time_is_seen(estates: Settings, 
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     look(instance)
     assert look(instance) == ["files:left:2"]
+
+
+def asked(instance: dg.DagsterInstance) -> list[str | None]:
+    """Two ticks of the file sensor, so that what was dropped has settled: the jobs it asks for."""
+    jobs = []
+    for _ in range(2):
+        with dg.build_sensor_context(instance=instance) as context:
+            result = automation.dropped_files(context)
+        if isinstance(result, dg.SensorResult):
+            jobs += [request.job_name for request in result.run_requests or []]
+    return jobs
+
+
+def landed(config: Settings, cluster: Cluster, slug: str, *, read_reviews: bool = False) -> None:
+    """What a refresh leaves that has reached the gate; with `read_reviews` what the job of that name leaves."""
+    tenant = Registry(config.tenants).get(slug)
+    warehouse = Warehouse(ensure_tenant(cluster, slug))
+    now = datetime.now(UTC)
+    run = TenantRun(
+        tenant, now.date(), now, warehouse, False, "", config, cluster, drop_files=drop_files(tenant, config)
+    )
+    if read_reviews:
+        reviews.read_dropped(run)
+        run.mark_reviews_read()
+        return
+    with run.drop_zone() as zone:
+        land(warehouse, zone, tenant, load_source(), now, pause=lambda _: None)
+    reviews.read_dropped(run)
+    run.mark_refreshed()
+
+
+REVIEW = "Code client;Code produit;Décision;crm_ref_review\nC1;P1;{};0123456789abcdef-0123456789abcdef\n"
+
+
+def test_a_review_workbook_alone_asks_for_its_reading_and_anything_else_for_a_refresh(
+    estates: Settings, instance: dg.DagsterInstance, cluster: Cluster
+) -> None:
+    follow_files(instance)
+    drop(estates, "left", "clients.csv", "Code client;Nom\nC1;Haas\n")
+    drop(estates, "left", "old review.csv", REVIEW.format("Approuver"))
+    assert asked(instance) == ["refresh"], "the first time nothing is known of the folder"
+    landed(estates, cluster, "left")
+    assert asked(instance) == []
+    # Its name says nothing, its place neither.
+    drop(estates, "left", "isavigne/clients/clients de mai.csv", REVIEW.format("Rejeter"))
+    assert asked(instance) == ["read_reviews"]
+    landed(estates, cluster, "left", read_reviews=True)
+    assert asked(instance) == []
+    # A workbook with an export beside it: the refresh reads both.
+    drop(estates, "left", "another.csv", REVIEW.format("Plus tard"))
+    drop(estates, "left", "ventes.csv", "Code client;N° pièce;SKU;Date;Quantité;Mt HT\nC1;F1;P1;05/03/2024;6;60\n")
+    assert asked(instance) == ["refresh"]
+    # The export comes while the workbook is being read: it is not lost.
+    landed(estates, cluster, "left")
+    drop(estates, "left", "third.csv", REVIEW.format("?"))
+    assert asked(instance) == ["read_reviews"]
+    drop(estates, "left", "stock.csv", "SKU;Quantité\nP1;5\n")
+    landed(estates, cluster, "left", read_reviews=True)
+    assert asked(instance) == ["refresh"]
+    landed(estates, cluster, "left")
+    # Content changed under a known name, and a workbook taken away.
+    drop(estates, "left", "third.csv", REVIEW.format("Freigeben"))
+    (estates.data / "left" / "raw" / "old review.csv").unlink()
+    assert asked(instance) == ["read_reviews"]
+    landed(estates, cluster, "left", read_reviews=True)
+    warehouse = Warehouse(ensure_tenant(cluster, "left"))
+    assert warehouse.rows("select count(*) from review.receipts") == [(5,)]
+    (estates.data / "left" / "raw" / "ventes.csv").unlink()
+    assert asked(instance) == ["refresh"]
+
+
+def test_a_review_that_came_back_plans_and_the_weekly_campaigns_once_their_refresh_is_done(
+    estates: Settings, instance: dg.DagsterInstance
+) -> None:
+    weekly = 'kind: reco\noccurrence: weekly\nsubject: {fr: "Notre sélection"}\n'
+    (estates.tenants / "left" / "campaigns").mkdir(parents=True)
+    (estates.tenants / "left" / "campaigns" / "monday.yaml").write_text(weekly, encoding="utf-8")
+
+    def after(number: int, job: str, **tags: str) -> dict[str, str] | None:
+        run = dg.DagsterRun(
+            job_name=job,
+            run_id=f"00000000-0000-0000-0002-{number:012d}",
+            tags={"dagster/partition": "left", **tags},
+            status=dg.DagsterRunStatus.SUCCESS,
+        )
+        instance.add_run(run)
+        event = dg.DagsterEvent("PIPELINE_SUCCESS", job_name=job)
+        context = dg.build_run_status_sensor_context("plan_after_refresh", event, instance, run)
+        result = automation.plan_after_refresh(context)
+        return dict(result.tags) if isinstance(result, dg.RunRequest) else None
+
+    tenant = Registry(estates.tenants).get("left")
+    week = automation.week_due(tenant, datetime.now(UTC))
+    assert after(1, "read_reviews") is None, "no weekly refresh yet: the weekly campaign is not its business"
+    if week is not None:  # not on a Monday before six
+        assert after(2, "refresh", **{"crm/week": week}) is not None
+        planned = after(3, "read_reviews")
+        assert planned is not None
+        assert planned["crm/week"] == week
 
 
 def test_two_estates_dropped_at_the_same_moment_get_a_run_each(estates: Settings, instance: dg.DagsterInstance) -> None:

@@ -21,6 +21,7 @@ from crm_assets.resources.drop_zone import DroppedFile, DropZone, settled
 from crm_assets.resources.raw_store import LandingReport, failures, has_news, land
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.tenants import Source, Tenant
+from crm_assets.versions import dataset_version
 from tests.conftest import drop
 
 NOW = datetime(2026, 1, 5, 6, tzinfo=UTC)
@@ -407,3 +408,23 @@ def test_a_remote_folder_lands_the_same_way(tenant_warehouse: Warehouse) -> None
     assert report.loaded_rows == {"customers": 2}
     filesystem.rm("/estate", recursive=True)
     assert landing(tenant_warehouse, "memory://estate/raw").folder_missing
+
+
+def test_a_returned_review_workbook_is_known_wherever_it_lies_and_loads_nothing(
+    tenant_warehouse: Warehouse, folder: Path
+) -> None:
+    book = "Code client;Décision;crm_ref_review\nC1;Approuver;0123456789abcdef-0123456789abcdef\n"
+    drop(folder, "isavigne/clients/clients.csv", CLIENTS)
+    landing(tenant_warehouse, folder)
+    before = contents(tenant_warehouse), dataset_version(tenant_warehouse)
+    drop(folder, "isavigne/clients/clients 2.csv", book)
+    drop(folder, "n'importe quoi.csv", book.encode("utf-16"))
+    drop(folder, "later/again.csv", book)
+    report = landing(tenant_warehouse, folder)
+    assert report.status_counts == {"loaded": 1, "review": 3}
+    assert (contents(tenant_warehouse), dataset_version(tenant_warehouse)) == before
+    assert failures(tenant_warehouse) == []
+    assert statuses(landing(tenant_warehouse, folder)) == statuses(report)
+    # A file that merely speaks of one is none.
+    drop(folder, "notes.csv", "Code client;Note\nC1;crm_ref_review\n")
+    assert statuses(landing(tenant_warehouse, folder))["notes.csv"] == "unrecognised"
