@@ -31,26 +31,6 @@ _LINES = """
     where date_trunc('month', lines.revenue_date)::date = any(%s)
     group by lines.wine_id, products.family, date_trunc('month', lines.revenue_date)
 """
-# By intention to treat (spec.md §7): all that were planned against all that were kept apart, from the same day on.
-_TRIALS = """
-    with sendings as (
-        select campaign, occurrence, min((sent_at at time zone 'UTC')::date) as sent_on
-        from activation.messages where status = 'sent' and sent_at is not null group by campaign, occurrence
-    )
-
-    select
-        messages.campaign, messages.occurrence, messages.status = 'holdout' as is_holdout,
-        count(distinct messages.address) as addresses,
-        count(distinct messages.address) filter (where orders.order_id is not null) as ordered
-    from activation.messages as messages
-    inner join sendings using (campaign, occurrence)
-    left join curated.fct_orders as orders
-        on
-            orders.customer_id = messages.customer_id and orders.is_qualifying
-            and orders.order_date between sendings.sent_on and sendings.sent_on + %s::integer
-    where messages.status <> 'superseded'
-    group by messages.campaign, messages.occurrence, messages.status = 'holdout'
-"""
 # A file is of the month that it tells of: of the date in its name, else its newest row, else when it came.
 _FILES = """
     select file_id, path, dataset, status, reason, row_count
@@ -74,7 +54,7 @@ _ANOMALIES = """
     left join kpis.product_performance as wines
         on anomalies.subject_type = 'wine' and wines.population = 'all' and wines.wine_id = anomalies.subject_id
 """
-_BUILT = (("kpis", "monthly_sales"), ("kpis", "anomalies"), ("outcomes", "campaign_results"))
+_BUILT = (("kpis", "monthly_sales"), ("kpis", "anomalies"), ("outcomes", "campaign_uplift"))
 
 
 def gather(
@@ -95,7 +75,7 @@ def gather(
         transitions=warehouse.read("kpis", "rfm_transitions", where="span = 'month'"),
         cohorts=warehouse.read("kpis", "cohort_retention", where="population = 'all'"),
         results=warehouse.read("outcomes", "campaign_results"),
-        trials=warehouse.query(_TRIALS, [rules.activation.conversion_days]),
+        uplift=warehouse.read("outcomes", "campaign_uplift"),
         severities=warehouse.read("audit", "data_quality", ["check_code", "severity"], "run_id = %s", [run_id]),
         quality_history=quality_history(warehouse, month, last),
         files=warehouse.query(_FILES, [tenant.timezone, month, last]),

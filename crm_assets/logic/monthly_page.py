@@ -16,7 +16,7 @@ import pandas as pd
 from babel.dates import format_date
 
 from crm_assets import charts, rendering
-from crm_assets.logic.monthly_reports import MonthlyReport
+from crm_assets.logic.monthly_reports import UPLIFT, MonthlyReport
 from crm_assets.logic.report_page import Words
 
 TEMPLATE = "monthly_report.html.j2"
@@ -276,7 +276,7 @@ def _segments(report: MonthlyReport, words: MonthWords) -> dict[str, Any] | None
 
 
 # A cell at its darkest: ink still reads on it (4.5:1, WCAG 2.2 §1.4.3; a test computes it).
-_DARKEST = 0.6
+_DARKEST = 0.55
 
 
 def heat(share: float) -> str:
@@ -347,11 +347,10 @@ def _campaign_sentences(report: MonthlyReport, words: MonthWords) -> list[str]:
         elif pd.isna(row["uplift"]):
             said.append(words.say("uplift_none", campaign=name))
         else:
-            verdict = "uplift_yes" if row["low"] > 0 else "uplift_harm" if row["high"] < 0 else "uplift_no"
-            uplift, low, high = (
-                rendering.signed(round(100 * row[key], 1), words.locale, "0.0") for key in ("uplift", "low", "high")
-            )
-            holdout, verdict = words.number(row["holdout"]), words.report[verdict]
+            is_proven, is_harm = row["uplift_low"] > 0, row["uplift_high"] < 0
+            verdict = "uplift_yes" if is_proven else "uplift_harm" if is_harm else "uplift_no"
+            uplift, low, high = (rendering.signed(round(100 * row[key], 1), words.locale, "0.0") for key in UPLIFT)
+            holdout, verdict = words.number(row["held_out"]), words.report[verdict]
             said.append(
                 words.say("uplift", campaign=name, holdout=holdout, verdict=verdict, uplift=uplift, low=low, high=high)
             )

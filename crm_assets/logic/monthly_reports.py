@@ -22,8 +22,8 @@ from crm_assets.tenants import Tenant
 # Of the month and of the year up to its end: kpis.monthly_sales.
 SUMMED = ("revenue_ht", "orders", "bottles", "new_customers")
 MEASURES = ("revenue_ht", "orders", "customers", "new_customers", "average_order_value", "bottles")
-# The z of a 95 % interval.
-_Z = 1.959964
+# An effect and its 95 % interval: outcomes.campaign_uplift.
+UPLIFT = ("uplift", "uplift_low", "uplift_high")
 _CAMPAIGN_COUNTS = [
     *("sent", "delivered", "opened", "clicked", "bounced", "unsubscribed", "ordered", "converted"),
     *("revenue_ht", "holdout"),
@@ -47,8 +47,8 @@ class MonthlyReport:
     `movements`: segment_from, segment_to, customers. `cohorts`: cohort (first day of the quarter), customers,
     quarters_since, retention: whole quarters only.
     Campaigns: `campaigns`: those last sent in the month: campaign, occurrence, last_sent_on, counts of distinct
-    addresses, revenue_ht, is_final, and uplift, low, high: share of those planned who ordered, less that of the
-    holdout, with its 95 % interval; null without a holdout or before it is final.
+    addresses, revenue_ht, is_final, and of outcomes.campaign_uplift held_out, uplift, uplift_low, uplift_high: share of
+    those planned who ordered less that of the holdout, with its 95 % interval; null without one, or before it is final.
     Data: `quality_days`: as_of, overall. `quality`: check_code, severity, ratio, tolerance, score on the last day,
     worst of the month; checks that lost something. `files`: dataset, files, rows, refused. `refused`: code, rows; a
     row counts for each of its codes. `bad_files`: path, status, reason of those that could not be read.
@@ -102,8 +102,8 @@ class Tables:
     `sales`: kpis.monthly_sales. `lines`: wine_id, family, month (first day: of the report or a year before),
     amount_ht, bottles of counted lines. `products`, `families`: kpis.product_performance and family_performance of
     population all. `transitions`: rows of the span month of kpis.rfm_transitions. `cohorts`: kpis.cohort_retention
-    of population all. `results`: outcomes.campaign_results. `trials`: campaign, occurrence, is_holdout, addresses,
-    ordered: by intention to treat. `quality`: severity by check_code; `quality_history`: as
+    of population all. `results`: outcomes.campaign_results. `uplift`: outcomes.campaign_uplift.
+    `severities`: check_code, severity; `quality_history`: as
     `quality_history.quality_history` of the month. `files`: file_id, path, dataset, status, reason, row_count of the
     files of the month. `refused`: file_id, codes, rows that nothing has replaced. `anomalies`: kpis.anomalies with
     client_code, name, label.
@@ -116,7 +116,7 @@ class Tables:
     transitions: pd.DataFrame
     cohorts: pd.DataFrame
     results: pd.DataFrame
-    trials: pd.DataFrame
+    uplift: pd.DataFrame
     severities: pd.DataFrame
     quality_history: pd.DataFrame
     files: pd.DataFrame
@@ -137,25 +137,6 @@ def last_whole_month(as_of: date) -> date:
 
 def year_before(month: date) -> date:
     return month.replace(year=month.year - 1)
-
-
-def uplift(ordered: int, planned: int, ordered_holdout: int, holdout: int) -> tuple[float, float, float]:
-    """Difference of two shares with its 95 % interval: Newcombe's hybrid score interval (R. G. Newcombe, "Interval
-    estimation for the difference between independent proportions", Statistics in Medicine 17, 1998, method 10).
-    """
-
-    def wilson(count: int, total: int) -> tuple[float, float, float]:
-        share = count / total
-        middle = count + _Z**2 / 2
-        reach = _Z * np.sqrt(count * (total - count) / total + _Z**2 / 4)
-        return share, (middle - reach) / (total + _Z**2), (middle + reach) / (total + _Z**2)
-
-    share, low, high = wilson(ordered, planned)
-    share_0, low_0, high_0 = wilson(ordered_holdout, holdout)
-    difference = share - share_0
-    below = np.hypot(share - low, high_0 - share_0)
-    above = np.hypot(high - share, share_0 - low_0)
-    return round(difference, 6), round(float(difference - below), 6), round(float(difference + above), 6)
 
 
 def _of_months(sales: pd.DataFrame, population: str) -> pd.DataFrame:
@@ -297,22 +278,16 @@ def _cohorts(cohorts: pd.DataFrame, most: int, quarters: int) -> pd.DataFrame:
 
 def _campaigns(tables: Tables, month: date) -> pd.DataFrame:
     """Occurrences whose last sending lies in the month; their scenarios summed: nobody is in two of them."""
-    results = tables.results
-    sent_on = pd.to_datetime(results["last_sent_on"])
-    inside = results[(results["sent"] > 0) & (sent_on.dt.to_period("M") == pd.Period(month, "M"))]
-    rows = []
-    for (campaign, occurrence), of_it in inside.groupby(["campaign", "occurrence"], sort=True):
-        counts = of_it[_CAMPAIGN_COUNTS].astype(float).sum()
-        is_final = bool(of_it["is_final"].fillna(False).astype(bool).all())
-        last = pd.to_datetime(of_it["last_sent_on"]).max().date()
-        trial = tables.trials[(tables.trials["campaign"] == campaign) & (tables.trials["occurrence"] == occurrence)]
-        treated, kept = trial[~trial["is_holdout"].astype(bool)], trial[trial["is_holdout"].astype(bool)]
-        effect = (np.nan, np.nan, np.nan)
-        if is_final and treated["addresses"].sum() and kept["addresses"].sum():
-            effect = uplift(*(int(side[name].sum()) for side in (treated, kept) for name in ("ordered", "addresses")))
-        rows.append((campaign, occurrence, last, *counts.tolist(), is_final, *effect))
-    columns = ["campaign", "occurrence", "last_sent_on", *_CAMPAIGN_COUNTS, "is_final", "uplift", "low", "high"]
-    return pd.DataFrame(rows, columns=columns).sort_values(["last_sent_on", "campaign"], kind="stable")
+    keys, effect = ["campaign", "occurrence"], ["held_out", *UPLIFT]
+    results = tables.results.assign(last_sent_on=pd.to_datetime(tables.results["last_sent_on"]))
+    inside = results[(results["sent"] > 0) & (results["last_sent_on"].dt.to_period("M") == pd.Period(month, "M"))]
+    of_them = inside.assign(is_final=inside["is_final"].fillna(False).astype(bool)).groupby(keys, sort=True)
+    summed = of_them[_CAMPAIGN_COUNTS].sum().astype(float)
+    summed = summed.assign(last_sent_on=of_them["last_sent_on"].max(), is_final=of_them["is_final"].min().astype(bool))
+    final = tables.uplift[tables.uplift["is_final"].fillna(False).astype(bool)][[*keys, *effect]]
+    found = summed.reset_index().merge(final, on=keys, how="left")
+    found = found[[*keys, "last_sent_on", *_CAMPAIGN_COUNTS, "is_final", *effect]]
+    return found.sort_values(["last_sent_on", *keys], kind="stable").reset_index(drop=True)
 
 
 def _quality(history: pd.DataFrame, severities: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -385,7 +360,7 @@ def monthly(
         segments=segments,
         movements=movements,
         cohorts=_cohorts(tables.cohorts[: None if is_current else 0], limits.cohorts, limits.quarters),
-        campaigns=_campaigns(tables, month).reset_index(drop=True),
+        campaigns=_campaigns(tables, month),
         quality_days=quality_days,
         quality=quality,
         min_quality=rules.circuit_breaker.min_score,

@@ -19,7 +19,7 @@ from crm_assets import charts as colours
 from crm_assets import rendering
 from crm_assets.logic.mended import guard
 from crm_assets.logic.monthly_page import MonthWords
-from crm_assets.logic.monthly_reports import MonthlyReport
+from crm_assets.logic.monthly_reports import UPLIFT, MonthlyReport
 from crm_assets.logic.report_page import cluster_label
 from crm_assets.logic.reports import WeeklyReport
 
@@ -333,8 +333,8 @@ def _campaigns(frame: pd.DataFrame, said: Headers) -> Sheet:
         said.column("amount", "euros", frame["revenue_ht"]),
         said.column("holdout", "count", frame["holdout"]),
     ]
-    if "uplift" in frame:
-        columns += [said.column(name, "change", frame[name]) for name in ("uplift", "low", "high")]
+    for name in UPLIFT:
+        columns.append(said.column(name, "change", frame[name]))
     columns.append(
         said.column(
             "state", "text", [said.own["facts"]["final" if final else "open_end"] for final in frame["is_final"]]

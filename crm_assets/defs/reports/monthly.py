@@ -38,6 +38,7 @@ class MonthlyReportConfig(dg.Config):
         ("kpis", "rfm_transitions"),
         ("kpis", "anomalies"),
         ("outcomes", "campaign_results"),
+        ("outcomes", "campaign_uplift"),
     ],
 )
 def reports_monthly_reports(
