@@ -53,6 +53,8 @@ CountryCode = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
 Word = Annotated[str, Field(min_length=1)]
 Scale = Literal["orders", "length"]
 CustomerType = Literal["private", "horeca", "merchant", "export_trade", "works_council", "staff"]
+WineTradeType = Literal["horeca", "merchant", "export_trade"]
+ProfessionalType = Literal["horeca", "merchant", "export_trade", "works_council"]
 ProductKind = Literal[
     "wine", "gift_box", "other_drink", "tasting", "glassware", "shipping", "deposit", "discount", "voucher", "sample"
 ]
@@ -231,7 +233,7 @@ class Customers(Section):
     collective_min_orders: Whole
     exclude_customers: list[Word]
     types: list[TypePattern]
-    professional_types: list[CustomerType]
+    professional_types: list[ProfessionalType]
     statuses: list[StatusPattern]
 
 
@@ -530,11 +532,13 @@ class Ranking(Section):
 
 
 class Permission(Section):
-    adult_age: Annotated[int, Field(ge=18, le=25)]  # the law of the tenants' countries allows no younger
-    inactive_days: Days
+    # The law of the tenants' countries: adults only, nobody who has been silent for three years, no private person
+    # without consent or order.
+    adult_age: Annotated[int, Field(ge=18, le=25)]
+    inactive_days: Annotated[int, Field(ge=1, le=1095)]
     recent_order_days: Window
     professional_basis: bool
-    wine_trade_types: list[CustomerType]
+    wine_trade_types: list[WineTradeType]
 
 
 class Audit(Section):
