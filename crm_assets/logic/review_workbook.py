@@ -189,14 +189,27 @@ def _orders_said(orders: pd.DataFrame, locale: str) -> pd.DataFrame:
     days = newest["order_date"].dt.strftime(words["order_day"])
     amounts = [f"{amount:,.2f}".translate(marks) for amount in newest["amount_ht"]]
     said = [words["order_entry"].format(day=d, amount=a) for d, a in zip(days, amounts, strict=True)]
-    groups = newest.assign(said=said).groupby("customer_id")
+    groups = newest.groupby("customer_id")
     return pd.DataFrame(
         {
             "last_order_date": groups["order_date"].max(),
             "n_orders": groups["n_orders"].max(),
-            "recent_orders": groups["said"].agg("\n".join),
+            "recent_orders": _one_below_another(
+                newest["customer_id"], pd.Series(said, index=newest.index, dtype="object")
+            ),
         }
     )
+
+
+def _one_below_another(keys: pd.Series, texts: pd.Series) -> pd.Series:
+    """Per key its texts in their order, each on a line of its own."""
+    lines = pd.DataFrame({"key": keys, "text": texts})
+    wide = lines.assign(number=lines.groupby("key").cumcount()).pivot(index="key", columns="number", values="text")
+    joined = pd.Series("", index=wide.index, dtype="object")
+    for number in wide.columns:
+        more = wide[number]
+        joined = joined.where(more.isna(), joined + ("\n" if number else "") + more.fillna(""))
+    return joined
 
 
 def _findings_of_rows(rows: pd.DataFrame, findings: pd.DataFrame, locale: str) -> pd.DataFrame:
@@ -214,11 +227,11 @@ def _findings_of_rows(rows: pd.DataFrame, findings: pd.DataFrame, locale: str) -
     of_item = keys.merge(told[told["product_key"] != ""], on=["customer_id", "product_key"])
     of_list = keys.merge(told[told["product_key"] == ""].drop(columns="product_key"), on="customer_id")
     found = pd.concat([of_item, of_list]).sort_values(["row", "severity", "rule_code"], kind="stable")
-    groups = found.groupby("row")
+    found = found.drop_duplicates(["row", "said"])
     return pd.DataFrame(
         {
-            "findings": groups["said"].agg(lambda texts: "\n".join(dict.fromkeys(texts))),
-            "severity": groups["severity"].min(),  # ERROR before WARN
+            "findings": _one_below_another(found["row"], found["said"]),
+            "severity": found.groupby("row")["severity"].min(),  # ERROR before WARN
         }
     ).reindex(rows.index, fill_value="")
 
