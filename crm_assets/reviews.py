@@ -242,9 +242,9 @@ def _stored(warehouse: Warehouse, subject: Subject | None) -> pd.DataFrame:
 
 
 def _holding(warehouse: Warehouse, subject: Subject | None) -> pd.DataFrame:
-    """The items of the run on which any decision holds, taken on it or carried over."""
+    """What holds on the items of the run, taken on it or carried over."""
     run_id = subject.run_id if subject is not None else ""
-    return warehouse.read("review", "applied_decisions", review.ITEM_KEY, "run_id = %s", [run_id])
+    return warehouse.read("review", "applied_decisions", [*review.ITEM_KEY, "decision"], "run_id = %s", [run_id])
 
 
 def approve_rest(run: TenantRun, scenario: str, run_id: str | None, reviewer: str) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def judge(
 
     `rows`: line, reference, client_code, product_key, decision, rating, comment as the texts they are. `items`:
     reference, customer_id, wine_id, scenario, client_code, product_key of the run. `stored`: the run's rows of
-    review.decisions. `holding`: ITEM_KEY of the items on which any decision holds, carried over or not.
+    review.decisions. `holding`: ITEM_KEY and decision where one holds, taken on the run or carried over to it.
     `refusal`: why the workbook as a whole is not taken, one of OUTCOMES.
 
     The rest of a scenario are the rows of this workbook that are left blank and whose item nobody has decided on. What
@@ -202,9 +202,11 @@ def judge(
         is_same &= before[name].fillna("") == before[f"{name}_before"].fillna("")
     now, then = (pd.to_numeric(before[name]).astype("Float64").fillna(0) for name in ("rating", "rating_before"))
     is_same &= now == then
+    carried = _without(holding, stored)[[*ITEM_KEY, "decision"]]
+    said_again = new[["_line", *ITEM_KEY, "decision"]].merge(carried, on=[*ITEM_KEY, "decision"])["_line"]
     overtaken = new.loc[new["origin"].eq(ROW) & ~new["_line"].isin(taken["_line"]), "_line"]
     lines.loc[lines.index.isin(overtaken), "outcome"] = OVERTAKEN
-    lines.loc[lines.index.isin(before.loc[is_same, "_line"]), "outcome"] = UNCHANGED
+    lines.loc[lines.index.isin([*before.loc[is_same, "_line"], *said_again]), "outcome"] = UNCHANGED
     return Judged(
         lines.sort_values("source_line", ignore_index=True),
         taken[columns].sort_values(ITEM_KEY, kind="stable", ignore_index=True),

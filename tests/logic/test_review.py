@@ -39,11 +39,13 @@ def sheet(*filled: dict[str, Any]) -> pd.DataFrame:
     return rows
 
 
-def judge(rows: pd.DataFrame, stored: pd.DataFrame = NOTHING, **more: Any) -> review.Judged:
+def judge(
+    rows: pd.DataFrame, stored: pd.DataFrame = NOTHING, holding: pd.DataFrame | None = None, **more: Any
+) -> review.Judged:
     given: dict[str, Any] = {
         "run_id": RUN, "file_id": "f" * 16, "reviewer": "Anne", "decided_at": NOW,
     }  # fmt: skip
-    return review.judge(rows, items(), stored, stored[review.ITEM_KEY], **{**given, **more})
+    return review.judge(rows, items(), stored, stored if holding is None else holding, **{**given, **more})
 
 
 def outcomes(judged: review.Judged) -> dict[int, str]:
@@ -160,6 +162,17 @@ def test_what_was_said_before_is_unchanged_and_what_is_older_is_overtaken() -> N
     # Another comment is news.
     other = judge(sheet({"decision": "approve", "rating": "5"}), stored, file_id="g" * 16, decided_at=NOW)
     assert outcomes(other) == {2: "TAKEN"}
+
+
+def test_what_was_carried_over_is_no_rest_and_said_again_it_is_nothing_new() -> None:
+    carried = items().loc[[0, 2], review.ITEM_KEY].assign(decision=["approve", "reject"])
+    rows = sheet({"decision": "approve"}, {}, {"decision": "approve"})
+    made = judge(rows, holding=carried, approve_rest={"rebuy", "upsell"})
+    assert outcomes(made) == {2: "UNCHANGED", 4: "TAKEN"}
+    assert set(made.decisions["origin"]) == {"row", "rest"}
+    # What somebody hands back is said on this run: it holds as if it had not been carried over.
+    assert decisions(made)["c1", "w1"] == "approve"
+    assert decisions(judge(sheet(), holding=carried, approve_rest={"rebuy"})) == {("c1", "w2"): "approve"}
 
 
 BOOKS: list[tuple[pd.DataFrame, dict[str, Any]]] = [
