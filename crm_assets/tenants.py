@@ -220,6 +220,8 @@ def problems_of(path: Path, file: str | None = None) -> list[Problem]:
         content, places = yaml_places.load(text, forgiving=True), yaml_places.Places(text)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         return [Problem(file, "", f"not readable as YAML: {' '.join(str(error).split())}")]
+    except RecursionError:
+        return [Problem(file, "", "not readable as YAML: something in it is nested in itself, or far too deep")]
     if not isinstance(content, dict):
         return [Problem(file, "", f"a mapping of keys is expected, found {type(content).__name__}")]
     found = yaml_places.keys_twice(file, places)
@@ -262,7 +264,7 @@ def load_tenant(path: Path) -> Tenant:
                 tenant.business_rules  # noqa: B018 - a wrong override must show here, not in the middle of a run
                 if _reports_among_exports(tenant) is None:
                     return tenant
-        except (yaml.YAMLError, UnicodeDecodeError, OSError, ValidationError):
+        except (yaml.YAMLError, UnicodeDecodeError, OSError, ValidationError, RecursionError):
             pass  # said below, with everything else that is wrong
     raise TenantError("; ".join(map(str, problems_of(path))))
 
