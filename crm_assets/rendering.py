@@ -152,8 +152,10 @@ def month_year(day: date, locale: str) -> str:
 
 
 def plural(forms: str | dict[str, str], count: float, locale: str) -> str:
-    """The wording for that many: `one` or `other`, as the language counts."""
+    """The wording for that many: `one` or `other`, as the language counts; `zero` where none has words of its own."""
     if isinstance(forms, str):
         return forms
+    if count == 0 and "zero" in forms:
+        return forms["zero"]
     rule = Locale.parse(locale).plural_form(abs(count))
     return forms.get(rule, forms["other"])
