@@ -81,6 +81,7 @@ def known_of(warehouse: Warehouse, tenant: Tenant, tenants_folder: Path, code: s
         contacts=_contacts(warehouse, customer),
         events=_events(warehouse, customer),
         contact_code=_contact_code(warehouse, customer),
+        tripped=_tripped(warehouse, run["run_id"]),
         campaigns=[_campaign_state(warehouse, customer, campaign) for campaign in files.campaigns.values()],
         campaign_errors=files.errors,
     )
@@ -143,6 +144,14 @@ def _run(warehouse: Warehouse, tenant: Tenant, run_id: str | None) -> tuple[Row,
     names = ("run_id", "as_of", "rules_version", "is_historical")
     run = {name: decision[name] for name in names}
     return {**run, "is_in_force": in_force == [(run["run_id"],)]}, decision
+
+
+def _tripped(warehouse: Warehouse, run_id: str) -> list[str]:
+    found = warehouse.rows(
+        "select check_code from audit.data_quality where run_id = %s and severity = 'ERROR' and score = 0 order by 1",
+        [run_id],
+    )
+    return [code for (code,) in found]
 
 
 # A content may lie under two names; the one that was loaded is where its rows are said to come from.

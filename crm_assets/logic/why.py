@@ -94,6 +94,7 @@ class Known:
     contacts: pd.DataFrame
     events: pd.DataFrame
     contact_code: str | None
+    tripped: list[str] = field(default_factory=list)  # ERROR checks of the circuit breaker with score 0
     campaigns: list[CampaignState] = field(default_factory=list)
     campaign_errors: dict[str, str] = field(default_factory=dict)
 
@@ -371,9 +372,16 @@ def held_back_now(known: Known) -> list[str]:
     return list(dict.fromkeys(holds.loc[is_rechecked & is_new, "code"]))
 
 
+def _gate_reasons(known: Known) -> str:
+    """Why the gate is closed, with the checks that trip the circuit breaker."""
+    cause = ", ".join(known.tripped) or f"data quality {_shown(known.decision['data_quality_score'])}"
+    reasons = known.decision["reasons"] or []
+    return ", ".join(f"{reason} ({cause})" if reason == "CIRCUIT_BREAKER" else reason for reason in reasons)
+
+
 def answer_sentence(known: Known) -> tuple[str, str]:
     """The answer in one sentence, and the code it rests on."""
-    gate_words = f"the gate is closed: {', '.join(known.decision['reasons'] or [])}"
+    gate_words = f"the gate is closed: {_gate_reasons(known)}"
     is_open = known.decision["status"] == gate.OPEN
     current = [state for state in known.campaigns if state.message is not None and _is_current(known, state)]
     # What was or will be sent says more than what was held out or replaced.
@@ -526,7 +534,7 @@ def _gate_section(known: Known) -> Section:
         ["in force", bool(known.run["is_in_force"])],
         ["rules_version", known.run["rules_version"]],
         ["gate", decision["status"]],
-        ["gate reasons", ", ".join(decision["reasons"] or []) or None],
+        ["gate reasons", _gate_reasons(known) or None],
         ["data quality score", plain(decision["data_quality_score"])],
         ["review mode", known.tenant.review],
         ["in the sample", f"{'yes' if known.is_sampled else 'no'}, of {known.sample_size} customers"],

@@ -120,6 +120,7 @@ def known(
         "contacts": pd.DataFrame(columns=["contact_date", "channel", "status", "campaign_id", "place"]),
         "events": pd.DataFrame(columns=["occurred_at", "event", "campaign", "channel"]),
         "contact_code": None,
+        "tripped": ["STALE_SALES"] if tripped else [],
         "campaigns": [planned()] if campaigns is None else campaigns,
     }
     return Known(**{**parts, **changes})
@@ -303,14 +304,13 @@ def test_a_message_counts_for_more_than_a_campaign_that_left_the_customer_out() 
 
 
 def test_a_closed_gate_is_the_answer_whatever_else_holds() -> None:
-    assert said(tripped=True) == ("GATE_CLOSED", "No message: the gate is closed: CIRCUIT_BREAKER")
+    closed = "the gate is closed: CIRCUIT_BREAKER (STALE_SALES)"
+    assert said(tripped=True) == ("GATE_CLOSED", f"No message: {closed}")
     code, text = said(tripped=True, person={"last_contact_date": ago(9)})
     assert code == "GATE_CLOSED"
-    assert text.startswith(
-        "No message: the gate is closed: CIRCUIT_BREAKER; besides, SILENCE_WINDOW: last contact 9 days"
-    )
+    assert text.startswith(f"No message: {closed}; besides, SILENCE_WINDOW: last contact 9 days")
     assert said(tripped=True, campaigns=[planned()])[1] == (
-        "Planned in weekly 2026-W01, batch 2; not sent yet: the gate is closed: CIRCUIT_BREAKER"
+        f"Planned in weekly 2026-W01, batch 2; not sent yet: {closed}"
     )
 
 
