@@ -39,6 +39,11 @@ class MonthWords(Words):
         self.weekly = self.report
         self.report = self.all["monthly"]
 
+    @property
+    def year_before(self) -> str:
+        """The header of a column that stands beside its own of a year later."""
+        return str(self.all["workbook"]["columns"]["amount_before"])
+
     def amount(self, value: float | None, write: Callable[[float], str] | None = None) -> str:
         """An amount in EUR, or what `write` makes of it; a dash for what is not known."""
         return self.report["unknown"] if value is None or pd.isna(value) else (write or self.euros)(value)
@@ -172,7 +177,7 @@ def _populations(report: MonthlyReport, words: MonthWords) -> _Table:
 
 def _months(report: MonthlyReport, words: MonthWords) -> _Table:
     m = words.report
-    columns = [(m["month"], ""), (m["measure"]["revenue_ht"], "n"), (words.weekly["amount_before"], "n")]
+    columns = [(m["month"], ""), (m["measure"]["revenue_ht"], "n"), (words.year_before, "n")]
     columns += [(m["change"], "n"), *((m["measure"][name], "n") for name in _MONTH_COLUMNS)]
     rows = [
         [
@@ -209,7 +214,7 @@ def _months_chart(report: MonthlyReport, words: MonthWords) -> dict[str, str]:
 
 def _families(report: MonthlyReport, words: MonthWords) -> _Table:
     m = words.report
-    columns = [(m["family"], ""), (m["measure"]["revenue_ht"], "n"), (words.weekly["amount_before"], "n")]
+    columns = [(m["family"], ""), (m["measure"]["revenue_ht"], "n"), (words.year_before, "n")]
     columns += [(m["change"], "n"), (m["measure"]["bottles"], "n"), (m["share"], "n"), (m["change_12m"], "n")]
     rows = [
         [
@@ -229,8 +234,8 @@ def _families(report: MonthlyReport, words: MonthWords) -> _Table:
 def _wines(wines: pd.DataFrame, words: MonthWords) -> _Table:
     m = words.report
     columns = [(m["wine"], ""), (m["difference"], "n"), (m["measure"]["revenue_ht"], "n")]
-    columns += [(words.weekly["amount_before"], "n"), (m["measure"]["bottles"], "n")]
-    columns += [(words.weekly["amount_before"], "n")]
+    columns += [(words.year_before, "n"), (m["measure"]["bottles"], "n")]
+    columns += [(words.year_before, "n")]
     rows = [
         [
             row["label"],
