@@ -7,6 +7,7 @@ of them is decided in `logic/review.py`. No database, no folder and no clock her
 
 from __future__ import annotations
 
+import hashlib
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,11 @@ LOCALES = ("fr", "en", "de")
 
 # What a row says, and the columns that it is read from.
 ROW_COLUMNS = ("reference", "client_code", "product_key", "decision", "rating", "comment")
+_FILLED_IN = ["decision", "rating", "comment"]
+# Heads the column that says what these cells held when the workbook went out.
+_BEFORE_HEADER = "crm_before"
+_READ_COLUMNS = (*ROW_COLUMNS, "before")
+_OWN_HEADERS = {"reference": REFERENCE_HEADER, "before": _BEFORE_HEADER}
 # Why nothing can be taken of a workbook.
 NO_DECISION_COLUMN, NO_ROWS, SEVERAL_RUNS = "NO_DECISION_COLUMN", "NO_ROWS", "SEVERAL_RUNS"
 
@@ -78,7 +84,7 @@ def is_review(header: Sequence[str]) -> bool:
 @cache
 def _column_names() -> Mapping[str, str]:
     """Normalised header -> column of a row, in every language that workbooks are written in."""
-    names = {REFERENCE_HEADER: "reference"}
+    names = {header: name for name, header in _OWN_HEADERS.items()}
     for locale in LOCALES:
         shown = rendering.texts(locale)["review_workbook"]["columns"]
         names |= {normalise_header(shown[name]): name for name in ROW_COLUMNS if name in shown}
@@ -313,6 +319,7 @@ _LAYOUT: Mapping[str, tuple[int, str]] = {
     "sentence": (64, "text"),
     "rank": (6, "count"),
     "product_key": (14, "text"),
+    "before": (2, "key"),
     "reference": (4, "key"),
 }
 _LAST_PRINTED = "confidence"
@@ -429,7 +436,7 @@ class _Book:
             sheet.set_column(place, place, width)
             heads = {"input": "head_input", "input_number": "head_input", "key": "head_key", "text": "head"}
             head = heads.get(style, "head_number")
-            text = REFERENCE_HEADER if name == "reference" else self._words["columns"][name]
+            text = _OWN_HEADERS[name] if name in _OWN_HEADERS else self._words["columns"][name]
             sheet.write_string(0, place, text, self._styles[head])
         columns = [(place, _LAYOUT[name][1], self._cells(items, name)) for name, place in self._places.items()]
         of_findings = self._places["findings"]
@@ -476,6 +483,8 @@ class _Book:
             return [self._words["decisions"].get(code) for code in items["decision"]]
         if name == "sampled":
             return [self._words["sampled"] if sampled else None for sampled in items["is_sampled"]]
+        if name == "before":
+            return [text or None for text in _traces(items[_FILLED_IN])]
         values = items[_FROM.get(name, name)]
         if name == "last_order":
             return [None if pd.isna(day) else day.to_pydatetime() for day in values]
@@ -508,7 +517,8 @@ class _Book:
                 error = said[name]["error"].format(longest=MAX_COMMENT)
                 text |= {"error_title": said[name]["title"], "error_message": error}
             place = self._places[name]
-            self._rows.data_validation(1, place, last, place, {**rule, **text})
+            first = self._places["before"] if name == "reference" else place
+            self._rows.data_validation(1, first, last, place, {**rule, **text})
         head = {"input_title": said["header"]["title"], "input_message": said["header"]["message"]}
         self._rows.data_validation(0, 0, 0, len(self._places) - 1, {"validate": "any", **head})
 
@@ -778,6 +788,10 @@ def read(path: Path, limits: WorkbookLimits) -> ReviewSheet:
             places.setdefault(name, place)
     frames = [_rows(batch, places) for batch in table.batches()]
     rows = pd.concat(frames, ignore_index=True) if frames else _no_rows()
+    # What stands as it went out, nobody has said: it holds already, or somebody has decided otherwise since.
+    is_untouched = rows["before"].ne("") & (rows["before"] == _traces(rows[_FILLED_IN]))
+    rows.loc[is_untouched, _FILLED_IN] = ""
+    rows = rows.drop(columns="before")
     rows = rows[(rows[list(ROW_COLUMNS)] != "").any(axis=1)].reset_index(drop=True)
 
     run_id, reviewer, approved, unclear = None, "", set[str](), set[str]()
@@ -799,17 +813,33 @@ def read(path: Path, limits: WorkbookLimits) -> ReviewSheet:
     return ReviewSheet(run_id, reviewer, frozenset(approved), rows, problem, frozenset(unclear))
 
 
+def _traces(filled_in: pd.DataFrame) -> pd.Series:
+    """Per row a digest of its decision (code or word), rating and comment; `` where nothing is filled in."""
+    codes = decision_codes()
+
+    def trace(decision: Any, rating: Any, comment: Any) -> str:
+        word = normalise_header(str(decision or ""))
+        said = [codes.get(word, word), "" if pd.isna(rating) or rating == "" else str(rating).partition(".")[0]]
+        text = "|".join([*said, " ".join(str(comment or "").split())])
+        return hashlib.sha256(text.encode()).hexdigest()[:8] if text != "||" else ""
+
+    return pd.Series(
+        [trace(*row) for row in filled_in[_FILLED_IN].itertuples(index=False)], index=filled_in.index, dtype="object"
+    )
+
+
 def _no_rows() -> pd.DataFrame:
-    return pd.DataFrame({"line": pd.Series(dtype="int64"), **{name: pd.Series(dtype="str") for name in ROW_COLUMNS}})
+    texts = {name: pd.Series(dtype="str") for name in _READ_COLUMNS}
+    return pd.DataFrame({"line": pd.Series(dtype="int64"), **texts})
 
 
 def _rows(batch: Batch, places: Mapping[str, int]) -> pd.DataFrame:
     """The columns of a batch that are read, rows of another length among them."""
     columns = {
         name: batch.columns[places[name]].to_pylist() if name in places else [None] * len(batch.lines)
-        for name in ROW_COLUMNS
+        for name in _READ_COLUMNS
     }
-    frame = pd.DataFrame({"line": batch.lines, **columns}, columns=["line", *ROW_COLUMNS])
+    frame = pd.DataFrame({"line": batch.lines, **columns}, columns=["line", *_READ_COLUMNS])
     if batch.ragged:
         # A delimiter in somebody's comment: what stands before it is in its place, and the reference is like no other.
         apart = [
@@ -821,7 +851,7 @@ def _rows(batch: Batch, places: Mapping[str, int]) -> pd.DataFrame:
             for row in batch.ragged
         ]
         frame = pd.concat([frame, pd.DataFrame(apart, columns=frame.columns)]).sort_values("line", kind="stable")
-    for name in ROW_COLUMNS:
+    for name in _READ_COLUMNS:
         texts = frame[name].astype("object").fillna("").astype("str")
         frame[name] = texts.str.strip().map(unguard)
     return frame

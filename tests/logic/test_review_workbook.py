@@ -261,7 +261,7 @@ def header_of(sheet: Any) -> list[str]:
 
 def place_of(sheet: Any, name: str, locale: str = "fr") -> int:
     """The column of the sheet of rows, from 0, that holds a thing."""
-    header = REFERENCE_HEADER if name == "reference" else words_of(locale)["columns"][name]
+    header = {"reference": REFERENCE_HEADER, "before": "crm_before"}.get(name) or words_of(locale)["columns"][name]
     return header_of(sheet).index(header)
 
 
@@ -281,7 +281,7 @@ def test_the_workbook_speaks_the_language_of_the_estate(locale: str) -> None:
     assert book.sheetnames == list(words["sheets"].values())
     shown = header_of(book.worksheets[0])
     assert is_review(shown)
-    assert set(words["columns"].values()) == set(shown) - {REFERENCE_HEADER}
+    assert set(words["columns"].values()) == set(shown) - {REFERENCE_HEADER, "crm_before"}
     named = rendering.texts(locale)["scenario"]
     column = place_of(book.worksheets[0], "scenario", locale)
     assert {row[column] for row in book.worksheets[0].iter_rows(min_row=2, values_only=True)} == set(named.values())
@@ -468,10 +468,31 @@ def test_a_workbook_comes_back_as_it_went_out(saved: Callable[..., Path]) -> Non
     assert sheet.rows["line"].tolist() == list(range(2, 26))
     items = items_of()
     assert set(sheet.rows["reference"]) == set(items["reference"])
-    of_row = by_reference(sheet)
-    (rejected,) = items.query("customer_id == 'c2' and rank == 1")["reference"]
-    assert of_row.pop(rejected) == ("002", "P1", "Rejeter", "1", "-non")
-    assert {row[2:] for row in of_row.values()} == {("", "", "")}
+    # What went out filled in and was left as it was, nobody has said.
+    assert {row[2:] for row in by_reference(sheet).values()} == {("", "", "")}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "back"),
+    [
+        ("decision", "Approuver", ("Approuver", "1", "-non")),
+        ("decision", None, ("", "1", "-non")),
+        ("rating", 2, ("Rejeter", "2", "-non")),
+        ("comment", "'-non !", ("Rejeter", "1", "-non !")),
+        ("comment", " '-non ", ("", "", "")),
+        ("before", None, ("Rejeter", "1", "-non")),
+    ],
+)
+def test_what_was_changed_on_a_row_that_went_out_filled_in_is_read_with_all_of_it(
+    name: str, text: Any, back: tuple[str, ...], saved: Callable[..., Path]
+) -> None:
+    def change(book: openpyxl.Workbook) -> None:
+        sheet = book.worksheets[0]
+        (row,) = [row for row in sheet.iter_rows(min_row=2) if row[place_of(sheet, "decision")].value == "Rejeter"]
+        row[place_of(sheet, name)].value = text
+
+    (rejected,) = items_of().query("customer_id == 'c2' and rank == 1")["reference"]
+    assert by_reference(read(saved(edited(content(), change)), LIMITS))[rejected] == ("002", "P1", *back)
 
 
 @pytest.mark.parametrize("locale", LOCALES)
