@@ -13,7 +13,6 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pandas as pd
-from babel.dates import format_datetime
 
 from crm_assets import rendering
 from crm_assets.logic.mended import guard
@@ -52,7 +51,7 @@ def receipt_workbook(
         target, {"constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False}
     )
     book.set_properties({"created": receipt["read_at"].to_pydatetime().replace(tzinfo=None)})
-    plain = {"valign": "top", "text_wrap": True}
+    plain = {"valign": "top", "align": "left", "text_wrap": True}
     styles = {
         "title": book.add_format({"bold": True, "font_size": 16, "font_color": _HEAD}),
         "status": book.add_format({"italic": True}),
@@ -116,7 +115,8 @@ def _summary(
     said = words["receipt"]
 
     def moment(at: datetime) -> str:
-        return str(format_datetime(at, "long", tzinfo=ZoneInfo(timezone), locale=locale))
+        local = at.astimezone(ZoneInfo(timezone))
+        return f"{rendering.long_date(local.date(), locale)}, {local:%H:%M}"
 
     verdict = said["no_gate"]
     if gate is not None:

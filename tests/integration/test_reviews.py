@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pandas as pd
 import pytest
 import xlsxwriter
@@ -18,6 +19,8 @@ from python_calamine import CalamineWorkbook
 
 from crm_assets import activation, databases, gating, rendering, reviews, run_context, tables
 from crm_assets.campaigns import Campaign
+from crm_assets.defs.activation import assets
+from crm_assets.defs.common import AFTER_REFRESH, TRIGGER_TAG
 from crm_assets.gating import GatedRun
 from crm_assets.logic import review
 from crm_assets.resources import raw_store
@@ -355,6 +358,33 @@ def test_a_rejection_since_the_plan_is_held_back_at_the_send(make: Make) -> None
     sent = activation.send_campaign(run.warehouse, run.tenant, spring, rules, AS_OF, NOW)
     assert sent.held_back == {"REVIEW_PENDING": 1, "REVIEW_REJECTED": 1}
     assert sent.messages == 2
+
+
+def test_no_recommendation_is_planned_by_itself_while_customers_wait_for_review(make: Make, tmp_path: Path) -> None:
+    folder_of_campaigns = tmp_path / "tenants" / "demo" / "campaigns"
+    folder_of_campaigns.mkdir(parents=True)
+    (folder_of_campaigns / "spring.yaml").write_text("kind: reco\nsubject: {en: Our selection}\n")
+    run = make(tags={TRIGGER_TAG: AFTER_REFRESH})
+    run.config = run.config.model_copy(update={"tenants": tmp_path / "tenants"})
+    people = [f"c{n}" for n in range(1, 5)]
+    insert(run.warehouse, "rfm.customer_rfm", pd.DataFrame({"customer_id": people, "segment": "Champions"}))
+    insert(run.warehouse, "curated.dim_customers", pd.DataFrame({"customer_id": people, "profiling_objected": False}))
+
+    def planned(by: run_context.TenantRun) -> int:
+        with dg.build_asset_context() as context:
+            list(assets.plan_campaign(context, assets.PlanConfig(campaign=""), by))
+        return run.warehouse.count("activation", "messages")
+
+    said = {(c, p): ("Approve",) for c in people[:3] for p in ("p1", "p2")}
+    workbook(folder(run) / "half.csv", said)
+    read(run)
+    assert gate_of(run) == ("open", 3)
+    assert planned(run) == 0
+    # Put off is an answer: it is not waited for.
+    workbook(folder(run) / "rest.csv", {("c4", "p1"): ("Later",), ("c4", "p2"): ("Approve",)})
+    read(run)
+    assert reviews.waiting(run.warehouse) == 0
+    assert planned(run) == 3
 
 
 def test_the_folder_has_landed_only_where_nothing_but_workbooks_is_new(make: Make) -> None:
