@@ -7,6 +7,7 @@ nothing of the models' SQL is shared. Money is compared to the cent.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -18,7 +19,7 @@ import pandas as pd
 import pytest
 
 from crm_assets import databases, rendering, rules, tables
-from crm_assets.dbt_manifest import ensure_manifest
+from crm_assets.dbt_manifest import PROJECT, ensure_manifest
 from crm_assets.defs.customers.assets import keep_history
 from crm_assets.resources.warehouse import Warehouse
 from tests.conftest import PREFIX, fresh_warehouse
@@ -314,6 +315,22 @@ def test_the_accounting_identities_hold_and_would_be_missed(estate: Estate) -> N
             connection.execute(lost.format(mart, column, column, f"{mart} where population = 'all'").encode())
             assert connection.execute(statement(name).encode()).fetchall() != []
         connection.rollback()
+
+
+def test_every_rule_that_a_mart_asks_for_is_looked_for_before_it_is_used(estate: Estate) -> None:
+    test = "kpis_rules_that_sql_reads_are_all_there"
+    asked = {
+        name
+        for path in [*(PROJECT / "models" / "kpis").glob("*.sql"), PROJECT / "macros" / "kpis.sql"]
+        for name in re.findall(r"rule_\w+\('([\w.]+)'\)", path.read_text("utf-8"))
+    }
+    assert estate.warehouse.rows(statement(test)) == []
+    with estate.warehouse.transaction() as connection:
+        connection.execute("delete from landing.parameters")
+        looked_for = {name for (name,) in connection.execute(statement(test).encode())}
+        connection.rollback()
+    assert len(asked) > 20
+    assert asked <= looked_for
 
 
 # --- cohorts
