@@ -39,12 +39,7 @@ _MESSAGE_STATES = {
     "failed": "No message: Brevo refused the one of {plan}, batch {batch}",
     "superseded": "No message: the one of {plan} was replaced before it was sent",
 }
-_REVIEW_REASONS = {
-    gate.REVIEW_PENDING: "review has not let the message through yet (review: {mode}; {undecided} of {items} items"
-    " undecided, {later} put off)",
-    gate.REVIEW_FAILED: "the reviewed sample had too many rejected customers, and the items are not all approved",
-    gate.REVIEW_REJECTED: "a reviewer rejected what it would say",
-}
+_REVIEW_REASONS = (gate.REVIEW_PENDING, gate.REVIEW_FAILED, gate.REVIEW_REJECTED)
 
 
 @dataclass(frozen=True)
@@ -259,17 +254,29 @@ def _own_reason(known: Known) -> tuple[str, str] | None:
             more = "; the person objects to profiling, and is recommended nothing"
         return action["reason"], errors + more
     if action["reason"] in _REVIEW_REASONS:
-        decisions = known.items["decision"] if len(known.items) else pd.Series(dtype="object")
-        said = _REVIEW_REASONS[action["reason"]].format(
-            mode=known.tenant.review,
-            items=len(known.items),
-            undecided=int((~decisions.isin(["approve", "reject"])).sum()),
-            later=int((decisions == "later").sum()),
-        )
-        return action["reason"], f"{action['reason']}: {said}"
+        return action["reason"], f"{action['reason']}: {_held_by_review(known, action['reason'])}"
     score, least = int(action["audit_score"]), known.rules.audit.min_score
     warnings = _finding_sentence(known, audit.WARN)
     return action["reason"], f"audit score {score}, at least {least} is needed: {warnings}"
+
+
+def _held_by_review(known: Known, reason: str) -> str:
+    """What review waits for, or has said."""
+    if reason == gate.REVIEW_REJECTED:
+        return "a reviewer rejected what it would say"
+    said, items = known.items["decision"], len(known.items)
+    undecided, put_off = int((~said.isin(["approve", "reject"])).sum()), int((said == "later").sum())
+    if reason == gate.REVIEW_FAILED:
+        return (
+            "too many customers of the sample had an item rejected, so every item is to be approved:"
+            f" {undecided} of {items} are not decided"
+        )
+    if put_off:
+        return f"a reviewer put {put_off} of {items} items off"
+    if known.tenant.review == "required":
+        return f"every item must be approved (review: required): {undecided} of {items} are not decided"
+    where = f"in it, {undecided} of {items} items undecided" if known.is_sampled else "not in it"
+    return f"the sample of {known.sample_size} customers is not wholly decided; this customer is {where}"
 
 
 def _plan_name(state: CampaignState) -> str:

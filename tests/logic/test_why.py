@@ -204,20 +204,44 @@ def test_a_score_too_low_is_said_with_the_warnings() -> None:
     assert text.endswith("also SUGAR_MISMATCH, LOW_CONFIDENCE")
 
 
-def test_review_holds_back() -> None:
-    code, text = said(review="required", listed=[item(), item(product_key="p2", rank=2)], decisions={"p1": "approve"})
-    assert code == "REVIEW_PENDING"
-    assert text.startswith("No message: REVIEW_PENDING: review has not let the message through yet (review: required;")
-    assert "1 of 2 items undecided" in text
-    code, text = said(review="sample", sample=("c1",), decisions={})
-    assert (code, "review: sample" in text) == ("REVIEW_PENDING", True)
-    code, text = said(decisions={"p1": "later"})
-    assert (code, "1 put off" in text) == ("REVIEW_PENDING", True)
-    code, text = said(decisions={"p1": "reject"})
-    assert (code, text) == (
+REVIEWED = {
+    "required": (
+        {"review": "required", "listed": [item(), item(product_key="p2", rank=2)], "decisions": {"p1": "approve"}},
+        "REVIEW_PENDING",
+        "every item must be approved (review: required): 1 of 2 are not decided",
+    ),
+    "sampled": (
+        {"review": "sample", "sample": ("c1",)},
+        "REVIEW_PENDING",
+        "the sample of 1 customers is not wholly decided; this customer is in it, 1 of 1 items undecided",
+    ),
+    "not sampled": (
+        {"review": "sample"},
+        "REVIEW_PENDING",
+        "the sample of 0 customers is not wholly decided; this customer is not in it",
+    ),
+    "put off": ({"decisions": {"p1": "later"}}, "REVIEW_PENDING", "a reviewer put 1 of 1 items off"),
+    "failed": (
+        {
+            "review": "sample",
+            "sample": ("c1",),
+            "listed": [item(), item(product_key="p2", rank=2)],
+            "decisions": {"p2": "reject"},
+        },
+        "REVIEW_FAILED",
+        "too many customers of the sample had an item rejected, so every item is to be approved: 1 of 2 are not decided",
+    ),
+    "rejected": (
+        {"decisions": {"p1": "reject"}},
         "NO_RECOMMENDATION",
-        "No message: NO_RECOMMENDATION: there is nothing to send; every item was rejected in review",
-    )
+        "there is nothing to send; every item was rejected in review",
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "code", "words"), REVIEWED.values(), ids=REVIEWED)
+def test_review_holds_back(given: dict[str, Any], code: str, words: str) -> None:
+    assert said(**given) == (code, f"No message: {code}: {words}")
 
 
 @pytest.mark.parametrize(
