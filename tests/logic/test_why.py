@@ -229,7 +229,8 @@ REVIEWED = {
             "decisions": {"p2": "reject"},
         },
         "REVIEW_FAILED",
-        "too many customers of the sample had an item rejected, so every item is to be approved: 1 of 2 are not decided",
+        "too many customers of the sample had an item rejected, so every item is to be approved:"
+        " 1 of 2 are not decided",
     ),
     "rejected": (
         {"decisions": {"p1": "reject"}},
