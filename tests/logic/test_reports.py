@@ -548,3 +548,10 @@ def test_every_code_and_sentence_has_words_in_every_language(locale: str) -> Non
             assert (shape(words[key]) == shape(french[key])) or key in {"chart"}, key
     assert set(words["kind"]) == {"permission", "rule", "review"}
     assert set(words["no_projection"]) == set(get_args(sales.NoProjection))
+
+
+@pytest.mark.parametrize("made", [page, bare])
+def test_what_is_opened_is_closed(made: Any) -> None:
+    html = made("fr")
+    for tag in ("div", "table", "ul", "li", "figure", "tr", "th", "td", "main", "p"):
+        assert len(re.findall(rf"<{tag}[ >]", html)) == html.count(f"</{tag}>"), tag
