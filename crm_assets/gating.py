@@ -133,7 +133,7 @@ def next_actions(run: GatedRun) -> pd.DataFrame:
     people, permissions, scores = _people(run, items)
     held = gate.review_verdicts(
         gate.candidates(permissions, scores, rules),
-        run.proposed(),
+        run.proposed() if run.tenant.review != "auto" else pd.DataFrame(columns=review.ITEM_KEY),
         run.read("review", "applied_decisions", [*review.ITEM_KEY, "decision"]),
         run.read("review", "samples", ["customer_id"])["customer_id"],
         run.tenant.review,

@@ -58,8 +58,8 @@ def review_verdicts(
     """Per candidate whom review holds back, why: REVIEW_PENDING or REVIEW_FAILED, by customer_id.
 
     `customers`: those whom permission and audit let through. `items`: customer_id, wine_id, scenario of all that the
-    engine proposed, what was rejected since included. `decisions`: customer_id, wine_id, scenario, decision that
-    hold on them. `sample`: the pinned sample's customers.
+    engine proposed, what was rejected since included (`auto` does not look at them). `decisions`: customer_id, wine_id,
+    scenario, decision that hold on them. `sample`: the pinned sample's customers.
 
     * In every mode an item put off (`later`) holds its customer back. What was rejected has left the list: who has
       nothing left is not among the candidates.
@@ -71,31 +71,28 @@ def review_verdicts(
     """
     ids = pd.Index(pd.unique(customers))
     held = pd.Series(None, index=ids, dtype="object")
-    if ids.empty:
-        return held.dropna()
-    key = ["customer_id", "wine_id", "scenario"]
-    looked_at = items.loc[items["customer_id"].isin(ids.union(pd.Index(sample))), key]
-    said = looked_at.merge(decisions[[*key, "decision"]], on=key, how="left", validate="one_to_one")
-    is_ = {decision: said["decision"].eq(decision) for decision in ("approve", "reject", "later")}
-    flags = pd.DataFrame(
-        {
-            "later": is_["later"],
-            "rejected": is_["reject"],
-            "undecided": ~(is_["approve"] | is_["reject"]),
-        }
-    )
-    by_customer = flags.groupby(said["customer_id"], sort=False).any()
-    own = by_customer.reindex(ids)
     if mode == "required":
-        held[own["undecided"]] = REVIEW_PENDING
+        held[_flags(ids, items, decisions)["undecided"]] = REVIEW_PENDING
     elif mode == "sample":
-        sampled = by_customer.reindex(pd.Index(sample))
+        sampled = _flags(pd.Index(sample), items, decisions)
         if len(sampled) and sampled["rejected"].mean() > rules.review.max_rejected_share:
-            held[own["undecided"]] = REVIEW_FAILED
+            held[_flags(ids, items, decisions)["undecided"]] = REVIEW_FAILED
         elif not len(sampled) or sampled["undecided"].any():
             held[:] = REVIEW_PENDING
-    held[own["later"]] = REVIEW_PENDING
+    put_off = decisions.loc[decisions["decision"] == "later", "customer_id"]
+    held[ids.isin(put_off)] = REVIEW_PENDING
     return held.dropna()
+
+
+def _flags(ids: pd.Index, items: pd.DataFrame, decisions: pd.DataFrame) -> pd.DataFrame:
+    """Per customer, in the order of `ids`: whether an item was `rejected`, whether one is `undecided` (or put off)."""
+    key = ["customer_id", "wine_id", "scenario"]
+    looked_at = items.loc[items["customer_id"].isin(ids), key]
+    said = looked_at.merge(decisions[[*key, "decision"]], on=key, how="left", validate="one_to_one")
+    flags = pd.DataFrame(
+        {"rejected": said["decision"].eq("reject"), "undecided": ~said["decision"].isin(["approve", "reject"])}
+    )
+    return flags.groupby(said["customer_id"], sort=False).any().reindex(ids, fill_value=False)
 
 
 def next_actions(

@@ -232,7 +232,7 @@ def test_two_workbooks_end_the_same_in_either_order(make: Make) -> None:
     }
     ends = []
     for order in (list(books), list(books)[::-1]):
-        for name in ("decisions", "receipts", "receipt_lines"):
+        for name in ("decisions", "applied_decisions", "receipts", "receipt_lines"):
             run.warehouse.execute(f"delete from review.{name}")
         for name in order:
             workbook(folder(run) / name, books[name][0], when=books[name][1])
