@@ -8,6 +8,7 @@ All text is inert: a name that begins like a formula stays a name. What is told 
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -40,7 +41,7 @@ _MONTHS = {"fr": "[$-40C]mmm yyyy", "en": "[$-809]mmm yyyy", "de": "[$-407]mmm y
 # Letters that a column of numbers needs.
 _NUMBER_WIDTH = {"count": 9, "signed": 9, "number": 9, "euros": 12, "percent": 9, "change": 10, "score": 8, "day": 12}
 _LINE_HEIGHT = 15  # points: not every program works a row's height out from wrapped text
-_ROWS_OF_A_PAGE = 40
+_ROWS_OF_A_PAGE, _PAGE_WIDTH = 40, 180  # rows, letters: more would be too small to read
 _ROOM = 75  # letters: charts stand right of a table that leaves room on the page, else below it
 _PERCENT = {"fr": "0.0\u00a0%", "en": "0.0%", "de": "0.0\u00a0%"}
 
@@ -561,6 +562,12 @@ class _Writer:
         }
         head = {"bold": True, "bottom": 2, "bottom_color": colours.WINE, "text_wrap": True, "valign": "bottom"}
         self._heads = {align: book.add_format({**head, "align": align}) for align in ("left", "right")}
+        # Text beside a column of numbers stands off from them.
+        self._heads["inner"] = book.add_format({**head, "align": "left", "indent": 1})
+        for kind in ("text", "wrapped", "day"):
+            self._formats[f"inner {kind}"] = book.add_format(
+                {**line, "num_format": numbers[kind], "text_wrap": kind == "wrapped", "align": "left", "indent": 1}
+            )
         self._title = book.add_format({"bold": True, "font_size": 14, "font_color": colours.WINE})
         self._muted = book.add_format({"font_color": colours.MUTED})
 
@@ -580,8 +587,9 @@ class _Writer:
         for row, needed in enumerate(lines, start=_HEAD):
             page.set_row(row, _LINE_HEIGHT * needed)
         for place, (column, width) in enumerate(zip(sheet.columns, widths, strict=True)):
-            align = "right" if _align(_kind(column)) == "right" else "left"
-            page.write_string(_HEAD, place, guard(column.header), self._heads[align])
+            align = _align(_kind(column))
+            head = "inner" if place and align == "left" else align
+            page.write_string(_HEAD, place, guard(column.header), self._heads[head])
             for row, value in enumerate(column.values, start=_FIRST):
                 cell, kind = value if column.kind == "mixed" else (value, column.kind)
                 self._cell(page, row, place, cell, kind)
@@ -594,7 +602,7 @@ class _Writer:
             scale = {"type": "2_color_scale", "min_color": colours.PAPER, "max_color": "#C9A5AA"}
             page.conditional_format(_FIRST, sheet.shade, _HEAD + sheet.rows, len(sheet.columns) - 1, scale)
         page.freeze_panes(_FIRST, 1)
-        self._print(page)
+        self._print(page, sum(widths))
         if sum(widths) <= _ROOM:
             self.draw(page, sheet, sheet.charts, right=len(sheet.columns) + 1)
         else:
@@ -604,7 +612,7 @@ class _Writer:
         return page
 
     def _cell(self, page: Worksheet, row: int, place: int, value: Any, kind: str) -> None:
-        style = self._formats[kind]
+        style = self._formats.get(f"inner {kind}" if place else kind, self._formats[kind])
         if _is_blank(value):
             page.write_blank(row, place, None, style)
         elif kind in ("text", "wrapped", "word"):
@@ -621,11 +629,12 @@ class _Writer:
         longest = _NUMBER_WIDTH.get(kind, 0) or max((len(str(value)) + 2 for value in column.values), default=0)
         return float(min(max(longest, words, _NARROWEST), _WIDEST))
 
-    def _print(self, page: Worksheet) -> None:
+    def _print(self, page: Worksheet, width: float) -> None:
         page.set_landscape()
         page.set_paper(_LANDSCAPE_A4)
         page.set_margins(left=0.5, right=0.5, top=0.6, bottom=0.7)
-        page.fit_to_pages(1, 0)
+        page.fit_to_pages(-(-int(width) // _PAGE_WIDTH), 0)
+        page.repeat_columns(0)
         page.repeat_rows(_HEAD)
         page.set_footer("&L&8&A&R&8&P / &N")
 
@@ -672,8 +681,9 @@ class _Writer:
 
 
 def _lines(texts: Sequence[Any], widths: Sequence[float]) -> int:
-    """The lines that the longest of the texts takes in its column."""
-    return max((-(-(len(str(text)) + 2) // int(width)) for text, width in zip(texts, widths, strict=True)), default=1)
+    """The lines that the longest of the texts takes in its column, wrapped at its words."""
+    wrapped = (textwrap.wrap(str(text), max(int(width) - 2, 1)) for text, width in zip(texts, widths, strict=True))
+    return max((len(lines) for lines in wrapped), default=1) or 1
 
 
 def _kind(column: Column) -> str:

@@ -276,7 +276,7 @@ def monthly_reports_page(given: Tables) -> str:
                 "(entre +5,2 et +33,4, à 95\u00a0%). L&#39;effet est établi.",
                 "solo (unique)\u00a0: pas de groupe témoin",
                 "week (2025-W51)\u00a0: chiffres provisoires",
-                "Hélène &lt;Meyer&gt; (A1)\u00a0: silencieux depuis 300 jours",
+                "Hélène &lt;Meyer&gt; (A1)\u00a0: ",
                 "Au plus bas du mois, le 8 décembre 2025\u00a0: 72,5.",
                 "T1 2025",
                 "Et 3 autres.",
