@@ -25,11 +25,17 @@ def _written(text: str, unit: str, locale: str) -> str:
     if unit == "number":
         return text.replace(".", words["decimal_separator"])
     if unit == "euros":
-        return rendering.euros(float(text), locale)
+        return _euros(f"{float(text):.2f}", locale)
     if unit == "percent":
         return str(words["percent"]).format(n=f"{100 * float(text):.0f}")
     forms = words[unit]
     return str(forms.get("one" if text == "1" else text, forms["other"])).format(n=text)
+
+
+@lru_cache(maxsize=20_000)
+def _euros(amount: str, locale: str) -> str:
+    # By cents, of which there are few: babel takes its time.
+    return rendering.euros(float(amount), locale)
 
 
 class _Value(str):

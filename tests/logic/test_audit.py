@@ -714,6 +714,12 @@ def test_a_check_that_was_not_measured_is_an_error() -> None:
         audit.data_quality(given[given["check_code"] != "STALE_SALES"], RULES)
 
 
+def test_a_ratio_that_is_its_tolerance_but_for_the_last_bit_is_at_it() -> None:
+    # 4.3 rows a day were expected and 0.43 came: (4.3 - 0.43) / 4.3 / 0.9 is 0.9999999999999999.
+    quality = audit.data_quality(measures(VOLUME_DROP=(4.3 - 0.43, 4.3)), RULES)
+    assert audit.breaker(quality, RULES).failed_checks == ("VOLUME_DROP",)
+
+
 def test_a_null_measure_is_not_trusted() -> None:
     quality = audit.data_quality(measures(STALE_SALES=(float("nan"), 31)), RULES)
     assert audit.breaker(quality, RULES).failed_checks == ("STALE_SALES",)
