@@ -149,7 +149,7 @@ def test_a_tenth_of_a_year_is_enough() -> None:
 def test_the_interval_holds_what_it_says(n_years: int) -> None:
     """Estates whose year from this day on grows as the method assumes: eight ends in ten fall inside."""
     draw = np.random.default_rng(20251013)
-    inside, estates = 0, 500
+    inside, estates = 0, 300
     for _ in range(estates):
         begun = draw.uniform(60_000, 140_000, n_years + 1)
         ends = begun * 1.4 + draw.normal(0, 25 * np.sqrt(begun))
