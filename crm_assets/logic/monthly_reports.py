@@ -124,6 +124,10 @@ class Tables:
     anomalies: pd.DataFrame
 
 
+class NoSalesError(LookupError):
+    """The estate has no sales of the month or before: there is nothing to tell."""
+
+
 def period_of(month: date) -> str:
     """2025-12 of a day of it."""
     return f"{month:%Y-%m}"
@@ -329,14 +333,14 @@ def monthly(
     tenant: Tenant, rules: BusinessRules, decision: Mapping[str, Any], month: date, tables: Tables
 ) -> MonthlyReport:
     """The figures of a month. `decision`: the row of gate.decisions of the run that they are taken from; `month`:
-    first day of a month that is over. LookupError for one of which the estate has no sales.
+    first day of a month that is over, else LookupError. NoSalesError for one of which the estate has no sales.
     """
     as_of = pd.Timestamp(decision["as_of"]).date()
     of_months = _of_months(tables.sales, "all")
     if month > last_whole_month(as_of):
         raise LookupError(f"{period_of(month)} is not over: the newest data are of {as_of}")
     if pd.Timestamp(month) not in of_months.index:
-        raise LookupError(f"no sales of {period_of(month)} or before are known")
+        raise NoSalesError(f"no sales of {period_of(month)} or before are known")
     is_current = month == last_whole_month(as_of)
     limits = rules.reports.monthly
     risers, fallers, low_stock = _wines(tables, month, limits.wines, limits.low_stock_months)

@@ -162,6 +162,22 @@ def test_the_asset_records_its_files_and_its_light_can_go_out(
     assert not light()
 
 
+def test_an_estate_without_sales_has_no_report_and_no_failure(warehouse: Warehouse, tmp_path: Path) -> None:
+    warehouse.execute("delete from kpis.monthly_sales where month < '2026-01-01'")
+    run = SimpleNamespace(tenant=TENANT, rules=RULES, warehouse=warehouse, home=tmp_path, now=NOW, as_of=AS_OF)
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions(str(tenants_partitions.name), ["estate"])
+        result = dg.materialize(
+            [monthly.reports_monthly_reports],
+            partition_key="estate",
+            instance=instance,
+            resources={"tenant_run": run},
+        )
+    (event,) = result.get_asset_materialization_events()
+    assert event.materialization.metadata["not_written"].value == "no sales of 2025-12 or before are known"
+    assert warehouse.count("reports", "monthly_reports") == 0
+
+
 def test_what_cannot_be_reported_fails_with_its_reason(warehouse: Warehouse, tmp_path: Path) -> None:
     run = SimpleNamespace(tenant=TENANT, rules=RULES, warehouse=warehouse, home=tmp_path, now=NOW, as_of=AS_OF)
     for month, reason in (("2026-01", "2026-01 is not over"), ("12/2025", "is no month")):

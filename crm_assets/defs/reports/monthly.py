@@ -7,7 +7,7 @@ import dagster as dg
 
 from crm_assets import activation, charts, documents, monthly_documents, tables
 from crm_assets.defs.common import TenantRun, materialized, plot, tenant_asset, tenant_check
-from crm_assets.logic import monthly_page
+from crm_assets.logic import monthly_page, monthly_reports
 from crm_assets.resources.warehouse import copy_frame
 
 # The UI speaks English, whatever the estate reads.
@@ -56,6 +56,9 @@ def reports_monthly_reports(
         month = monthly_documents.month_of(config.month) if config.month else None
         report = monthly_documents.gather(tenant_run.warehouse, tenant, tenant_run.rules, gate.run_id, month)
     except (LookupError, ValueError) as error:
+        if isinstance(error, monthly_reports.NoSalesError) and not config.month:
+            # A new estate: the schedule's run does not fail for it.
+            return materialized(0, run=tenant_run, run_id=gate.run_id, not_written=str(error))
         raise dg.Failure(str(error)) from error
     folder = documents.folder_of(tenant, tenant_run.home, gate.run_id)
     written, missing = monthly_documents.write_report(report, tenant.locale, folder)
