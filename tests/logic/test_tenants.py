@@ -57,7 +57,9 @@ def test_a_wrong_value_of_the_template_is_named(tmp_path: Path) -> None:
         load_tenant(write(tmp_path, "a_test.yaml", GOOD.replace("Europe/Paris", "Europe/Pariss")))
 
 
-@pytest.mark.parametrize("text", ["", "- a list\n", "name: [unclosed\n", "name: caf\x00e\n", "? [a, b]\n: x\n", "rules: &a [*a]\n"])
+@pytest.mark.parametrize(
+    "text", ["", "- a list\n", "name: [unclosed\n", "name: caf\x00e\n", "? [a, b]\n: x\n", "rules: &a [*a]\n"]
+)
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(TenantError, match=r"^broken\.yaml: "):
         load_tenant(write(tmp_path, "broken.yaml", text))
