@@ -191,8 +191,8 @@ def judge(
         else said.reindex(columns=[*columns, "_line"])
     )
     both = pd.concat([stored.assign(_line=-1), new], ignore_index=True) if len(stored) else new
-    strongest = precedence(both).drop_duplicates(ITEM_KEY, keep="last")
-    taken = strongest[strongest["file_id"].eq(file_id)]
+    strongest = _named(precedence(both)).drop_duplicates(ITEM_KEY, keep="last")
+    taken = strongest[strongest["file_id"].eq(file_id) | strongest["_is_named"]]
 
     before = new[["_line", *ITEM_KEY, "decision", "rating", "comment"]].merge(
         stored[[*ITEM_KEY, "decision", "rating", "comment"]], on=ITEM_KEY, suffixes=("", "_before")
@@ -211,8 +211,19 @@ def judge(
         lines.sort_values("source_line", ignore_index=True),
         taken[columns].sort_values(ITEM_KEY, kind="stable", ignore_index=True),
         int((~is_filled & rows["reference"].ne("")).sum()),
-        int(taken["origin"].eq(REST).sum()),
+        int((taken["origin"].eq(REST) & taken["file_id"].eq(file_id)).sum()),
     )
+
+
+def _named(decisions: pd.DataFrame) -> pd.DataFrame:
+    """The decisions, those of nobody's name with the name of whoever said the same; `_is_named` where that changed one.
+
+    A workbook saved as CSV has no place for a name: handing it in again must not take the name away.
+    """
+    name = decisions["reviewer"].where(decisions["reviewer"].ne(""))
+    name = name.groupby([decisions[key] for key in (*ITEM_KEY, "decision")]).transform("last").fillna("")
+    is_named = decisions["reviewer"].eq("") & name.ne("")
+    return decisions.assign(reviewer=decisions["reviewer"].where(~is_named, name), _is_named=is_named)
 
 
 def _without(keys: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:

@@ -164,6 +164,20 @@ def test_what_was_said_before_is_unchanged_and_what_is_older_is_overtaken() -> N
     assert outcomes(other) == {2: "TAKEN"}
 
 
+def test_who_gave_no_name_does_not_take_one_away() -> None:
+    named, nameless = {"file_id": "a" * 16}, {"file_id": "b" * 16, "reviewer": "", "decided_at": NOW + timedelta(1)}
+    rows = sheet({"decision": "approve"}, {"decision": "approve"})
+    again = sheet({"decision": "approve"}, {"decision": "reject"})
+    ends = []
+    for order in ([(rows, named), (again, nameless)], [(again, nameless), (rows, named)]):
+        first = judge(order[0][0], **order[0][1]).decisions
+        second = judge(order[1][0], first, **order[1][1]).decisions
+        kept = pd.concat([first, second]).drop_duplicates(review.ITEM_KEY, keep="last").sort_values("wine_id")
+        ends.append(kept[["wine_id", "decision", "reviewer", "file_id"]].to_numpy().tolist())
+    assert ends[0] == ends[1]
+    assert [row[:3] for row in ends[0]] == [["w1", "approve", "Anne"], ["w2", "reject", ""]]
+
+
 def test_what_was_carried_over_is_no_rest_and_said_again_it_is_nothing_new() -> None:
     carried = items().loc[[0, 2], review.ITEM_KEY].assign(decision=["approve", "reject"])
     rows = sheet({"decision": "approve"}, {}, {"decision": "approve"})
