@@ -249,6 +249,7 @@ def _holding(warehouse: Warehouse, subject: Subject | None) -> pd.DataFrame:
 
 def approve_rest(run: TenantRun, scenario: str, run_id: str | None, reviewer: str) -> dict[str, Any]:
     """Approve all items of a scenario on which no decision holds; the gate is decided again."""
+    _require_present(run)
     warehouse = run.warehouse
     run_id, as_of = run_to_review(warehouse, run_id)
     until = last_day(as_of, run.tenant)
@@ -272,6 +273,12 @@ def approve_rest(run: TenantRun, scenario: str, run_id: str | None, reviewer: st
         warehouse.upsert(tables.review_decisions, rest.assign(run_id=run_id, **said))
         settle(run, {run_id})
     return {**status(warehouse, run.tenant, run_id), "approved_rest": len(rest)}
+
+
+def _require_present(run: TenantRun) -> None:
+    """ReviewError where the estate's day lies before what has been refreshed: the tables are of a later day."""
+    if run.is_historical:
+        raise ReviewError(f"a day later than {run.as_of} has been refreshed: reviews are of the present")
 
 
 # --- what follows
@@ -408,6 +415,7 @@ def import_file(run: TenantRun, path: Path, reviewer: str = "") -> dict[str, Any
     """Read a returned workbook that lies anywhere, as if it had been dropped; its receipt, and where the review is."""
     from crm_assets.logic.mended import is_review_workbook
 
+    _require_present(run)
     try:
         content = path.read_bytes()
         modified_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)

@@ -21,6 +21,7 @@ from crm_assets import activation, databases, gating, rendering, reviews, run_co
 from crm_assets.campaigns import Campaign
 from crm_assets.defs.activation import assets
 from crm_assets.defs.common import AFTER_REFRESH, TRIGGER_TAG
+from crm_assets.defs.review import receipts
 from crm_assets.gating import GatedRun
 from crm_assets.logic import review
 from crm_assets.resources import raw_store
@@ -214,7 +215,7 @@ def test_a_workbook_is_taken_as_long_as_plans_of_its_run_live_whatever_newer_run
     assert reviews.run_to_review(run.warehouse) == (NEXT, later), "an older run does not come into force again"
 
 
-def test_a_workbook_of_no_run_of_ours_and_one_that_is_damaged(make: Make) -> None:
+def test_a_workbook_of_no_run_of_ours(make: Make) -> None:
     run = make()
     workbook(folder(run) / "other.csv", {("c1", "p1"): ("Approve",)}, run_id="c" * 16)
     read(run)
@@ -408,3 +409,31 @@ def test_the_folder_has_landed_only_where_nothing_but_workbooks_is_new(make: Mak
     run.warehouse.execute("delete from review.receipts")
     dataclasses.replace(run, drop_files={**exports, "back.csv": "2"}).mark_refreshed()
     assert control.drops()[run.tenant.slug] == refreshed
+
+
+def test_a_workbook_that_lies_elsewhere_is_read_by_command(make: Make, tmp_path: Path) -> None:
+    run = make()
+    path = workbook(tmp_path / "elsewhere.csv", {("c1", "p1"): ("Approve",), ("c1", "p2"): ("Approve",)})
+    told = reviews.import_file(run, path, "Anne")
+    assert (told["is_new"], told["n_taken"], told["outcomes"]) == (True, 2, {"TAKEN": 2})
+    assert verdicts(run)["c1"] == "ok"
+    assert run.warehouse.rows("select distinct reviewer, file_id is null from review.decisions") == [("Anne", False)]
+    assert reviews.import_file(run, path, "Luc")["is_new"] is False
+    (tmp_path / "other.csv").write_text("Code client;Nom\nC1;Haas\n")
+    with pytest.raises(reviews.ReviewError, match="no review workbook"):
+        reviews.import_file(run, tmp_path / "other.csv")
+    with pytest.raises(reviews.ReviewError, match="reviews are of the present"):
+        reviews.import_file(make(is_historical=True), path)
+
+
+def test_a_folder_out_of_reach_stops_no_refresh(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(run: run_context.TenantRun) -> int:
+        raise run_context.DropZoneError("sftp: no answer")
+
+    run = make()
+    monkeypatch.setattr(reviews, "read_dropped", unreachable)
+    with dg.build_asset_context(partition_key="demo") as context:
+        results = list(receipts.read_workbooks(context, run))
+    assert [str(result.asset_key) for result in results if isinstance(result, dg.MaterializeResult)] == [
+        str(dg.AssetKey(["review", name])) for name in ("decisions", "receipts", "receipt_lines")
+    ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from crm_assets import reviews, tables
+from crm_assets import reviews, run_context, tables
 from crm_assets.defs.common import TenantRun, bars, check_spec, materialized, table_spec
 
 _DEPS = (("gate", "decisions"), ("recommendations", "items"), ("review", "applied_decisions"))
@@ -41,7 +41,10 @@ def read_workbooks(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> 
     n_read, settled = 0, list[str]()
     # A run for an earlier day looks at the tables of that day; the workbooks are the present's.
     if not tenant_run.is_historical:
-        n_read = reviews.read_dropped(tenant_run)
+        try:
+            n_read = reviews.read_dropped(tenant_run)
+        except run_context.DropZoneError as error:  # as at landing: what needs no file goes on
+            context.log.warning(f"the drop folder cannot be read, no workbook was looked for: {error}")
         settled = reviews.settle(tenant_run)
         tenant_run.mark_reviews_read()
     if settled:
