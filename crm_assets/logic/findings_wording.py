@@ -22,12 +22,11 @@ def _written(text: str, unit: str, locale: str) -> str:
     words = rendering.texts(locale)["finding_words"]
     if unit == "":
         return text
-    if unit == "number":
-        return text.replace(".", words["decimal_separator"])
     if unit == "euros":
         return _euros(f"{float(text):.2f}", locale)
     if unit == "percent":
-        return str(words["percent"]).format(n=f"{100 * float(text):.0f}")
+        shown = f"{100 * float(text):.1f}".removesuffix(".0").replace(".", words["decimal_separator"])
+        return str(words["percent"]).format(n=shown)
     forms = words[unit]
     return str(forms.get("one" if text == "1" else text, forms["other"])).format(n=text)
 

@@ -606,7 +606,7 @@ def test_every_finding_and_reason_is_a_sentence_of_each_language(locale: str) ->
         ("fr", "SILENCE_WINDOW", "0", "14", "dernier contact le jour même ; le silence dure 14 jours"),
         ("de", "SILENCE_WINDOW", "13", "14", "letzter Kontakt vor 13 Tagen; Ruhezeit: 14 Tage"),
         ("en", "UPSELL_NOT_HIGHER", "9.5", "10", "€9.50 per 75 cl; the customer already pays €10.00"),
-        ("fr", "LOW_CONFIDENCE", "0.299", "0.3", "confiance de 0,299, inférieure à 0,3"),
+        ("fr", "LOW_CONFIDENCE", "0.299", "0.3", "confiance de 29,9 %, inférieure à 30 %"),
         ("fr", "LOW_DIVERSITY", "0.75", "0.7", "75 % de la liste viennent d'une même famille ; au plus 70 %"),
         ("fr", "RECENT_DUPLICATE", "listed_twice:2", "1", "le même vin figure deux fois dans la liste"),
     ],
