@@ -7,6 +7,7 @@ alone. What is drawn is decided in `logic/reports.py` and `logic/sales.py`; word
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from collections.abc import Callable
@@ -102,13 +103,15 @@ def trend(sales: Sales, locale: str) -> Figure:
     frame = sales.trend
     places = range(len(frame))
     axes.plot(places, frame["amount"], color=WINE, linewidth=2, marker="o", markersize=3)
-    axes.set_ylim(0, float(frame["amount"].max()) * 1.18)
+    # Of a history too young for twelve months nothing is drawn; more may have been returned than sold.
+    lowest, highest = (float(frame["amount"].agg(end)) if len(frame) else 0.0 for end in ("min", "max"))
+    axes.set_ylim(min(lowest * 1.18, 0.0), max(highest * 1.18, 1.0))
     step = max(1, len(frame) // 5)
     shown = list(places)[::-1][::step][::-1]
     axes.set_xticks(shown, [_tick(frame["day"].iloc[place], locale) for place in shown], fontsize=8)
     axes.grid(True, axis="y")
     _euro_axis(axes.yaxis, locale)
-    for place in {0, len(frame) - 1}:
+    for place in {0, len(frame) - 1} if len(frame) else ():
         amount = float(frame["amount"].iloc[place])
         is_first = place == 0 and len(frame) > 1
         side = "left" if is_first else "right"
@@ -129,7 +132,9 @@ def seasons(sales: Sales, locale: str) -> Figure:
     frame = sales.seasons
     places = range(len(frame))
     axes.bar(places, frame["share"], 0.66, **_BEFORE)
-    below, above = frame["share"] - frame["low"], frame["high"] - frame["share"]
+    # Of years alike, their mean may lie a last bit outside.
+    below = (frame["share"] - frame["low"]).clip(lower=0)
+    above = (frame["high"] - frame["share"]).clip(lower=0)
     axes.errorbar(
         places, frame["share"], yerr=[below, above], fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5, capthick=1.1
     )
@@ -229,3 +234,8 @@ def svg(figure: Figure) -> bytes:
     text = buffer.getvalue().decode()
     # The document type names an address on the web; nothing of a report does.
     return re.sub(r"^<\?xml.*?\?>\s*<!DOCTYPE.*?>\s*", "", text, flags=re.DOTALL).encode()
+
+
+def data_uri(figure: Figure) -> str:
+    """The figure as a page holds it: nothing has to be fetched."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg(figure)).decode()

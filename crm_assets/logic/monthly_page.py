@@ -6,7 +6,6 @@ decided in `logic/monthly_reports.py`; wording is in `templates/monthly_<locale>
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Hashable, Mapping
 from datetime import date
 from types import SimpleNamespace
@@ -200,7 +199,7 @@ def _months_chart(report: MonthlyReport, words: MonthWords) -> dict[str, str]:
     worst, best = known.iloc[0], known.iloc[-1]
     drawn = charts.drawn("months", SimpleNamespace(months=report.months.fillna({"amount": 0.0})), words.locale)
     return {
-        "source": "data:image/svg+xml;base64," + base64.b64encode(charts.svg(drawn)).decode(),
+        "source": charts.data_uri(drawn),
         "caption": words.say("months_chart"),
         "alt": words.say(
             "months_alt",
@@ -513,7 +512,12 @@ def html_of(report: MonthlyReport, locale: str) -> str:
     """The page, in that language. The same report gives the same bytes."""
     words = MonthWords(locale)
     template = rendering.environment(locale).get_template(TEMPLATE)
-    return template.render(**contents(report, locale), months_chart=_months_chart(report, words), colours=charts)
+    return template.render(
+        title=title_of(report, locale),
+        months_chart=_months_chart(report, words),
+        colours=charts,
+        **contents(report, locale),
+    )
 
 
 def title_of(report: MonthlyReport, locale: str) -> str:

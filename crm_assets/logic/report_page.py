@@ -7,7 +7,6 @@ told is decided in `logic/reports.py`; wording is in `templates/report_<locale>.
 
 from __future__ import annotations
 
-import base64
 import re
 from datetime import date
 from typing import Any
@@ -137,6 +136,22 @@ def headlines(report: WeeklyReport, locale: str) -> list[str]:
     return [_light(report, words), _planned(report, words), *changes(report, words)]
 
 
+def _tiles(report: WeeklyReport, words: Words) -> list[dict[str, Any]]:
+    """The figures at the top of the page; what a check reads back stands with them as it was measured."""
+    tiles: list[dict[str, Any]] = [
+        {"value": words.number(count), "name": words.say(f"tile.{name}", count)}
+        for name, count in (("eligible", report.n_eligible), ("planned", report.planned_messages))
+    ]
+    if report.sales.first_day is not None:
+        amount = report.sales.rolling.now.amount
+        rolling = {"figure": "rolling", "exact": f"{amount:.2f}"}
+        tiles.append({"value": words.euros(amount), "name": words.say("tile.rolling"), **rolling})
+    at_risk = {"figure": "at_risk", "exact": report.at_risk}
+    tiles.append({"value": words.number(report.at_risk), "name": words.say("tile.at_risk", report.at_risk), **at_risk})
+    tiles.append({"value": words.number(report.data_quality_score, "0.0"), "name": words.say("tile.quality")})
+    return tiles
+
+
 def _foretold(report: WeeklyReport, words: Words) -> str:
     foretold = report.foretold
     if foretold is None:
@@ -224,8 +239,7 @@ def _season(told: sales.Sales, words: Words) -> str:
 
 
 def _picture(name: str, data: Any, caption: str, alt: str, locale: str) -> dict[str, str]:
-    svg = charts.svg(charts.drawn(name, data, locale))
-    return {"name": name, "caption": caption, "alt": alt, "svg_base64": base64.b64encode(svg).decode()}
+    return {"source": charts.data_uri(charts.drawn(name, data, locale)), "caption": caption, "alt": alt}
 
 
 def _months_alt(told: sales.Sales, words: Words) -> str:
@@ -544,9 +558,7 @@ def _contents(report: WeeklyReport, words: Words) -> dict[str, Any]:
     return {
         "light": _light(report, words),
         "planned": _planned(report, words),
-        "tile_eligible": words.say("tile.eligible", report.n_eligible),
-        "tile_planned": words.say("tile.planned", report.planned_messages),
-        "tile_at_risk": words.say("tile.at_risk", report.at_risk),
+        "tiles": _tiles(report, words),
         "foretold": _foretold(report, words),
         "changes": changes(report, words),
         "changes_title": words.say("since", day=words.day(report.since)) if report.previous else words.say("this_week"),
