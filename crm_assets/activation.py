@@ -18,7 +18,7 @@ from crm_assets import gating, tables
 from crm_assets.campaigns import Campaign, CampaignFiles
 from crm_assets.logic import activation, audit
 from crm_assets.logic.activation import Gate, RefusalError
-from crm_assets.logic.gate import REVIEW_REJECTED
+from crm_assets.logic.gate import NO_ELIGIBLE_CUSTOMER, REVIEW_REJECTED
 from crm_assets.resources import brevo
 from crm_assets.resources.warehouse import Warehouse, copy_frame
 from crm_assets.rules import BusinessRules
@@ -257,8 +257,9 @@ def _require_sendable(warehouse: Warehouse, stored: dict[str, Any], as_of: date,
     if pinned[0][0] != "open":
         closed = ", ".join(pinned[0][1])
         raise RefusalError("GATE_CLOSED", f"the gate of the pinned run {run_id} is closed: {closed}")
-    # Newer data may have been found unfit since: nothing is sent on them either.
-    activation.require_open(gate_in_force(warehouse), as_of, rules)
+    # Newer data may have been found unfit since: nothing is sent on them either. That nobody of a newer run is eligible
+    # yet, for want of a review, does not stale a plan (spec.md §6); each of its customers is checked again below.
+    activation.require_open(gate_in_force(warehouse), as_of, rules, despite=frozenset({NO_ELIGIBLE_CUSTOMER}))
 
 
 def send_campaign(

@@ -99,11 +99,16 @@ def short_hash(*parts: object, length: int = 32) -> str:
     return hashlib.sha256("\n".join(str(part) for part in parts).encode()).hexdigest()[:length]
 
 
-def require_open(gate: Gate | None, as_of: date, rules: BusinessRules) -> Gate:
-    """The gate, or RefusalError: no decision, closed, of a later day, or too old to plan from."""
+def require_open(
+    gate: Gate | None, as_of: date, rules: BusinessRules, *, despite: frozenset[str] = frozenset()
+) -> Gate:
+    """The gate, or RefusalError: no decision, closed, of a later day, or too old to plan from.
+
+    `despite`: reasons that do not count: closed for nothing else, it passes.
+    """
     if gate is None:
         raise RefusalError("NO_DECISION", "no run has passed the gate yet; refresh the estate first")
-    if gate.status != "open":
+    if gate.status != "open" and (not gate.reasons or set(gate.reasons) - despite):
         raise RefusalError("GATE_CLOSED", f"the gate of run {gate.run_id} is closed: {', '.join(gate.reasons)}")
     age = (as_of - gate.as_of).days
     if age < 0:

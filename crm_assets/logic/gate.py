@@ -22,6 +22,8 @@ OPEN, CLOSED = "open", "closed"
 REVIEW_PENDING, REVIEW_FAILED, REVIEW_REJECTED = "REVIEW_PENDING", "REVIEW_FAILED", "REVIEW_REJECTED"
 # Not a check of the breaker but a measure beside them: document types that no rule maps (spec.md §3).
 UNMAPPED_DOCUMENT_TYPE = "UNMAPPED_DOCUMENT_TYPE"
+# Nothing is wrong with the data: a review that nobody has done yet is enough.
+NO_ELIGIBLE_CUSTOMER = "NO_ELIGIBLE_CUSTOMER"
 
 
 def candidates(permissions: pd.DataFrame, scores: pd.DataFrame, rules: BusinessRules) -> pd.Series:
@@ -156,7 +158,7 @@ def decide(
             "HISTORICAL": is_historical,
             "CIRCUIT_BREAKER": breaker.tripped,
             UNMAPPED_DOCUMENT_TYPE: n_unmapped_document_types > 0,
-            "NO_ELIGIBLE_CUSTOMER": n_eligible == 0,
+            NO_ELIGIBLE_CUSTOMER: n_eligible == 0,
         }.items()
         if holds
     ]

@@ -227,6 +227,18 @@ def test_a_gate_closed_since_stops_the_send(warehouse: Warehouse) -> None:
     assert warehouse.count("activation", "attempts") == 0
 
 
+def test_a_newer_run_that_waits_for_its_review_does_not_stale_a_plan(warehouse: Warehouse) -> None:
+    plan(warehouse)
+    warehouse.execute(
+        "insert into gate.decisions select 'newer', as_of, 'closed', '{NO_ELIGIBLE_CUSTOMER}', data_quality_score,"
+        " false, n_customers, n_permitted, 0, n_errors, n_warnings, mean_audit_score, false,"
+        " decided_at + interval '1 hour', rules_version from gate.decisions"
+    )
+    assert send(warehouse).messages == 29
+    warehouse.execute("update gate.decisions set reasons = reasons || '{CIRCUIT_BREAKER}' where run_id = 'newer'")
+    assert refusal(lambda: send(warehouse)) == "GATE_CLOSED"
+
+
 def test_a_plan_whose_own_run_has_been_closed_is_not_sent_although_a_newer_run_is_open(warehouse: Warehouse) -> None:
     plan(warehouse)
     warehouse.execute(
