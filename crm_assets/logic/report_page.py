@@ -173,8 +173,10 @@ def _sales_sentences(told: sales.Sales, words: Words) -> list[str]:
     if rolling.now.average_order_value is not None:
         said = words.say("basket", rolling=said, basket=words.euros(rolling.now.average_order_value))
     sentences = []
-    if rolling.before is None or rolling.change is None:
+    if rolling.before is None:
         sentences.append(words.say("no_year_before", said=said))
+    elif rolling.change is None:
+        sentences.append(words.say("against_nothing", said=said, before=words.euros(rolling.before.amount)))
     else:
         before = rolling.before
         sentences.append(

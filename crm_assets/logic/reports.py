@@ -307,6 +307,10 @@ def _campaigns(results: pd.DataFrame, uplift: pd.DataFrame, rows: int) -> pd.Dat
     return found[[*keys, "last_sent_on", *_COUNTED, "is_final", *_COMPARED]].reset_index(drop=True)
 
 
+# raw.files of these was understood: nobody needs to look at it.
+_READ = ("loaded", "duplicate", "review")
+
+
 def _files(tables: Tables, rows: int) -> tuple[pd.DataFrame, int, bool, pd.DataFrame, int]:
     """The files to show, how many more there are and whether they are fine, refused rows by code and in all."""
     files = tables.files
@@ -316,8 +320,8 @@ def _files(tables: Tables, rows: int) -> tuple[pd.DataFrame, int, bool, pd.DataF
     of_file = files["file_id"].map(per_file).where(files["status"] == "loaded").fillna(0).astype(int)
     listed = files.assign(rows=files["row_count"], refused=of_file)
     # Whatever somebody must look at comes first, then the newest.
-    listed = listed.assign(fine=listed["status"].isin(["loaded", "duplicate"]) & (listed["refused"] == 0))
-    listed = listed.assign(read=listed["status"].isin(["loaded", "duplicate"]))
+    listed = listed.assign(fine=listed["status"].isin(_READ) & (listed["refused"] == 0))
+    listed = listed.assign(read=listed["status"].isin(_READ))
     listed = listed.sort_values("path", kind="stable").sort_values(["read", "fine"], kind="stable")
     shown = listed.head(rows)[["path", "dataset", "status", "reason", "rows", "refused"]].reset_index(drop=True)
     by_code = refused[["codes", "rows"]].explode("codes").groupby("codes", sort=True)["rows"].sum().reset_index()

@@ -10,6 +10,7 @@ years grew from the same day to their end. Its interval is Mack's distribution-f
 
 from __future__ import annotations
 
+from calendar import monthrange
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Literal
@@ -19,8 +20,9 @@ import pandas as pd
 
 # Same weekdays a year before.
 _YEAR_OF_WEEKS = timedelta(days=364)
-# A history that begins this many days into a span still covers it: nobody sells on the first of January.
-_LATE_START = timedelta(days=31)
+# A history that begins this many days into a span still covers it: nobody sells on the first of January. Of a short
+# span at most this part, or a month would be held against its last day.
+_LATE_START, _LATE_PART = timedelta(days=31), 4
 
 NoProjection = Literal["FEW_YEARS", "TOO_EARLY"]
 
@@ -104,11 +106,10 @@ class Sales:
 
 
 def same_day(day: date, year: int) -> date:
-    """The day of another year; 28 February for the 29th where there is none."""
-    try:
-        return day.replace(year=year)
-    except ValueError:
-        return day.replace(year=year, day=28)
+    """The day of another year; the end of February stays one, as in kpis.monthly_sales: 28 or 29."""
+    if day.month == 2 and day.day == monthrange(day.year, 2)[1]:
+        return date(year, 2, monthrange(year, 2)[1])
+    return day.replace(year=year)
 
 
 class _Days:
@@ -142,7 +143,7 @@ class _Days:
 
     def covers(self, first: date, last: date) -> bool:
         """Whether the history begins before, or early enough in, the span."""
-        start = min(first + _LATE_START, last)
+        start = first + min(_LATE_START, (last - first) / _LATE_PART)
         return self.first_day is not None and self.first_day <= start
 
     def against(self, now: tuple[date, date], before: tuple[date, date]) -> Comparison:

@@ -9,9 +9,11 @@ from datetime import date
 from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any, get_args
 from unittest.mock import patch
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -448,6 +450,41 @@ def test_numbers_agree_with_their_words() -> None:
     assert "1 client peut recevoir un message." in said
     assert "1 message est préparé" in said
     assert "1 client à risque\u00a0: silencieux depuis plus de deux fois son rythme" in said
+
+
+def _twelve_months(*amounts: float) -> SimpleNamespace:
+    days = [day.date() for day in pd.date_range(end="2025-12-31", periods=len(amounts), freq="ME")]
+    return SimpleNamespace(trend=pd.DataFrame({"day": days, "amount": list(amounts)}, columns=["day", "amount"]))
+
+
+def test_a_young_estate_and_more_returns_than_sales_can_be_drawn() -> None:
+    assert charts.drawn("trend", _twelve_months(), "en").axes[0].get_ylim() == (0, 1)
+    low, high = charts.drawn("trend", _twelve_months(-100.0, -200.0), "en").axes[0].get_ylim()
+    assert low < -200 < 0 < high
+
+
+def test_years_alike_can_be_drawn() -> None:
+    """The mean of equal shares may differ from them by a last bit, and an error bar of less than nothing is refused."""
+    shares = pd.DataFrame({"month": range(1, 13), "share": 0.1, "low": 0.1, "high": np.nextafter(0.1, 0)})
+    assert charts.drawn("seasons", SimpleNamespace(seasons=shares), "en").axes
+
+
+def test_a_review_that_came_back_needs_no_look() -> None:
+    files = pd.concat([tables().files.iloc[:2], tables().files.iloc[:1].assign(path="a.xlsx", status="review")])
+    found = weekly(given=tables(files=files.assign(file_id=["f5", "f6", "f7"])))
+    assert found.files["status"].tolist() == ["unrecognised", "review", "loaded"]
+    assert weekly(given=tables(files=files.iloc[2:])).more_files_fine
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(("locale", "said"), [("fr", "trop peu"), ("en", "too little"), ("de", "zu wenig")])
+def test_a_year_without_sales_is_not_called_unknown(locale: str, said: str) -> None:
+    """The files reach back; there was nothing to compare with, or more came back than was sold."""
+    revenue = tables().revenue.loc[lambda rows: (rows["day"] < "2024-01-01") | (rows["day"] >= "2025-01-01")]
+    told = weekly(given=tables(revenue=revenue))
+    sentences = report_page._sales_sentences(told.sales, report_page.Words(locale))
+    assert said in sentences[0]
+    assert rendering.whole_euros(0, locale) in sentences[0]
 
 
 @pytest.mark.usefixtures("undrawn")

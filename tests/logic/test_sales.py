@@ -87,6 +87,24 @@ def test_the_leap_day_has_its_like() -> None:
     assert (found.month.now.amount, found.month.before.amount) == (29, 28)
 
 
+def test_the_end_of_february_stays_one_after_a_leap_year() -> None:
+    """As in kpis.monthly_sales, which the page is held against: twelve whole months, not a day more."""
+    found = told(every_day("2023-01-01", "2025-02-28"), as_of=date(2025, 2, 28), since=date(2025, 2, 21))
+    assert found.rolling.before is not None
+    assert (found.rolling.now.amount, found.rolling.before.amount) == (365, 366)
+    assert found.month.before is not None
+    assert (found.month.now.amount, found.month.before.amount) == (28, 29)
+    assert found.trend["amount"].iloc[-1] == 365
+
+
+def test_a_history_that_begins_late_in_a_month_or_a_week_is_not_held_against_it() -> None:
+    late = told(every_day("2024-10-09", "2025-10-13"))
+    assert late.month.before is None
+    assert late.months["amount_before"].notna().sum() == 0
+    assert told(every_day("2024-10-13", "2025-10-13")).week.before is None
+    assert told(every_day("2024-10-03", "2025-10-13")).month.before is not None
+
+
 def test_no_sale_at_all() -> None:
     found = told(days())
     assert found.first_day is None

@@ -77,6 +77,7 @@ def reports_weekly_reports(context: dg.AssetExecutionContext, tenant_run: Tenant
         shown["not_written"] = missing
     if report.sales.first_day is not None:
         shown["sales"] = plot(charts.drawn("months", report.sales, _UI_LOCALE))
+    if len(report.sales.trend) > 1:
         shown["twelve_months"] = plot(charts.drawn("trend", report.sales, _UI_LOCALE))
     if len(report.segments):
         shown["segments"] = plot(charts.drawn("segments", report.segments, _UI_LOCALE))
