@@ -4,6 +4,7 @@ The spine is sensors and one schedule, in every environment. None of them ever s
 by a person, and is a dry run unless the tenant's file, the environment and the plan's hash all say otherwise.
 """
 
+import inspect
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -393,17 +394,30 @@ def _follow(context: dg.RunStatusSensorContext, reason: str, week: str | None = 
     )
 
 
-@dg.run_status_sensor(
-    run_status=dg.DagsterRunStatus.SUCCESS,
-    monitored_jobs=[refresh_job, read_reviews_job],
-    request_job=plan_campaign_job,
-    name="plan_after_refresh",
-    minimum_interval_seconds=10,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="After a refresh, and once a review has come back: plans the campaigns that follow it, the weekly ones"
-    " from the weekly refresh on.",
-)
+_Following = Callable[[dg.RunStatusSensorContext], dg.RunRequest | dg.SkipReason]
+
+
+def _after(*jobs: Any, ask_for: Any) -> Callable[[_Following], dg.RunStatusSensorDefinition]:
+    """A sensor: once a run of one of the jobs has succeeded, its function asks for the next job, or says why not."""
+
+    def decorate(function: _Following) -> dg.RunStatusSensorDefinition:
+        return dg.run_status_sensor(
+            run_status=dg.DagsterRunStatus.SUCCESS,
+            monitored_jobs=list(jobs),
+            request_job=ask_for,
+            minimum_interval_seconds=10,
+            default_status=dg.DefaultSensorStatus.RUNNING,
+            description=inspect.getdoc(function),
+        )(function)
+
+    return decorate
+
+
+@_after(refresh_job, read_reviews_job, ask_for=plan_campaign_job)
 def plan_after_refresh(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
+    """After a refresh, and once a review has come back: plans the campaigns that follow it, the weekly ones from the
+    weekly refresh on.
+    """
     from crm_assets import campaigns
 
     run = context.dagster_run
@@ -433,29 +447,15 @@ def _refreshed_week(instance: dg.DagsterInstance, tenant: Tenant, now: datetime)
     return week if instance.get_run_records(done, limit=1) else None
 
 
-@dg.run_status_sensor(
-    run_status=dg.DagsterRunStatus.SUCCESS,
-    monitored_jobs=[plan_campaign_job],
-    request_job=report_job,
-    name="report_after_plan",
-    minimum_interval_seconds=10,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="After a plan: writes the exports and the report of the run it was planned from.",
-)
+@_after(plan_campaign_job, ask_for=report_job)
 def report_after_plan(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
+    """After a plan: writes the exports and the report of the run it was planned from."""
     return _follow(context, "after-plan")
 
 
-@dg.run_status_sensor(
-    run_status=dg.DagsterRunStatus.SUCCESS,
-    monitored_jobs=[refresh_job],
-    request_job=report_job,
-    name="report_after_refresh",
-    minimum_interval_seconds=10,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="After a weekly refresh that no campaign follows: writes exports and weekly report all the same.",
-)
+@_after(refresh_job, ask_for=report_job)
 def report_after_refresh(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
+    """After a weekly refresh that no campaign follows: writes exports and weekly report all the same."""
     from crm_assets import campaigns
 
     run = context.dagster_run
@@ -466,16 +466,9 @@ def report_after_refresh(context: dg.RunStatusSensorContext) -> dg.RunRequest | 
     return _follow(context, AFTER_REFRESH)
 
 
-@dg.run_status_sensor(
-    run_status=dg.DagsterRunStatus.SUCCESS,
-    monitored_jobs=[refresh_job],
-    request_job=monthly_report_job,
-    name="monthly_report_after_refresh",
-    minimum_interval_seconds=10,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="After the refresh that the monthly schedule has asked for: writes and mails the monthly report.",
-)
+@_after(refresh_job, ask_for=monthly_report_job)
 def monthly_report_after_refresh(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
+    """After the refresh that the monthly schedule has asked for: writes and mails the monthly report."""
     run = context.dagster_run
     if MONTH_TAG not in run.tags:
         return dg.SkipReason("not the monthly refresh")
@@ -486,16 +479,9 @@ def monthly_report_after_refresh(context: dg.RunStatusSensorContext) -> dg.RunRe
     )
 
 
-@dg.run_status_sensor(
-    run_status=dg.DagsterRunStatus.SUCCESS,
-    monitored_jobs=[refresh_job],
-    request_job=review_workbook_job,
-    name="review_workbook_after_refresh",
-    minimum_interval_seconds=10,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="After a refresh of an estate that asks for review: its workbook, before anything can be planned.",
-)
+@_after(refresh_job, ask_for=review_workbook_job)
 def review_workbook_after_refresh(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
+    """After a refresh of an estate that asks for review: its workbook, before anything can be planned."""
     tenant = Registry(settings().tenants).tenants.get(context.dagster_run.tags.get(PARTITION_TAG, ""))
     if tenant is None or tenant.review == "auto":
         return dg.SkipReason("the estate asks for no review: its workbook comes with the report")
