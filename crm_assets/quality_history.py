@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from datetime import date
 
-import numpy as np
 import pandas as pd
 
+from crm_assets.logic.audit import ratios
 from crm_assets.resources.warehouse import Warehouse
 
 HISTORY_COLUMNS = ["run_id", "as_of", "decided_at", "check_code", "ratio", "tolerance", "score", "overall"]
@@ -29,12 +29,6 @@ _HISTORY = """
     inner join audit.data_quality as quality on decisions.run_id = quality.run_id
     order by decisions.as_of, quality.check_code collate "C"
 """
-
-
-def ratios(bad: pd.Series, total: pd.Series) -> pd.Series:
-    """bad / total. Nothing to look at is 0, something bad of nothing is 1 (spec.md §6, circuit breaker)."""
-    nothing = total <= 0
-    return pd.Series(np.where(nothing, (bad > 0) * 1.0, bad / total.where(~nothing, 1.0)), index=bad.index)
 
 
 def quality_history(warehouse: Warehouse, since: date | None = None, until: date | None = None) -> pd.DataFrame:

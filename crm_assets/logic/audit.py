@@ -807,12 +807,18 @@ class Breaker:
     failed_checks: tuple[str, ...]
 
 
+def ratios(bad: pd.Series, total: pd.Series) -> pd.Series:
+    """bad / total. Nothing to measure (0 of 0) is 0, something bad of nothing 1 (spec.md §6, circuit breaker)."""
+    some = total > 0
+    return pd.Series(np.where(some, bad / total.where(some, 1), np.where(bad == 0, 0.0, 1.0)), index=bad.index)
+
+
 def data_quality(measures: pd.DataFrame, rules: BusinessRules) -> pd.DataFrame:
     """One row per circuit-breaker check: check_code, severity, weight, bad, total, tolerance, score (spec.md
     §6).
 
-    `measures`: check_code, bad, total of audit.quality_measures. score = 100 x (1 - min(1, (bad / total) /
-    tolerance)). Nothing to measure (0 of 0) is no fault; something bad of nothing, or a null, scores 0.
+    `measures`: check_code, bad, total of audit.quality_measures. score = 100 x (1 - min(1, ratio / tolerance)), the
+    ratio as `ratios` has it; a null scores 0.
     """
     settings = rules.circuit_breaker
     measured = measures.drop_duplicates("check_code").set_index("check_code")
@@ -832,9 +838,8 @@ def data_quality(measures: pd.DataFrame, rules: BusinessRules) -> pd.DataFrame:
     )
     quality["bad"] = measured["bad"].reindex(quality["check_code"]).to_numpy(dtype="float64")
     quality["total"] = measured["total"].reindex(quality["check_code"]).to_numpy(dtype="float64")
-    bad, total = quality["bad"], quality["total"]
-    ratio = pd.Series(np.where(total > 0, bad / total.where(total > 0, 1), np.where(bad == 0, 0.0, 1.0)))
-    used = (ratio / quality["tolerance"]).round(9)  # 0.3 / 0.3 must be 1 however the division went
+    used = ratios(quality["bad"], quality["total"]) / quality["tolerance"]
+    used = used.round(9)  # 0.3 / 0.3 must be 1 however the division went
     quality["score"] = (100 * (1 - used.clip(lower=0, upper=1))).fillna(0.0)
     quality[["bad", "total"]] = quality[["bad", "total"]].fillna(0.0)
     return quality[["check_code", "severity", "weight", "bad", "total", "tolerance", "score"]]

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from crm_assets.logic import backtesting, sales
+from crm_assets.logic.audit import ratios
 from crm_assets.rules import BusinessRules
 from crm_assets.tenants import Tenant
 
@@ -333,7 +334,7 @@ def _files(tables: Tables, rows: int) -> tuple[pd.DataFrame, int, bool, pd.DataF
 
 def _quality(quality: pd.DataFrame) -> pd.DataFrame:
     losing = quality[quality["score"].round(1) < 100].sort_values(["score", "check_code"], kind="stable")
-    ratio = (losing["bad"] / losing["total"].replace(0, np.nan)).fillna(0.0)
+    ratio = ratios(losing["bad"], losing["total"])
     columns = "check_code severity bad total ratio tolerance score"
     return losing.assign(ratio=ratio)[columns.split()].reset_index(drop=True)
 

@@ -12,7 +12,8 @@ import dagster as dg
 
 from crm_assets import run_context
 from crm_assets.defs.common import TenantRun, check_spec, new_figure, plot
-from crm_assets.quality_history import quality_history, ratios
+from crm_assets.logic.audit import ratios
+from crm_assets.quality_history import quality_history
 
 if TYPE_CHECKING:
     import pandas as pd
