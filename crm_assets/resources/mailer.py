@@ -199,7 +199,8 @@ def _message(mail: Mail, sender: str, recipient: str) -> EmailMessage:
     identity = hashlib.sha256(f"{mail.key} {recipient_hash(recipient)}".encode()).hexdigest()[:32]
     message["Message-ID"] = f"<{identity}@{sender.rpartition('@')[2]}>"
     message["Auto-Submitted"] = "auto-generated"
-    message.set_content(mail.text)
+    # Not every server takes letters with accents as they are (8BITMIME).
+    message.set_content(mail.text, cte="quoted-printable")
     for attachment in mail.attachments:
         main, _, sub = attachment.mime_type.partition("/")
         message.add_attachment(attachment.content, maintype=main, subtype=sub, filename=attachment.name)
@@ -207,7 +208,8 @@ def _message(mail: Mail, sender: str, recipient: str) -> EmailMessage:
 
 
 def _one_line(text: str) -> str:
-    return re.sub(r"\s*[\r\n]+\s*", " ", text.strip())
+    """A header has one line, whatever its text takes for an end of line: word processors write other ones."""
+    return " ".join(part.strip() for part in text.splitlines()).strip()
 
 
 def _dotted(content: bytes) -> bytes:

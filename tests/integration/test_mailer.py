@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from email.policy import SMTP
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,17 @@ def server() -> Iterator[MailServer]:
 def send(config: Settings, recipient: str = TO) -> None:
     with mailer.mailer(config) as connection:
         connection.send(MAIL, recipient)
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\x85", "\x0b", "\r", "\r\nBcc: x@example.com\r\n"])
+def test_a_name_of_several_lines_is_one_header_and_the_message_is_ascii(end: str) -> None:
+    """An estate's name pasted from elsewhere: refused by the e-mail library only once `sending` is noted."""
+    named = dataclasses.replace(MAIL, sender_name=f"Domaine{end}Été", subject=f"Domaine{end}Été")
+    message = mailer._message(named, "crm@example.com", TO)
+    assert "\n" not in message["Subject"]
+    assert message["Bcc"] is None
+    assert message["From"].addresses[0].addr_spec == "crm@example.com"
+    assert message.as_bytes(policy=SMTP).isascii()
 
 
 def test_a_mail_arrives_whole(server: MailServer) -> None:
