@@ -65,6 +65,8 @@ def pdf_of(html: str, *, title: str, locale: str, as_of: date) -> bytes:
             )
         except subprocess.TimeoutExpired as error:
             raise PdfUnavailableError(f"no PDF: it took longer than {TIMEOUT_SECONDS} s") from error
+        except OSError as error:
+            raise PdfUnavailableError(f"no PDF: its process could not be started ({type(error).__name__})") from error
     if child.returncode != 0 or not child.stdout.startswith(b"%PDF"):
         # The last line is the exception; what stands above it may quote the page.
         said = child.stderr.decode(errors="replace").strip().splitlines()

@@ -94,6 +94,9 @@ def test_a_missing_or_failing_library_is_a_reason_and_not_a_crash(monkeypatch: p
     with pytest.raises(pdf.PdfUnavailableError, match=r"longer than 0\.001 s"):
         made("<p>x</p>")
     monkeypatch.undo()
+    monkeypatch.setattr(pdf.sys, "executable", "/nowhere/python")
+    with pytest.raises(pdf.PdfUnavailableError, match="could not be started"):
+        made("<p>x</p>")
     monkeypatch.setattr(pdf.sys, "executable", "/bin/false")
     with pytest.raises(pdf.PdfUnavailableError, match="no PDF"):
         made("<p>x</p>")
