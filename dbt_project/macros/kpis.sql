@@ -133,3 +133,20 @@
         where spans.from_date is not null
     )
 {%- endmacro %}
+
+{#- The CTE `ways`, after `spans_of`: customers by the `code` that they had and the one that they have, per span and
+    population. Who was in no group before is New, who is in none any more is Gone. -#}
+{% macro ways_of(code) -%}
+    ways as (
+        select
+            {%- for column in ('span', 'population', 'from_date', 'to_date') %}
+            coalesce(after.{{ column }}, before.{{ column }}) as {{ column }},
+            {%- endfor %}
+            coalesce(before.{{ code }}, 'New') as from_{{ code }},
+            coalesce(after.{{ code }}, 'Gone') as to_{{ code }},
+            count(*) as customers
+        from before
+        full join after on after.span = before.span and after.customer_id = before.customer_id
+        group by 1, 2, 3, 4, 5, 6
+    )
+{%- endmacro %}

@@ -16,25 +16,7 @@ names as (
     order by span, cluster_id, day desc, cluster_name collate "C"
 ),
 
-ways as (
-    select
-        coalesce(after.span, before.span) as span,
-        coalesce(after.population, before.population) as population,
-        coalesce(after.from_date, before.from_date) as from_date,
-        coalesce(after.to_date, before.to_date) as to_date,
-        coalesce(before.cluster_id, 'New') as from_cluster_id,
-        coalesce(after.cluster_id, 'Gone') as to_cluster_id,
-        count(*) as customers
-    from before
-    full join after on after.span = before.span and after.customer_id = before.customer_id
-    group by
-        coalesce(after.span, before.span),
-        coalesce(after.population, before.population),
-        coalesce(after.from_date, before.from_date),
-        coalesce(after.to_date, before.to_date),
-        before.cluster_id,
-        after.cluster_id
-)
+{{ ways_of('cluster_id') }}
 
 select
     ways.span,
