@@ -5,8 +5,9 @@ from typing import Any
 
 import dagster as dg
 
-from crm_assets import activation, documents, tables
-from crm_assets.defs.common import TenantRun, materialized, tenant_asset, tenant_check
+from crm_assets import documents, tables
+from crm_assets.defs.common import TenantRun, materialized, tenant_asset
+from crm_assets.defs.recorded import as_recorded, gate_in_force
 
 
 @tenant_asset(
@@ -24,9 +25,7 @@ def reports_exports(context: dg.AssetExecutionContext, tenant_run: TenantRun) ->
 
     The CSV opens in Excel with its accents; codes keep their leading zeros where their columns are read as text.
     """
-    gate = activation.gate_in_force(tenant_run.warehouse)
-    if gate is None:
-        raise dg.Failure("no run has passed the gate yet: there is nothing to export")
+    gate = gate_in_force(tenant_run, "export")
     folder = documents.folder_of(tenant_run.tenant, tenant_run.home, gate.run_id)
     paths = documents.export_run(tenant_run.warehouse, gate.run_id, folder)
     rows = documents.written(paths, tenant_run.home, tenant_run.now)
@@ -44,16 +43,4 @@ def reports_exports(context: dg.AssetExecutionContext, tenant_run: TenantRun) ->
     )
 
 
-@tenant_check(("reports", "exports"), name="exports_are_as_recorded")
-def exports_are_as_recorded(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
-    """Each export file of the run in force lies where the table says, with the bytes it says."""
-    gate = activation.gate_in_force(tenant_run.warehouse)
-    found = tenant_run.warehouse.read(
-        "reports", "exports", ["path", "sha256"], "run_id = %s", [gate.run_id if gate else ""]
-    )
-    wrong = documents.missing_or_changed(found, tenant_run.home)
-    return dg.AssetCheckResult(
-        passed=len(found) > 0 and not wrong,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={"documents": len(found), "missing_or_changed": ", ".join(wrong) or "none", "threshold": 0},
-    )
+exports_are_as_recorded = as_recorded(tables.exports_written, "Each export file of the run in force")

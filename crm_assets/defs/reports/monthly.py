@@ -5,10 +5,11 @@ from typing import Any
 
 import dagster as dg
 
-from crm_assets import activation, charts, documents, monthly_documents, tables
-from crm_assets.defs.common import TenantRun, materialized, plot, tenant_asset, tenant_check
+from crm_assets import charts, documents, monthly_documents, tables
+from crm_assets.defs.common import TenantRun, materialized, plot, tenant_asset
+from crm_assets.defs.recorded import as_recorded, gate_in_force
 from crm_assets.logic import monthly_page, monthly_reports
-from crm_assets.resources.warehouse import copy_frame
+from crm_assets.resources.warehouse import Warehouse, copy_frame
 
 # The UI speaks English, whatever the estate reads.
 _UI_LOCALE = "en"
@@ -48,9 +49,7 @@ def reports_monthly_reports(
 
     They are files for the estate's own people and hold customers' names; what is shown here does not.
     """
-    gate = activation.gate_in_force(tenant_run.warehouse)
-    if gate is None:
-        raise dg.Failure("no run has passed the gate yet: there is nothing to report")
+    gate = gate_in_force(tenant_run, "report")
     tenant = tenant_run.tenant
     try:
         month = monthly_documents.month_of(config.month) if config.month else None
@@ -84,18 +83,12 @@ def reports_monthly_reports(
     )
 
 
-@tenant_check(("reports", "monthly_reports"), name="monthly_reports_are_as_recorded")
-def monthly_reports_are_as_recorded(
-    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
-) -> dg.AssetCheckResult:
-    """Each file of the newest monthly report lies where the table says, with the bytes it says."""
-    found = tenant_run.warehouse.query(
-        "select path, sha256 from reports.monthly_reports where run_id ="
-        " (select run_id from reports.monthly_reports order by written_at desc, run_id limit 1)"
-    )
-    wrong = documents.missing_or_changed(found, tenant_run.home)
-    return dg.AssetCheckResult(
-        passed=len(found) > 0 and not wrong,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={"documents": len(found), "missing_or_changed": ", ".join(wrong) or "none", "threshold": 0},
-    )
+def _newest(warehouse: Warehouse) -> str:
+    """The run whose monthly report was written last; '' before the first."""
+    found = warehouse.rows("select run_id from reports.monthly_reports order by written_at desc, run_id limit 1")
+    return str(found[0][0]) if found else ""
+
+
+monthly_reports_are_as_recorded = as_recorded(
+    tables.monthly_reports, "Each file of the newest monthly report", run_of=_newest
+)

@@ -7,6 +7,7 @@ import dagster as dg
 
 from crm_assets import activation, charts, documents, tables
 from crm_assets.defs.common import TenantRun, materialized, plot, tenant_asset, tenant_check
+from crm_assets.defs.recorded import as_recorded, gate_in_force
 from crm_assets.logic import report_page
 
 # The UI speaks English, whatever the estate reads.
@@ -60,9 +61,7 @@ def reports_weekly_reports(context: dg.AssetExecutionContext, tenant_run: Tenant
 
     They are files for the estate's own people and hold customers' names; what is shown here does not.
     """
-    gate = activation.gate_in_force(tenant_run.warehouse)
-    if gate is None:
-        raise dg.Failure("no run has passed the gate yet: there is nothing to report")
+    gate = gate_in_force(tenant_run, "report")
     tenant = tenant_run.tenant
     folder = documents.folder_of(tenant, tenant_run.home, gate.run_id)
     report = documents.weekly_report(tenant_run.warehouse, tenant, tenant_run.rules, gate.run_id)
@@ -91,21 +90,7 @@ def reports_weekly_reports(context: dg.AssetExecutionContext, tenant_run: Tenant
     )
 
 
-@tenant_check(("reports", "weekly_reports"), name="weekly_reports_are_as_recorded")
-def weekly_reports_are_as_recorded(
-    context: dg.AssetCheckExecutionContext, tenant_run: TenantRun
-) -> dg.AssetCheckResult:
-    """Each file of the report of the run in force lies where the table says, with the bytes it says."""
-    gate = activation.gate_in_force(tenant_run.warehouse)
-    found = tenant_run.warehouse.read(
-        "reports", "weekly_reports", ["path", "sha256"], "run_id = %s", [gate.run_id if gate else ""]
-    )
-    wrong = documents.missing_or_changed(found, tenant_run.home)
-    return dg.AssetCheckResult(
-        passed=len(found) > 0 and not wrong,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={"documents": len(found), "missing_or_changed": ", ".join(wrong) or "none", "threshold": 0},
-    )
+weekly_reports_are_as_recorded = as_recorded(tables.weekly_reports, "Each file of the report of the run in force")
 
 
 @tenant_check(("reports", "weekly_reports"), name="weekly_report_says_what_the_tables_say")

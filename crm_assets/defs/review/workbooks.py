@@ -4,8 +4,9 @@ from typing import Any
 
 import dagster as dg
 
-from crm_assets import activation, documents, review_documents, tables
+from crm_assets import documents, review_documents, tables
 from crm_assets.defs.common import TenantRun, materialized, tenant_asset, tenant_check
+from crm_assets.defs.recorded import gate_in_force, recorded, run_in_force
 
 
 @tenant_asset(
@@ -27,9 +28,7 @@ def review_workbooks(context: dg.AssetExecutionContext, tenant_run: TenantRun) -
     written over: when decisions have changed since, the new one gets a name of its own. Where review does not ask for
     every item, a long run gets its first workbook, with the sample; `crm review export` writes them all.
     """
-    gate = activation.gate_in_force(tenant_run.warehouse)
-    if gate is None:
-        raise dg.Failure("no run has passed the gate yet: there is nothing to review")
+    gate = gate_in_force(tenant_run, "review")
     folder = documents.folder_of(tenant_run.tenant, tenant_run.home, gate.run_id)
     most = None if tenant_run.tenant.review == "required" else 1
     books = review_documents.write_review_workbooks(
@@ -59,10 +58,7 @@ def workbooks_are_where_they_were_put(
     """Each review workbook of the run in force is there. One that holds other bytes than were written is being filled
     in where it lies: it is counted, and no fault.
     """
-    gate = activation.gate_in_force(tenant_run.warehouse)
-    found = tenant_run.warehouse.read(
-        "review", "workbooks", ["path", "sha256"], "run_id = %s", [gate.run_id if gate else ""]
-    )
+    found = recorded(tenant_run.warehouse, tables.review_workbooks, run_in_force(tenant_run.warehouse))
     changed = documents.missing_or_changed(found, tenant_run.home)
     missing = [path for path in changed if not (tenant_run.home / path).is_file()]
     return dg.AssetCheckResult(
