@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import date
 from functools import cache
@@ -377,7 +378,7 @@ def test_rows_in_any_order_make_the_same_page() -> None:
                 "every 45 days",
                 "5.0% of those sent",
                 "4,323 rows of these files are refused",
-                "97.5 of 100",
+                "97.5 out of 100",
             ],
         ),
         (
@@ -591,6 +592,22 @@ def test_every_code_and_sentence_has_words_in_every_language(locale: str) -> Non
             assert (shape(words[key]) == shape(french[key])) or key in {"chart"}, key
     assert set(words["kind"]) == {"permission", "rule", "review"}
     assert set(words["no_projection"]) == set(get_args(sales.NoProjection))
+
+
+def _texts(words: Any) -> Iterator[str]:
+    if isinstance(words, dict):
+        words = list(words.values())
+    if isinstance(words, list):
+        for word in words:
+            yield from _texts(word)
+    else:
+        yield str(words)
+
+
+def test_french_signs_that_stand_apart_never_begin_a_line() -> None:
+    """Of everything that an estate reads, not of this report alone."""
+    loose = re.compile(r" [;:!?»]|« |[}\d] %")
+    assert [text for text in _texts(rendering.texts("fr")) if loose.search(text)] == []
 
 
 @pytest.mark.parametrize("made", [page, bare])
