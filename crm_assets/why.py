@@ -41,8 +41,9 @@ def of_customer(config: Settings, slug: str, code: str, run_id: str | None = Non
 
 def known_of(warehouse: Warehouse, tenant: Tenant, tenants_folder: Path, code: str, run_id: str | None = None) -> Known:
     """All that is known of a customer for one run. UnknownError: no such code, or no such run."""
-    asked, customer_id, matched_by = _resolved(warehouse, tenant, code)
+    # The run first: an estate that has none has no tables to look a code up in.
     run, decision = _run(warehouse, tenant, run_id)
+    asked, customer_id, matched_by = _resolved(warehouse, tenant, code)
     of_customer: Row = {"where": "customer_id = %s", "params": [customer_id]}
     of_both: Row = {"where": "run_id = %s and customer_id = %s", "params": [run["run_id"], customer_id]}
     facts = warehouse.read("audit", "customer_facts", None, **of_customer)

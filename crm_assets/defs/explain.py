@@ -28,6 +28,9 @@ class ExplainCustomer(dg.Config):
     out=dg.Out(dg.Nothing),
 )
 def why_this_customer(context: dg.OpExecutionContext, config: ExplainCustomer) -> None:
+    if not context.has_partition_key:
+        context.log.warning("Whose customer? Choose the estate as Partition, above the configuration, and launch again.")
+        return
     slug = context.partition_key
     try:
         answer = why.of_customer(settings(), slug, config.customer, config.run.strip() or None)

@@ -217,10 +217,13 @@ def _with_reason(code: str, said: str) -> str:
 def _permission_sentence(known: Known, code: str) -> str:
     held = known.checks
     if len(held):
-        held = held[(held["kind"] == "permission") & (held["code"] == code) & held["holds"].astype(bool)]
-    if held.empty:
-        return code
-    return _with_reason(code, _say(code, held.iloc[0]["measured"], held.iloc[0]["threshold"]))
+        held = held[(held["kind"] == "permission") & held["holds"].astype(bool)]
+    first, others = held[held["code"] == code], [other for other in held["code"] if other != code]
+    # What bars them besides: a till account would still be one two weeks after its last order.
+    also = f"; also {', '.join(others)}" if others else ""
+    if first.empty:
+        return code + also
+    return _with_reason(code, _say(code, first.iloc[0]["measured"], first.iloc[0]["threshold"])) + also
 
 
 def _finding_sentence(known: Known, severity: str) -> str:

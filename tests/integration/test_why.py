@@ -187,10 +187,11 @@ def test_who_is_not_there(warehouse: Warehouse, tenants_folder: Path) -> None:
         assert secret not in said(secret)
 
 
-def test_an_estate_without_a_run(warehouse: Warehouse, tenants_folder: Path) -> None:
-    warehouse.execute("delete from gate.decisions")
+def test_an_estate_without_a_run_has_no_curated_tables_either(
+    tenant_warehouse: Warehouse, tenants_folder: Path
+) -> None:
     with pytest.raises(why.UnknownError, match="demo has no run yet"):
-        why.known_of(warehouse, TENANT, tenants_folder, "C2")
+        why.known_of(tenant_warehouse, TENANT, tenants_folder, "C2")
 
 
 def test_the_job_answers_in_its_log_and_on_the_next_actions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,6 +212,7 @@ def test_the_job_answers_in_its_log_and_on_the_next_actions(monkeypatch: pytest.
                 run_config={"ops": {"why": {"config": {"customer": code}}}}, partition_key="demo", instance=instance
             )
             assert done.success
+        assert explain.explain_customer_job.execute_in_process(instance=instance).success  # no estate chosen
         (record,) = instance.fetch_observations(explain.NEXT_ACTIONS, limit=9).records
     seen = record.asset_observation
     assert seen is not None

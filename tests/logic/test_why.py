@@ -195,6 +195,11 @@ def test_several_errors_are_named_after_the_first() -> None:
     assert (code, text.partition("; also ")[2]) == ("SILENCE_WINDOW", "MARKETING_FATIGUE")
 
 
+def test_a_till_account_is_no_person_however_long_ago_its_last_order_is() -> None:
+    code, text = said(person={"last_order_date": ago(0), "is_collective": True})
+    assert (code, text.partition("; also ")[2]) == ("RECENT_ORDER", "COLLECTIVE")
+
+
 def test_a_score_too_low_is_said_with_the_warnings() -> None:
     listed = [item(product_key=f"p{n}", rank=n, confidence=0.1, scenario="cross_sell") for n in (1, 2, 3)]
     catalogue = [product(f"p{n}", sweetness="doux", family="Blancs") for n in (1, 2, 3)]
