@@ -29,6 +29,8 @@ REQUIRED = ("customer_code", "scenario", "rank", "product_key")
 OPTIONAL = ("wine_id", "score", "confidence", "explain_short", "run_id")
 PROBLEM_COLUMNS = ["line", "column", "problem", "todo", "left_out"]
 _SHOWN_PROBLEMS = 20
+# What a rank of recommendations.items can hold: an integer of PostgreSQL.
+_MOST_RANK = np.iinfo(np.int32).max
 
 
 class FileError(Exception):
@@ -116,7 +118,10 @@ def read_list(path: Path) -> ListFile:
     )
     rank = _numbers(table["rank"])
     is_good &= wrong(
-        ~((rank >= 1) & (rank % 1 == 0)) & ~lists_nothing, "rank", "no rank", "write a whole number from 1 on"
+        ~(rank.between(1, _MOST_RANK) & (rank % 1 == 0)) & ~lists_nothing,
+        "rank",
+        "no rank",
+        "write a whole number from 1 on",
     )
     table["rank"] = rank
     for name, (least, most) in {"score": (0, 100), "confidence": (0, 1)}.items():
@@ -151,6 +156,9 @@ def read_list(path: Path) -> ListFile:
 
 def _read(path: Path) -> tuple[pd.DataFrame, list[str], list[str], list[int], str]:
     """The file's texts with their line, the columns that it has of ours, the others, lines of ragged rows, its hash."""
+    if path.exists() and not path.is_file():
+        # A pipe would be waited for without end.
+        raise FileError(f"{path} is no file: write the list to one first")
     try:
         file = open_table(path)
         header = [name.strip().lower() for name in file.header]

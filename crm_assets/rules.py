@@ -358,8 +358,11 @@ class ComponentWeights(Section):
     season: Share
 
     def _broken(self) -> str | None:
-        total = sum(self.model_dump().values())
-        return None if abs(total - 1) <= WEIGHTS_TOLERANCE else f"they sum to {total:.10g}"
+        weights = self.model_dump()
+        total = sum(weights.values())
+        # All six: whoever has overridden one sees only that one in the estate's file.
+        each = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+        return None if abs(total - 1) <= WEIGHTS_TOLERANCE else f"they sum to {total:.10g}: {each}"
 
 
 class ScenarioWeights(Section):

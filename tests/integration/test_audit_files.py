@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ def test_a_list_is_read_whoever_saved_it(tmp_path: Path, encoding: str, delimite
         ("C9,rebuy,0,P1", "rank", "a whole number from 1 on"),
         ("C9,rebuy,1.5,P1", "rank", "a whole number from 1 on"),
         ("C9,rebuy,,P1", "rank", "a whole number from 1 on"),
+        ("C9,rebuy,1e20,P1", "rank", "a whole number from 1 on"),  # no integer of 64 bits
         ("C9,rebuy,1", "", "in quotes"),
         ("C9,rebuy,1,P1,P2", "", "in quotes"),
     ],
@@ -112,6 +114,12 @@ def test_a_file_that_is_no_list_is_refused(tmp_path: Path, text: str, message: s
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="is not there"):
         read_list(tmp_path / "nowhere.csv")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "list.csv")
+    with pytest.raises(FileError, match="is no file"):
+        read_list(tmp_path / "list.csv")
 
 
 def test_the_run_of_the_file_is_kept_where_it_names_one(tmp_path: Path) -> None:

@@ -155,7 +155,11 @@ def test_every_problem_of_a_file_is_said_at_once_with_its_place(tmp_path: Path) 
     assert "did you mean 'audit.silence_days'?" in said["rules.silence_days"]
     assert "did you mean 'min_score'?" in said["rules.audit.min_scor"]
     assert said["rules.audit.silence_days"].endswith("not allowed; found -1; allowed: a whole number 0..3650")
-    assert said["rules.recommendations.weights.rebuy"].endswith("sum to 1 (± 1e-09); they sum to 1.05")
+    # All six, of which the estate's file has one.
+    assert said["rules.recommendations.weights.rebuy"].endswith(
+        "sum to 1 (± 1e-09); they sum to 1.05: collaborative 0.3, content 0.1, popularity 0.05, rhythm 0.5, margin 0.05,"
+        " season 0.05"
+    )
     assert "did you mean 'STALE_SALES'?" in said["rules.circuit_breaker.tolerances.STALE_SALE"]
 
 
