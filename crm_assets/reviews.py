@@ -211,6 +211,8 @@ def read_workbook(
         # Without its column nobody knows what was decided: nothing is a rest then.
         approve_rest=sheet.approve_rest if sheet.problem is None else (),
         refusal=refusal,
+        approved_at=None if sheet.knows_before else made_at,
+        earlier=_said_earlier(warehouse, subject, sheet.reviewer or reviewer, modified_at),
     )
     receipt |= {
         "run_id": subject.run_id if subject is not None and refusal != review.SEVERAL_RUNS else None,
@@ -245,6 +247,24 @@ def _holding(warehouse: Warehouse, subject: Subject | None) -> pd.DataFrame:
     """What holds on the items of the run, taken on it or carried over."""
     run_id = subject.run_id if subject is not None else ""
     return warehouse.read("review", "applied_decisions", [*review.ITEM_KEY, "decision"], "run_id = %s", [run_id])
+
+
+def _said_earlier(warehouse: Warehouse, subject: Subject | None, reviewer: str, modified_at: datetime) -> pd.DataFrame:
+    """What a reviewer said of a run in workbooks saved before, oldest first."""
+    return warehouse.query(
+        """
+        select
+            lines.customer_id, lines.wine_id, lines.scenario, lines.decision, lines.rating, lines.comment,
+            lines.before, lines.decided_at
+        from review.receipt_lines as lines
+        join review.receipts as receipts using (file_id)
+        where
+            lines.run_id = %s and lower(receipts.reviewer) = lower(%s) and receipts.modified_at < %s
+            and lines.outcome = any(%s) and lines.decided_at is not null
+        order by receipts.modified_at, lines.file_id collate "C", lines.source_line
+        """,
+        [subject.run_id if subject is not None else "", reviewer, modified_at, [*review.ACCEPTED, review.OVERTAKEN]],
+    )
 
 
 def approve_rest(run: TenantRun, scenario: str, run_id: str | None, reviewer: str) -> dict[str, Any]:
@@ -384,7 +404,9 @@ def read_dropped(run: TenantRun) -> int:
     n_read = 0
     with run.drop_zone() as zone:
         files = {file.path: file for file in zone.list()}
-        for path in raw_store.review_paths(run.warehouse, zone, list(files.values()), run.rules.landing.workbook):
+        found = raw_store.review_paths(run.warehouse, zone, list(files.values()), run.rules.landing.workbook)
+        # What was saved first is read first: what a later one says is held against it.
+        for path in sorted(found, key=lambda path: (files[path].modified_at, path)):
             with _content(zone, files[path]) as (copy, sha256):
                 if copy is None:
                     continue

@@ -537,6 +537,8 @@ receipt_lines = _table(
         sa.Column("rating", Int),
         sa.Column("comment", Text),
         sa.Column("outcome", Text, nullable=False),  # TAKEN, or why not: logic.review.OUTCOMES
+        sa.Column("before", Text),  # decision and digest of what the row went out with, as the workbook tells
+        sa.Column("decided_at", Stamp),  # since when its reviewer says so
     ],
 )
 

@@ -124,13 +124,22 @@ def judge(
     decided_at: datetime,
     approve_rest: Collection[str] = (),
     refusal: str | None = None,
+    approved_at: datetime | None = None,
+    earlier: pd.DataFrame | None = None,
 ) -> Judged:
     """Decide a returned workbook row by row; no row takes another one down.
 
-    `rows`: line, reference, client_code, product_key, decision, rating, comment as the texts they are. `items`:
+    `rows`: line, reference, client_code, product_key, decision, rating, comment as the texts they are, and, where the
+    workbook says so, `before`: the code of the decision that the row went out with, `-`, and a digest. `items`:
     reference, customer_id, wine_id, scenario, client_code, product_key of the run. `stored`: the run's rows of
     review.decisions. `holding`: ITEM_KEY and decision where one holds, taken on the run or carried over to it.
-    `refusal`: why the workbook as a whole is not taken, one of OUTCOMES.
+    `refusal`: why the workbook as a whole is not taken, one of OUTCOMES. `approved_at`: how old approvals are in a
+    workbook that no longer says what it went out with, where nobody can tell whether they are anybody's word.
+    `earlier`: ITEM_KEY, decision, rating, comment, before, decided_at of what this reviewer said in workbooks saved
+    before, oldest first.
+
+    A decision that a row went out with is no new word when another one holds by now, whatever was written beside it
+    (OVERTAKEN). What a reviewer said already in the same copy of a workbook is as old as it was then.
 
     The rest of a scenario are the rows of this workbook that are left blank and whose item nobody has decided on. What
     is said of an item goes before what is said of a rest, then the later goes before the earlier (`precedence`).
@@ -156,8 +165,10 @@ def judge(
             "decision": decision.where(decision.isin([APPROVE, REJECT, LATER])),
             "rating": pd.to_numeric(rating.where(rating.ne(_NEITHER))).astype("Int64"),
             "comment": filled["comment"].where(filled["comment"].ne("")),
+            "before": filled["before"].where(filled["before"].ne("")) if "before" in filled else None,
         }
     )
+    lines["decided_at"] = _said_at(lines, decided_at, approved_at, earlier)
     faults = {
         str(refusal): pd.Series(refusal is not None, index=filled.index),
         EDITED_KEY: ~filled["is_true"],
@@ -173,9 +184,15 @@ def judge(
     is_sound = lines["outcome"].eq(TAKEN)
     repeated = lines[is_sound].duplicated(ITEM_KEY, keep="last")
     lines.loc[repeated[repeated].index, "outcome"] = UNCHANGED
+    went_out_with = lines["before"].astype("object").fillna("").map(lambda text: text.partition("-")[0])
+    as_it_went_out = lines["outcome"].eq(TAKEN) & lines["decision"].eq(went_out_with)
+    for others in (stored, holding):
+        now_holds = lines[ITEM_KEY].merge(others[[*ITEM_KEY, "decision"]], on=ITEM_KEY, how="left")["decision"]
+        now_holds.index = lines.index
+        lines.loc[as_it_went_out & now_holds.notna() & now_holds.ne(lines["decision"]), "outcome"] = OVERTAKEN
 
-    made: dict[str, Any] = {"run_id": run_id, "reviewer": reviewer, "decided_at": decided_at, "file_id": file_id}
-    said = lines[lines["outcome"].eq(TAKEN)].drop(columns=["run_id", "outcome"])
+    made: dict[str, Any] = {"run_id": run_id, "reviewer": reviewer, "file_id": file_id}
+    said = lines[lines["outcome"].eq(TAKEN)].drop(columns=["run_id", "outcome", "before"])
     said = said.assign(**made, origin=ROW, _line=said.index)
     rest = blank.loc[blank["is_true"] & blank["scenario"].isin(list(approve_rest)), ITEM_KEY].drop_duplicates()
     if refusal is not None:
@@ -184,6 +201,7 @@ def judge(
     spoken_of = lines[ITEM_KEY].dropna()
     rest = _without(_without(rest, spoken_of), holding)
     rest = rest.assign(**made, origin=REST, decision=APPROVE, rating=None, comment=None, _line=-1)
+    rest["decided_at"] = decided_at
     columns = ["run_id", *ITEM_KEY, "decision", "rating", "comment", "reviewer", "decided_at", "origin", "file_id"]
     new = (
         pd.concat([said, rest])[[*columns, "_line"]]
@@ -213,6 +231,28 @@ def judge(
         int((~is_filled & rows["reference"].ne("")).sum()),
         int((taken["origin"].eq(REST) & taken["file_id"].eq(file_id)).sum()),
     )
+
+
+def _said_at(
+    lines: pd.DataFrame, decided_at: datetime, approved_at: datetime | None, earlier: pd.DataFrame | None
+) -> pd.Series:
+    """Since when each line has been said: see `judge`."""
+    said_at = pd.Series(decided_at, index=lines.index, dtype="object")
+    if approved_at is not None:
+        said_at[lines["decision"].eq(APPROVE)] = approved_at
+    if earlier is None or earlier.empty or lines.empty:
+        return said_at
+    # Two copies differ in what they went out with: of each its newest word.
+    copy, words = [*ITEM_KEY, "before"], ["decision", "rating", "comment"]
+    last = earlier.assign(before=earlier["before"].fillna("")).drop_duplicates(copy, keep="last")
+    here = lines[[*copy, *words]].assign(before=lines["before"].fillna(""))
+    both = here.merge(last[[*copy, *words, "decided_at"]], on=copy, how="left", suffixes=("", "_then"))
+    both.index = lines.index
+    is_same = both["decided_at"].notna() & lines["customer_id"].notna()
+    for name in words:
+        is_same &= both[name].astype("object").fillna("") == both[f"{name}_then"].astype("object").fillna("")
+    said_at[is_same] = np.minimum(said_at[is_same], both.loc[is_same, "decided_at"])
+    return said_at
 
 
 def _named(decisions: pd.DataFrame) -> pd.DataFrame:

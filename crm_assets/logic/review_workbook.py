@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,6 +48,22 @@ _FILLED_IN = ["decision", "rating", "comment"]
 _BEFORE_HEADER = "crm_before"
 _READ_COLUMNS = (*ROW_COLUMNS, "before")
 _OWN_HEADERS = {"reference": REFERENCE_HEADER, "before": _BEFORE_HEADER}
+# How these columns have ever been headed, beside their codes: words may change, but a workbook may lie in somebody's
+# folder since before. Words are added here, none is taken away.
+KNOWN_HEADERS = {
+    "client_code": ("Code client", "Customer code", "Kundennummer"),
+    "product_key": ("Code produit", "Product code", "Artikelnummer"),
+    "decision": ("Décision", "Decision", "Entscheidung"),
+    "rating": ("Note (1-5)", "Rating (1-5)", "Note (1 à 5)", "Rating (1 to 5)", "Note (1 bis 5)"),
+    "comment": ("Commentaire", "Comment", "Kommentar"),
+}
+KNOWN_REST_HEADERS = ("Approuver le reste ?", "Approve the rest?", "Rest freigeben?")
+# What people type in place of the words of the list.
+KNOWN_DECISIONS = {
+    "approve": ("Approuver", "Approuvé", "Approve", "Approved", "Freigeben", "Freigegeben"),
+    "reject": ("Rejeter", "Rejeté", "Reject", "Rejected", "Ablehnen", "Abgelehnt"),
+    "later": ("Plus tard", "Later", "Später"),
+}
 # Why nothing can be taken of a workbook.
 NO_DECISION_COLUMN, NO_ROWS, SEVERAL_RUNS = "NO_DECISION_COLUMN", "NO_ROWS", "SEVERAL_RUNS"
 
@@ -64,7 +81,9 @@ class ReviewSheet:
     """A workbook as it came back.
 
     `rows`: line (row of the sheet, line of the CSV), and the ROW_COLUMNS as texts as they were typed, `` where empty
-    or where the column is gone; rows on which nothing was filled in too. `approve_rest`: codes of scenarios.
+    or where the column is gone; rows on which nothing was filled in too, and those left as they went out, which say
+    nothing. `before`: what the row went out with, as the code of its decision and a digest. `approve_rest`: codes of
+    scenarios.
     """
 
     run_id: str | None  # null: no row names one
@@ -74,6 +93,8 @@ class ReviewSheet:
     problem: str | None = None
     # Scenarios whose answer to "approve the rest" is neither yes nor no.
     unclear_rest: frozenset[str] = field(default=frozenset())
+    # Whether it still says what it held when it went out: else nobody can tell what is new in it.
+    knows_before: bool = True
 
 
 def is_review(header: Sequence[str]) -> bool:
@@ -83,8 +104,9 @@ def is_review(header: Sequence[str]) -> bool:
 
 @cache
 def _column_names() -> Mapping[str, str]:
-    """Normalised header -> column of a row, in every language that workbooks are written in."""
+    """Normalised header -> column of a row, in every language that workbooks are or were written in."""
     names = {header: name for name, header in _OWN_HEADERS.items()}
+    names |= {normalise_header(text): name for name in KNOWN_HEADERS for text in (name, *KNOWN_HEADERS[name])}
     for locale in LOCALES:
         shown = rendering.texts(locale)["review_workbook"]["columns"]
         names |= {normalise_header(shown[name]): name for name in ROW_COLUMNS if name in shown}
@@ -94,7 +116,7 @@ def _column_names() -> Mapping[str, str]:
 @cache
 def decision_codes() -> Mapping[str, str]:
     """Normalised word -> approve, reject or later: the words of all languages, and the codes themselves."""
-    words = {code: code for code in DECISIONS}
+    words = {normalise_header(word): code for code in DECISIONS for word in (code, *KNOWN_DECISIONS[code])}
     for locale in LOCALES:
         shown = rendering.texts(locale)["review_workbook"]["decisions"]
         words |= {normalise_header(word): code for code, word in shown.items()}
@@ -791,7 +813,6 @@ def read(path: Path, limits: WorkbookLimits) -> ReviewSheet:
     # What stands as it went out, nobody has said: it holds already, or somebody has decided otherwise since.
     is_untouched = rows["before"].ne("") & (rows["before"] == _traces(rows[_FILLED_IN]))
     rows.loc[is_untouched, _FILLED_IN] = ""
-    rows = rows.drop(columns="before")
     rows = rows[(rows[list(ROW_COLUMNS)] != "").any(axis=1)].reset_index(drop=True)
 
     run_id, reviewer, approved, unclear = None, "", set[str](), set[str]()
@@ -810,18 +831,20 @@ def read(path: Path, limits: WorkbookLimits) -> ReviewSheet:
         problem = SEVERAL_RUNS
     if run_id is None and len(runs):
         run_id = str(runs.index[0])
-    return ReviewSheet(run_id, reviewer, frozenset(approved), rows, problem, frozenset(unclear))
+    return ReviewSheet(run_id, reviewer, frozenset(approved), rows, problem, frozenset(unclear), "before" in places)
 
 
 def _traces(filled_in: pd.DataFrame) -> pd.Series:
-    """Per row a digest of its decision (code or word), rating and comment; `` where nothing is filled in."""
+    """Per row its decision (code or word) and a digest of that, rating and comment; `` where nothing is filled in."""
     codes = decision_codes()
 
     def trace(decision: Any, rating: Any, comment: Any) -> str:
         word = normalise_header(str(decision or ""))
-        said = [codes.get(word, word), "" if pd.isna(rating) or rating == "" else str(rating).partition(".")[0]]
+        # 4, 4.0 and 4,00 are one rating.
+        said = [codes.get(word, word), "" if pd.isna(rating) else re.sub(r"[.,]0+$", "", str(rating))]
         text = "|".join([*said, " ".join(str(comment or "").split())])
-        return hashlib.sha256(text.encode()).hexdigest()[:8] if text != "||" else ""
+        # The word in front also keeps a spreadsheet from taking it for a number.
+        return f"{said[0]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}" if text != "||" else ""
 
     return pd.Series(
         [trace(*row) for row in filled_in[_FILLED_IN].itertuples(index=False)], index=filled_in.index, dtype="object"
@@ -908,4 +931,5 @@ def _place_of_rest(header: Sequence[str]) -> int | None:
     asked = {
         normalise_header(rendering.texts(locale)["review_workbook"]["summary"]["columns"]["rest"]) for locale in LOCALES
     }
+    asked |= set(map(normalise_header, KNOWN_REST_HEADERS))
     return next((place for place, text in enumerate(header) if normalise_header(text) in asked), None)

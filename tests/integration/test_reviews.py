@@ -36,7 +36,10 @@ RUN, NEXT = "aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb"
 MADE = datetime(2025, 12, 31, 6, tzinfo=UTC)
 NOW = datetime(2025, 12, 31, 18, tzinfo=UTC)
 WORDS = rendering.texts("en")["review_workbook"]["columns"]
-HEADER = [WORDS[name] for name in ("client_code", "decision", "rating", "comment", "product_key")] + ["crm_ref_review"]
+HEADER = [WORDS[name] for name in ("client_code", "decision", "rating", "comment", "product_key")] + [
+    "crm_ref_review",
+    "crm_before",
+]
 MORE_TABLES = "create table curated.fct_orders (document_type text, treatment text, order_date date);"
 Make = Callable[..., run_context.TenantRun]
 
@@ -89,8 +92,18 @@ def gated(run: run_context.TenantRun, run_id: str, as_of: date) -> None:
     reviews._decide_again(GatedRun(run.warehouse, run.tenant, run_id, as_of, run.now, False), True)
 
 
-def workbook(path: Path, said: dict[tuple[str, str], tuple[str, ...]], run_id: str = RUN, when: datetime = NOW) -> Path:
-    """A review workbook saved as CSV at `when`: (customer, product) -> decision, rating, comment."""
+def workbook(
+    path: Path,
+    said: dict[tuple[str, str], tuple[str, ...]],
+    run_id: str = RUN,
+    when: datetime = NOW,
+    before: dict[tuple[str, str], str] | None = None,
+    header: list[str] = HEADER,
+) -> Path:
+    """A review workbook saved as CSV at `when`: (customer, product) -> decision, rating, comment.
+
+    `before`: what the rows went out with, as the workbook's own column has it.
+    """
     rows = [
         {"customer_id": f"c{n}", "wine_id": f"w{p}", "scenario": scenario, "code": f"CODE-c{n}", "product": f"p{p}"}
         for n in range(1, 5)
@@ -100,10 +113,11 @@ def workbook(path: Path, said: dict[tuple[str, str], tuple[str, ...]], run_id: s
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.writer(file, delimiter=";")
-        writer.writerow(HEADER)
+        writer.writerow(header)
         for row, reference in zip(rows, references, strict=True):
             filled = (*said.get((row["customer_id"], row["product"]), ()), "", "", "")[:3]
-            writer.writerow([row["code"], *filled, row["product"], reference])
+            was = (before or {}).get((row["customer_id"], row["product"]), "")
+            writer.writerow([row["code"], *filled, row["product"], reference, was][: len(header)])
     os.utime(path, (when.timestamp(), when.timestamp()))
     return path
 
@@ -248,6 +262,33 @@ def test_two_workbooks_end_the_same_in_either_order(make: Make) -> None:
     assert ends[0] == ends[1]
     outcomes = run.warehouse.rows("select outcome, count(*) from review.receipt_lines group by 1 order by 1")
     assert outcomes == [("OVERTAKEN", 1), ("TAKEN", 3)]
+
+
+def test_a_stale_copy_overrides_no_newer_decision(make: Make) -> None:
+    run = make()
+    key = ("c1", "p1")
+    first = workbook(folder(run) / "z.csv", {key: ("Approve",)}, when=NOW - timedelta(hours=5))
+    # Both lie there when they are read: what was saved first is read first, whatever the names.
+    workbook(folder(run) / "a.csv", {key: ("Reject",), ("c2", "p1"): ("Approve",)}, when=NOW - timedelta(hours=4))
+    assert read(run) == 2
+    rejected = (("c1", "w1", "reject"), ("c2", "w1", "approve"))
+    held = "select customer_id, wine_id, decision from review.applied_decisions order by 1, 2"
+    assert tuple(run.warehouse.rows(held)) == rejected
+    # The same copy with one row more, but the reviewer of z.csv is the one of a.csv here: nobody. So it is new there.
+    run.warehouse.execute("update review.receipts set reviewer = 'Luc' where path = 'a.csv'")
+    workbook(first, {key: ("Approve",), ("c3", "p1"): ("Approve",)}, when=NOW - timedelta(hours=3))
+    # A copy of before the rejection, in which only a word was added; and one that lost what it went out with.
+    stale = {key: "approve-ec972bf7"}
+    workbook(folder(run) / "b.csv", {key: ("Approve", "", "a word")}, when=NOW - timedelta(hours=2), before=stale)
+    workbook(folder(run) / "c.csv", {key: ("Approve", "5")}, when=NOW - timedelta(hours=1), header=HEADER[:-1])
+    assert read(run) == 3
+    assert tuple(run.warehouse.rows(held)) == (*rejected, ("c3", "w1", "approve"))
+    told = "select outcome, count(*) from review.receipt_lines where customer_id = 'c1' group by 1 order by 1"
+    assert run.warehouse.rows(told) == [("OVERTAKEN", 3), ("TAKEN", 2)]
+    # A copy that shows the rejection, and an approval all the same: a new word.
+    workbook(folder(run) / "d.csv", {key: ("Approve",)}, before={key: "reject-bb8e09cc"})
+    assert read(run) == 1
+    assert run.warehouse.rows(held)[0] == ("c1", "w1", "approve")
 
 
 def test_a_decision_is_as_old_as_its_file_within_the_runs_life(make: Make) -> None:

@@ -189,6 +189,58 @@ def test_what_was_carried_over_is_no_rest_and_said_again_it_is_nothing_new() -> 
     assert decisions(judge(sheet(), holding=carried, approve_rest={"rebuy"})) == {("c1", "w2"): "approve"}
 
 
+@pytest.mark.parametrize("before", ["approve-12345678", "approve-ffffffff"])
+@pytest.mark.parametrize("where", ["stored", "holding"])
+def test_what_a_row_went_out_with_overrides_nothing_newer_whatever_is_written_beside_it(
+    before: str, where: str
+) -> None:
+    earlier: dict[str, Any] = {"decided_at": NOW - timedelta(hours=1), "reviewer": "Luc", "file_id": "b" * 16}
+    rejected = judge(sheet({"decision": "reject"}), **earlier).decisions
+    since = {"stored": rejected} if where == "stored" else {"holding": rejected[[*review.ITEM_KEY, "decision"]]}
+    stale = sheet({"decision": "approve", "comment": "a word", "rating": "5"}).assign(before="")
+    stale.loc[0, "before"] = before
+    made = judge(stale, **since)
+    assert (outcomes(made), decisions(made)) == ({2: "OVERTAKEN"}, {})
+    # Who changed the decision of such a row has said something.
+    made = judge(stale.assign(before=before.replace("approve", "reject")), **since)
+    assert (outcomes(made), decisions(made)) == ({2: "TAKEN"}, {("c1", "w1"): "approve"})
+    # What still holds may be rated and commented.
+    rows = stale.assign(decision=["reject", "", "", ""], before="reject-12345678")
+    assert outcomes(judge(rows, **since))[2] != "OVERTAKEN"
+
+
+def test_a_copy_handed_in_again_says_nothing_anew() -> None:
+    """Monday Anne approves, Tuesday Luc rejects, Wednesday Anne fills in more of her workbook and hands it in again."""
+    monday, tuesday = NOW - timedelta(days=2), NOW - timedelta(days=1)
+    first = judge(sheet({"decision": "approve"}).assign(before=""), decided_at=monday)
+    luc = judge(
+        sheet({"decision": "reject"}), stored=first.decisions, decided_at=tuesday, reviewer="Luc", file_id="b" * 16
+    )
+    more = sheet({"decision": "approve"}, {"decision": "approve"}).assign(before="")
+    again = judge(more, stored=luc.decisions, earlier=first.lines)
+    assert outcomes(again) == {2: "OVERTAKEN", 3: "TAKEN"}
+    assert again.decisions["decided_at"].tolist() == [NOW]
+    third = judge(more, stored=luc.decisions, earlier=pd.concat([first.lines, again.lines]))
+    assert outcomes(third)[2] == "OVERTAKEN", "however often"
+    # In a newer copy, which shows what Luc said, it is a new word; so it is when she had changed her mind meanwhile.
+    fresh = more.assign(before="reject-12345678")
+    assert outcomes(judge(fresh, stored=luc.decisions, earlier=first.lines))[2] == "TAKEN"
+    changed = judge(sheet({"decision": "later"}).assign(before=""), decided_at=tuesday, earlier=first.lines)
+    back = judge(more, stored=changed.decisions, earlier=pd.concat([first.lines, changed.lines]))
+    assert outcomes(back)[2] == "TAKEN"
+
+
+def test_where_nobody_can_tell_what_is_new_an_approval_overrides_nothing() -> None:
+    made_at, before = NOW - timedelta(days=3), NOW - timedelta(days=1)
+    luc = judge(
+        sheet({"decision": "reject"}, {"decision": "approve"}), decided_at=before, reviewer="Luc"
+    ).decisions.assign(file_id="b" * 16)
+    rows = sheet({"decision": "approve"}, {"decision": "reject"}, {"decision": "approve"})
+    made = judge(rows, stored=luc, approved_at=made_at)
+    assert outcomes(made) == {2: "OVERTAKEN", 3: "TAKEN", 4: "TAKEN"}
+    assert decisions(made) == {("c1", "w2"): "reject", ("c2", "w1"): "approve"}
+
+
 BOOKS: list[tuple[pd.DataFrame, dict[str, Any]]] = [
     (sheet({"decision": "approve"}, {"decision": "later"}), {"file_id": "a" * 16, "decided_at": NOW}),
     (

@@ -25,6 +25,8 @@ from crm_assets.logic.reading import UnreadableError
 from crm_assets.logic.review import ITEM_KEY, item_reference
 from crm_assets.logic.review_workbook import (
     DECISIONS,
+    KNOWN_HEADERS,
+    KNOWN_REST_HEADERS,
     LOCALES,
     NO_DECISION_COLUMN,
     NO_ROWS,
@@ -611,6 +613,52 @@ def test_rows_of_another_run_in_a_workbook_do_not_change_whose_it_is(saved: Call
 def test_without_its_summary_a_workbook_goes_by_its_references(saved: Callable[..., Path]) -> None:
     sheet = read(saved(edited(content(), lambda book: book.remove(book.worksheets[1]))), LIMITS)
     assert (sheet.run_id, sheet.reviewer, sheet.problem) == (RUN, "", None)
+
+
+# As they stood in workbooks that went out. A header whose words change stays here.
+SENT_HEADERS = {
+    "decision": ["Décision", "Decision", "Entscheidung", "decision"],
+    "rating": ["Note (1-5)", "Rating (1-5)", "Note (1 à 5)", "Rating (1 to 5)", "Note (1 bis 5)", "rating"],
+    "comment": ["Commentaire", "Comment", "Kommentar", "comment"],
+    "client_code": ["Code client", "Customer code", "Kundennummer", "client_code"],
+    "product_key": ["Code produit", "Product code", "Artikelnummer", "product_key"],
+}
+
+
+def test_columns_are_found_by_every_header_they_ever_had(saved: Callable[..., Path]) -> None:
+    for locale in LOCALES:
+        words = words_of(locale)
+        assert all(words["columns"][name] in sent for name, sent in SENT_HEADERS.items()), "add the new words here"
+        assert words["summary"]["columns"]["rest"].replace("\u00a0", " ") in KNOWN_REST_HEADERS
+    for name, sent in SENT_HEADERS.items():
+        assert set(sent) == {name, *KNOWN_HEADERS[name]}
+    (key,) = items_of()["reference"].head(1)
+    filled = {"decision": "Approve", "rating": "4.0", "comment": "x", "client_code": "1", "product_key": "P1"}
+    for number in range(max(map(len, SENT_HEADERS.values()))):
+        head = [sent[min(number, len(sent) - 1)] for sent in SENT_HEADERS.values()]
+        path = saved(f"crm_ref_review;{';'.join(head)}\n{key};{';'.join(filled.values())}\n".encode(), "h.csv")
+        (row,) = read(path, LIMITS).rows.to_dict("records")
+        assert {name: row[name] for name in filled} == filled
+
+
+@pytest.mark.parametrize(
+    ("typed", "code"),
+    [(" REJETÉ ", "reject"), ("approuvé", "approve"), ("plus\u00a0tard", "later"), ("Abgelehnt", "reject")],
+)
+def test_decisions_are_known_as_people_type_them(typed: str, code: str) -> None:
+    assert decision_codes()[normalise_header(typed)] == code
+
+
+def test_a_rating_written_with_decimals_is_no_change(saved: Callable[..., Path]) -> None:
+    for decimals in (",0", ".00"):
+
+        def longer(rows: list[list[str]], decimals: str = decimals) -> None:
+            place = rows[0].index("Note (1-5)")
+            for row in rows[1:]:
+                row[place] += decimals if row[place] else ""
+
+        rows = read(saved(as_csv(content(), ";", "utf-8", longer), "r.csv"), LIMITS).rows
+        assert rows["decision"].eq("").all()
 
 
 def test_other_files_are_no_review() -> None:
