@@ -7,13 +7,12 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-import dagster as dg
-
 from crm_assets import databases, documents, run_context
 from crm_assets.defs.reports import exports
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.settings import Settings
 from tests.integration.test_activation import warehouse as gated_estate
+from tests.lights import metadata_of, run_for
 from tests.logic import estate
 
 warehouse = gated_estate
@@ -33,24 +32,16 @@ def test_the_files_of_the_gate_in_force_are_written_counted_and_watched(
         cluster=cluster,
     )
 
-    with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions("tenant", ["demo"])
-        done = dg.materialize(
-            [exports.reports_exports, exports.exports_are_as_recorded],
-            partition_key="demo",
-            instance=instance,
-            resources={"tenant_run": run},
-        )
-    (event,) = done.get_asset_materialization_events()
-    shown = {name: value.value for name, value in event.materialization.metadata.items()}
-    folder = Path(str(shown["folder"]))
+    done = run_for(run, exports.reports_exports, exports.exports_are_as_recorded)
+    told = metadata_of(done)
+    folder = Path(str(told["folder"]))
     assert folder == tmp_path / "run"
     counts = {"reco_output": 60, "audit_output": 1, "next_action_output": 30, "run_summary": 1}
     for name, count in counts.items():
-        assert shown[f"rows_{name}"] == count == len(json.loads((folder / f"{name}.json").read_bytes()))
+        assert told[f"rows_{name}"] == count == len(json.loads((folder / f"{name}.json").read_bytes()))
         assert (folder / f"{name}.csv").read_bytes().startswith(codecs.BOM_UTF8)
     assert [e.passed for e in done.get_asset_check_evaluations()] == [True]
-    assert warehouse.rows("select count(*), sum(size_bytes) from reports.exports") == [(8, shown["bytes"])]
+    assert warehouse.rows("select count(*), sum(size_bytes) from reports.exports") == [(8, told["bytes"])]
     (folder / "run_summary.json").unlink()
     recorded = warehouse.read("reports", "exports", ["path", "sha256"])
     assert documents.missing_or_changed(recorded, environment.home) == [str(folder / "run_summary.json")]

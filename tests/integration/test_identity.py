@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 
 from crm_assets import rules, tables
-from crm_assets.defs.common import tenants_partitions
 from crm_assets.defs.curated import assets as curated_assets
 from crm_assets.defs.curated import checks as curated_checks
 from crm_assets.defs.staging import assets as staging_assets
 from crm_assets.defs.staging import checks as staging_checks
 from crm_assets.resources.warehouse import Warehouse
+from tests.lights import run_for
 
 ASSETS = [
     staging_assets.client_texts,
@@ -59,9 +59,7 @@ def refresh(warehouse: Warehouse) -> dg.ExecuteInProcessResult:
         tenant=SimpleNamespace(country="FR", own_addresses=["caveau@example.org"]),
         as_of=date(2025, 12, 31),
     )
-    with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions(str(tenants_partitions.name), ["estate"])
-        return dg.materialize(ASSETS, partition_key="estate", instance=instance, resources={"tenant_run": run})
+    return run_for(run, *ASSETS)
 
 
 @pytest.fixture

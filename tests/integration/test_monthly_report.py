@@ -14,11 +14,10 @@ import pandas as pd
 import pytest
 
 from crm_assets import monthly_documents, tables
-from crm_assets.defs.common import tenants_partitions
 from crm_assets.defs.reports import monthly
 from crm_assets.resources.warehouse import Warehouse
 from tests.integration.test_weekly_report import decision, file
-from tests.lights import evaluated
+from tests.lights import evaluated, metadata_of, run_for
 from tests.logic import estate
 
 AS_OF, NOW = date(2026, 1, 1), datetime(2026, 1, 1, 5, tzinfo=UTC)
@@ -123,18 +122,8 @@ def test_the_asset_records_its_files_and_its_light_can_go_out(
 ) -> None:
     run: Any = SimpleNamespace(tenant=TENANT, rules=RULES, warehouse=warehouse, home=tmp_path, now=NOW, as_of=AS_OF)
 
-    def materialise(month: str = "") -> dict[str, str]:
-        with dg.DagsterInstance.ephemeral() as instance:
-            instance.add_dynamic_partitions(str(tenants_partitions.name), ["estate"])
-            result = dg.materialize(
-                [monthly.reports_monthly_reports],
-                partition_key="estate",
-                instance=instance,
-                resources={"tenant_run": run},
-                run_config={"ops": {"reports__monthly_reports": {"config": {"month": month}}}},
-            )
-        (event,) = result.get_asset_materialization_events()
-        return {key: str(value.value) for key, value in event.materialization.metadata.items()}
+    def materialise(month: str = "") -> dict[str, Any]:
+        return metadata_of(run_for(run, monthly.reports_monthly_reports, config={"month": month}))
 
     def light() -> bool:
         (found,) = evaluated(run, monthly.monthly_reports_are_as_recorded).values()
@@ -146,11 +135,11 @@ def test_the_asset_records_its_files_and_its_light_can_go_out(
         )
         return [(month, Path(path).name) for month, path in rows]
 
-    shown = materialise()
+    told = materialise()
     december = [("2025-12", f"monthly_report_2025-12.{kind}") for kind in ("html", "pdf", "xlsx")]
     assert recorded() == december
-    assert "December 2025" in shown["digest"]
-    assert not [name for name in ("Hoffstetter", "Jeanne", "A-001") if name in json.dumps(shown)]
+    assert "December 2025" in told["digest"]
+    assert not [name for name in ("Hoffstetter", "Jeanne", "A-001") if name in json.dumps(told, default=str)]
     assert (tmp_path / "exports" / "demo" / "now" / "monthly_report_2025-12.pdf").read_bytes().startswith(b"%PDF")
     assert openpyxl.load_workbook(tmp_path / "exports" / "demo" / "now" / "monthly_report_2025-12.xlsx")
     # An earlier month stands beside it; without its library the PDF is missing and said to be.
@@ -165,29 +154,13 @@ def test_the_asset_records_its_files_and_its_light_can_go_out(
 def test_an_estate_without_sales_has_no_report_and_no_failure(warehouse: Warehouse, tmp_path: Path) -> None:
     warehouse.execute("delete from kpis.monthly_sales where month < '2026-01-01'")
     run = SimpleNamespace(tenant=TENANT, rules=RULES, warehouse=warehouse, home=tmp_path, now=NOW, as_of=AS_OF)
-    with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions(str(tenants_partitions.name), ["estate"])
-        result = dg.materialize(
-            [monthly.reports_monthly_reports],
-            partition_key="estate",
-            instance=instance,
-            resources={"tenant_run": run},
-        )
-    (event,) = result.get_asset_materialization_events()
-    assert event.materialization.metadata["not_written"].value == "no sales of 2025-12 or before are known"
+    told = metadata_of(run_for(run, monthly.reports_monthly_reports))
+    assert told["not_written"] == "no sales of 2025-12 or before are known"
     assert warehouse.count("reports", "monthly_reports") == 0
 
 
 def test_what_cannot_be_reported_fails_with_its_reason(warehouse: Warehouse, tmp_path: Path) -> None:
     run = SimpleNamespace(tenant=TENANT, rules=RULES, warehouse=warehouse, home=tmp_path, now=NOW, as_of=AS_OF)
     for month, reason in (("2026-01", "2026-01 is not over"), ("12/2025", "is no month")):
-        with dg.DagsterInstance.ephemeral() as instance:
-            instance.add_dynamic_partitions(str(tenants_partitions.name), ["estate"])
-            with pytest.raises(dg.Failure, match=reason):
-                dg.materialize(
-                    [monthly.reports_monthly_reports],
-                    partition_key="estate",
-                    instance=instance,
-                    resources={"tenant_run": run},
-                    run_config={"ops": {"reports__monthly_reports": {"config": {"month": month}}}},
-                )
+        with pytest.raises(dg.Failure, match=reason):
+            run_for(run, monthly.reports_monthly_reports, config={"month": month})

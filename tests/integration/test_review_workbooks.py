@@ -16,7 +16,7 @@ from dagster import DagsterEvent
 
 from crm_assets import rules, tables
 from crm_assets.dbt_manifest import ensure_manifest
-from crm_assets.defs.common import PARTITION_TAG, tenants_partitions
+from crm_assets.defs.common import PARTITION_TAG
 from crm_assets.defs.review import workbooks
 from crm_assets.logic.review import ITEM_KEY, item_reference
 from crm_assets.logic.review_workbook import decision_codes, read
@@ -27,7 +27,7 @@ from crm_assets.rules import BusinessRules
 from crm_assets.settings import Settings
 from crm_assets.tenants import TEMPLATE, Tenant
 from tests.integration.test_activation import insert
-from tests.lights import evaluated
+from tests.lights import evaluated, metadata_of, run_for
 from tests.logic.test_review_workbook import RUN, estate, found
 from tests.office import OFFICE, run_macro
 
@@ -149,17 +149,9 @@ def materialised(
     )
     if not with_asset:
         return {}, evaluated(run, workbooks.workbooks_are_where_they_were_put)["workbooks", CHECK]
-    with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions(str(tenants_partitions.name), ["test"])
-        done = dg.materialize(
-            [workbooks.review_workbooks, workbooks.workbooks_are_where_they_were_put],
-            partition_key="test",
-            instance=instance,
-            resources={"tenant_run": run},
-        )
-    (made,) = done.get_asset_materialization_events()
+    done = run_for(run, workbooks.review_workbooks, workbooks.workbooks_are_where_they_were_put)
     (light,) = done.get_asset_check_evaluations()
-    return {name: value.value for name, value in made.materialization.metadata.items()}, light
+    return metadata_of(done), light
 
 
 def test_the_asset_writes_the_first_workbook_of_the_gate_in_force_and_its_light_sees_it(
