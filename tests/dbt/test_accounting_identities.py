@@ -170,6 +170,6 @@ def test_the_codes_of_refused_rows_are_the_same_everywhere() -> None:
         for code in re.findall(r"'((?:MISSING|INVALID|RAGGED)_[A-Z]+)'", path.read_text("utf-8"))
     }
     assert given == codes - {landing.RAGGED_ROW}, "staging gives the codes that landing cannot see"
-    for path in (ROOT / "crm_assets" / "templates").glob("words_*.yaml"):
+    for path in (ROOT / "crm_assets" / "templates").glob("workbooks_*.yaml"):
         told = re.findall(r"^\s+((?:MISSING|INVALID|RAGGED)_[A-Z]+):", path.read_text("utf-8"), re.MULTILINE)
         assert codes <= set(told), f"{path.name} explains each code"

@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 import string
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -336,12 +337,14 @@ source:
 
 
 @pytest.fixture
-def tenants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def tenants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "tenants"
     write(folder, "t1.yaml", TENANT)
     monkeypatch.setenv("CRM_TENANTS", str(folder))
     settings.settings.cache_clear()
-    return folder
+    yield folder
+    monkeypatch.undo()
+    settings.settings.cache_clear()
 
 
 def test_the_command_shows_a_file_that_lies_anywhere(
