@@ -20,6 +20,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 TIMEOUT_SECONDS = 120
+_MACHINE_FAULTS = ("ImportError", "ModuleNotFoundError", "OSError", "FileNotFoundError", "PermissionError")
 # "Page 2 of 5" around the two counters.
 _PAGE_OF = {"fr": ("Page ", " sur "), "en": ("Page ", " of "), "de": ("Seite ", " von ")}
 _FONT_CONFIGURATION = """<?xml version="1.0"?>
@@ -68,11 +69,21 @@ def pdf_of(html: str, *, title: str, locale: str, as_of: date) -> bytes:
         except OSError as error:
             raise PdfUnavailableError(f"no PDF: its process could not be started ({type(error).__name__})") from error
     if child.returncode != 0 or not child.stdout.startswith(b"%PDF"):
-        # The last line is the exception; what stands above it may quote the page.
-        said = child.stderr.decode(errors="replace").strip().splitlines()
-        reason = said[-1][:200] if child.returncode == 1 and said else f"its process ended with {child.returncode}"
-        raise PdfUnavailableError(f"no PDF: {reason}")
+        raise PdfUnavailableError(f"no PDF: {_reason(child)}")
     return child.stdout
+
+
+def _reason(child: subprocess.CompletedProcess[bytes]) -> str:
+    """Why the child made no PDF: its exception, in full only where that says what is missing on the machine; any
+    other may quote the page, and customers' names stand in it.
+    """
+    said = child.stderr.decode(errors="replace").strip().splitlines()
+    if child.returncode != 1 or not said:
+        return f"its process ended with {child.returncode}"
+    kind = said[-1].partition(":")[0]
+    if kind in _MACHINE_FAULTS:
+        return said[-1][:200]
+    return kind if kind.isidentifier() else "its process failed"
 
 
 def _fonts() -> Path:

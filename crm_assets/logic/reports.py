@@ -209,11 +209,11 @@ def _scenarios(tables: Tables, names: pd.DataFrame, wines: int) -> pd.DataFrame:
 def _blocked(actions: pd.DataFrame) -> pd.DataFrame:
     """Who gets nothing, by the first reason: no permission, a rule of the audit, the review."""
     out = actions[~actions["eligible"].astype(bool)]
-    reason = out["reason"].astype("object")
+    reason = out["reason"].astype("object").fillna("")
     kind = np.where(
         out["permission_reason"].notna(), "permission", np.where(reason.str.startswith("REVIEW_"), "review", "rule")
     )
-    counted = _tally(pd.DataFrame({"kind": kind, "code": reason.fillna("")}), ["kind", "code"])
+    counted = _tally(pd.DataFrame({"kind": kind, "code": reason}), ["kind", "code"])
     order = {"permission": 0, "rule": 1, "review": 2}
     return counted.sort_values("kind", key=lambda kinds: kinds.map(order), kind="stable").reset_index(drop=True)
 

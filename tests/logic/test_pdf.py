@@ -105,3 +105,20 @@ def test_a_missing_or_failing_library_is_a_reason_and_not_a_crash(monkeypatch: p
     monkeypatch.setattr(pdf.importlib.util, "find_spec", lambda name: None if name == "plutoprint" else found(name))
     with pytest.raises(pdf.PdfUnavailableError, match="plutoprint is not installed"):
         made("<p>x</p>")
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("ValueError: bad markup near <b>Jeanne Muller</b>", "no PDF: ValueError"),
+        ("near <b>Jeanne Muller</b>", "no PDF: its process failed"),
+        ("ImportError: libfontconfig.so.1: cannot open", "no PDF: ImportError: libfontconfig.so.1: cannot open"),
+    ],
+)
+def test_a_reason_quotes_no_page(said: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is shown in the UI: what is missing on the machine, never what stands in the report."""
+    failed = subprocess.CompletedProcess([], 1, b"", f"Traceback\n{said}\n".encode())
+    monkeypatch.setattr(pdf.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(pdf.PdfUnavailableError) as raised:
+        made("<p>x</p>")
+    assert str(raised.value) == reason

@@ -252,6 +252,8 @@ def test_who_is_blocked_counts_once_under_its_kind() -> None:
         ["rule", "BOUNCED", 1],
         ["review", "REVIEW_PENDING", 1],
     ]
+    unsaid = weekly(given=tables(actions=tables().actions.assign(reason=np.nan)))
+    assert unsaid.blocked.to_numpy().tolist() == [["permission", "", 1], ["rule", "", 2]], "no reason is no review"
 
 
 def test_segments_and_groups_are_compared_with_the_week_before() -> None:
