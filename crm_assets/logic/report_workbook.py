@@ -112,6 +112,10 @@ class Headers:
         title = self.own["charts"][key]
         return Chart(kind, title, categories, series, f"{title}: {'; '.join(facts)}.")
 
+    def bars(self, key: str, series: Sequence[int], columns: Sequence[Column]) -> list[Chart]:
+        """The series by what the first column names, as bars; nothing where there are no rows."""
+        return [self.chart(key, "bar", 0, series, columns)] if columns[0].values else []
+
     def _said(self, value: Any, kind: str) -> str:
         if _is_blank(value):
             return "–"
@@ -191,9 +195,14 @@ def _facts(said: Headers, key: str, rows: list[tuple[str, Any, str]]) -> Sheet:
 
 
 def _weekly_sales(report: WeeklyReport, said: Headers) -> Sheet:
-    months = report.sales.months
+    columns = _sales_columns(report.sales.months, said)
+    return said.sheet("sales", columns, _sales_charts(said, columns))
+
+
+def _sales_columns(months: pd.DataFrame, said: Headers) -> list[Column]:
+    """Months beside the same months a year before."""
     change = months["amount"] / months["amount_before"].where(months["amount_before"] > 0) - 1
-    columns = [
+    return [
         said.column("month", "month", months["month"]),
         said.column("amount", "euros", months["amount"]),
         said.column("amount_before", "euros", months["amount_before"]),
@@ -201,7 +210,6 @@ def _weekly_sales(report: WeeklyReport, said: Headers) -> Sheet:
         said.column("orders", "count", months["orders"]),
         said.column("orders_before", "count", months["orders_before"]),
     ]
-    return said.sheet("sales", columns, _sales_charts(said, columns))
 
 
 def _sales_charts(said: Headers, columns: Sequence[Column]) -> list[Chart]:
@@ -223,8 +231,7 @@ def _to_send(report: WeeklyReport, said: Headers) -> Sheet:
         said.column("name", "text", frame["name"]),
         said.column("why", "wrapped", frame["reason"]),
     ]
-    charts = [said.chart("scenarios", "bar", 0, [1], columns)] if len(frame) else []
-    return said.sheet("to_send", columns, charts)
+    return said.sheet("to_send", columns, said.bars("scenarios", [1], columns))
 
 
 def _blocked(report: WeeklyReport, said: Headers) -> Sheet:
@@ -235,8 +242,7 @@ def _blocked(report: WeeklyReport, said: Headers) -> Sheet:
         said.column("rule", "text", frame["code"]),
         said.column("customers", "count", frame["customers"]),
     ]
-    charts = [said.chart("blocked", "bar", 0, [3], columns)] if len(frame) else []
-    return said.sheet("blocked", columns, charts)
+    return said.sheet("blocked", columns, said.bars("blocked", [3], columns))
 
 
 def _segment_names(said: Headers, codes: Iterable[str]) -> list[str]:
@@ -252,8 +258,7 @@ def _segments(frame: pd.DataFrame, said: Headers, before: str) -> Sheet:
         said.column(before, "count", frame["before"]),
         said.column("difference", "signed", frame["customers"] - frame["before"]),
     ]
-    charts = [said.chart("segments", "bar", 0, [1], columns)] if len(frame) else []
-    return said.sheet("segments", columns, charts)
+    return said.sheet("segments", columns, said.bars("segments", [1], columns))
 
 
 def _movements(frame: pd.DataFrame, said: Headers) -> Sheet:
@@ -369,8 +374,7 @@ def _refused(frame: pd.DataFrame, said: Headers) -> Sheet:
         said.column("rule", "text", frame["code"]),
         said.column("rows", "count", frame["rows"]),
     ]
-    charts = [said.chart("refused", "bar", 0, [2], columns)] if len(frame) else []
-    return said.sheet("refused", columns, charts)
+    return said.sheet("refused", columns, said.bars("refused", [2], columns))
 
 
 def _quality(frame: pd.DataFrame, said: Headers) -> Sheet:
@@ -433,14 +437,8 @@ def _monthly_summary(report: MonthlyReport, said: Headers) -> Sheet:
 
 def _monthly_sales(report: MonthlyReport, said: Headers) -> Sheet:
     months = report.months
-    change = months["amount"] / months["amount_before"].where(months["amount_before"] > 0) - 1
     columns = [
-        said.column("month", "month", months["month"]),
-        said.column("amount", "euros", months["amount"]),
-        said.column("amount_before", "euros", months["amount_before"]),
-        said.column("change", "change", change),
-        said.column("orders", "count", months["orders"]),
-        said.column("orders_before", "count", months["orders_before"]),
+        *_sales_columns(months, said),
         said.column("customers", "count", months["customers"]),
         said.column("average", "euros", months["average_order_value"]),
         said.column("bottles", "count", months["bottles"]),
@@ -459,8 +457,7 @@ def _families(report: MonthlyReport, said: Headers) -> Sheet:
         said.column("share", "percent", frame["share"]),
         said.column("change_12m", "change", frame["change_12m"]),
     ]
-    charts = [said.chart("families", "bar", 0, [2, 1], columns)] if len(frame) else []
-    return said.sheet("families", columns, charts)
+    return said.sheet("families", columns, said.bars("families", [2, 1], columns))
 
 
 def _wines(report: MonthlyReport, said: Headers) -> Sheet:
@@ -475,8 +472,7 @@ def _wines(report: MonthlyReport, said: Headers) -> Sheet:
         said.column("bottles_before", "count", frame["bottles_before"]),
         said.column("months_of_stock", "number", frame["months_of_stock"]),
     ]
-    charts = [said.chart("wines", "bar", 0, [2], columns)] if len(frame) else []
-    return said.sheet("wines", columns, charts)
+    return said.sheet("wines", columns, said.bars("wines", [2], columns))
 
 
 def _cohorts(report: MonthlyReport, said: Headers) -> Sheet:
