@@ -112,11 +112,12 @@ def load_campaign(path: Path, tenant: Tenant) -> Campaign:
 
     if not NAME.match(name):
         raise wrong("name", f"the file name must be <name>.yaml, name matching {NAME.pattern}")
+    text = ""
     try:
         text = path.read_text(encoding="utf-8")
         content: Any = yaml_places.load(text)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise CampaignError(f"{shown}: not readable as YAML: {' '.join(str(error).split())}") from error
+        raise CampaignError(str(yaml_places.unreadable(shown, error, text))) from error
     if not isinstance(content, dict):
         raise CampaignError(f"{shown}: a mapping of keys is expected, found {type(content).__name__}")
     if content.get("name", name) != name:

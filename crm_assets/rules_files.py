@@ -139,11 +139,12 @@ def problems(folder: Path, slug: str | None = None) -> list[Problem]:
 
 
 def _problems_of_the_product(file: str) -> list[Problem]:
+    text = ""
     try:
         text = rules.RULES_FILE.read_text(encoding="utf-8")
         content, places = yaml_places.load(text, forgiving=True), Places(text)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        return [Problem(file, "", f"not readable as YAML: {' '.join(str(error).split())}")]
+        return [yaml_places.unreadable(file, error, text)]
     found = yaml_places.keys_twice(file, places)
     try:
         BusinessRules.model_validate(content)

@@ -215,11 +215,12 @@ def problems_of(path: Path, file: str | None = None) -> list[Problem]:
     if not SLUG.match(slug) or slug in RESERVED_SLUGS:
         names = f"slug matching {SLUG.pattern} and not one of {', '.join(sorted(RESERVED_SLUGS))}"
         return [Problem(file, "slug", f"the file name must be <slug>.yaml, {names}")]
+    text = ""
     try:
         text = path.read_text(encoding="utf-8")
         content, places = yaml_places.load(text, forgiving=True), yaml_places.Places(text)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        return [Problem(file, "", f"not readable as YAML: {' '.join(str(error).split())}")]
+        return [yaml_places.unreadable(file, error, text)]
     except RecursionError:
         return [Problem(file, "", "not readable as YAML: something in it is nested in itself, or far too deep")]
     if not isinstance(content, dict):

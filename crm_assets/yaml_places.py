@@ -72,6 +72,26 @@ class Problem:
         return f"{self.file}:{line}{key} {self.reason}{found}{allowed}"
 
 
+# What libyaml and PyYAML say, and what a person has mostly done.
+_SLIPS = {
+    "mapping values are not allowed": "is the ':' missing in the line above, or this line indented too far?",
+    "did not find expected key": "is this line, or the one above, indented otherwise than its neighbours?",
+    "expected <block end>": "is this line, or the one above, indented otherwise than its neighbours?",
+    "unexpected end of stream": "is a quote or a bracket opened above and not closed?",
+}
+
+
+def unreadable(file: str, error: Exception, text: str) -> Problem:
+    """Why a file is no YAML: the line, and what is mostly wrong there. `text`: of the file, empty where it is none."""
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    said = " ".join(str(getattr(error, "problem", None) or error).split())
+    line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
+    if line.lstrip(" ").startswith("\t"):
+        said = "the line is indented with a tab: YAML takes spaces only"
+    slip = next((f"; {slip}" for words, slip in _SLIPS.items() if words in said), "")
+    return Problem(file, "", f"not readable as YAML: {said}{slip}", mark.line + 1 if mark else None)
+
+
 _COMMENT_AFTER = re.compile(r"[\s,\]}]*#\s*(.*)")
 _COMMENT_OF_SECTION = re.compile(r"\s*:\s*#\s*(.*)")
 
@@ -229,11 +249,32 @@ def _suggestion(shape: Shape, key: Key) -> str:
     """`; did you mean …?` for a key that nobody knows: a neighbour by its name, else a key elsewhere."""
     from rapidfuzz import fuzz, process
 
+    first, dot, _ = key[-1].partition(".")
+    if dot and shape.node((*key[:-1], first)) is not None:
+        sections = ": {".join(key[-1].split("."))
+        return f"; sections are written one in the other: {sections}: …{'}' * key[-1].count('.')}"
     near = process.extractOne(key[-1], shape.names(key[:-1]), scorer=fuzz.ratio, score_cutoff=60)
     if near:
         return f"; did you mean {near[0]!r}?"
     elsewhere = [leaf for leaf in shape.leaves() if leaf[-1:] == key[-1:]]
     return f"; did you mean {'.'.join(elsewhere[0])!r}?" if elsewhere else ""
+
+
+# pydantic's names for a section that is none.
+_NO_SECTION = ("dict_type", "model_type", "model_attributes_type")
+_NUMBER_OF_PEOPLE = re.compile(r"\s*([+-]?\d+)(?:[.,](\d+))?\s*(%?)\s*")
+
+
+def _meant(value: Any, node: Mapping[str, Any]) -> str:
+    """What a person meant who wrote a number with comma, percent sign or quotes, or a word like NO; empty: not known."""
+    wanted = node.get("type")
+    if isinstance(value, bool) and wanted == "string":
+        return "; YAML takes yes, no, on and off for true or false: put the word in quotes"
+    found = _NUMBER_OF_PEOPLE.fullmatch(value) if isinstance(value, str) and wanted in ("integer", "number") else None
+    if not found:
+        return ""
+    number = float(f"{found[1]}.{found[2] or 0}")
+    return f"; did you mean {number / 100 if found[3] and node.get('maximum') == 1 else number:g}?"
 
 
 def keys_twice(file: str, places: Places) -> list[Problem]:
@@ -264,6 +305,11 @@ def problems(
             found.append(Problem(file, name, "this key is required and missing", line))
         elif kind == "relation":
             found.append(Problem(file, name, refused["msg"], line))
+        elif kind in _NO_SECTION and refused["input"] is None:
+            todo = "write its keys below it, indented further, or delete the line"
+            found.append(Problem(file, name, f"nothing stands in this section: {todo}", line))
+        elif kind in _NO_SECTION and not show_values:
+            found.append(Problem(file, name, "a section is expected, with keys of its own below it", line))
         elif show_values:
             value = shown(refused["input"])
             found.append(
@@ -272,9 +318,9 @@ def problems(
                     refused["msg"] if kind == "pattern" else "not allowed",
                     line,
                     value if len(value) <= 80 else value[:77] + "…",
-                    None if kind == "pattern" else shape.allowed(key),
+                    None if kind == "pattern" else shape.allowed(key) + _meant(refused["input"], shape.node(key) or {}),
                 )
             )  # fmt: skip
         else:
             found.append(Problem(file, name, refused["msg"].removeprefix("Value error, "), line))
-    return found
+    return list(dict.fromkeys(found))  # what is wrong as key and as value is said once

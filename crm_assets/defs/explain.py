@@ -29,7 +29,7 @@ class ExplainCustomer(dg.Config):
 )
 def why_this_customer(context: dg.OpExecutionContext, config: ExplainCustomer) -> None:
     if not context.has_partition_key:
-        context.log.warning("Whose customer? Choose the estate as Partition, above the configuration, and launch again.")
+        context.log.warning("Whose customer? Choose the estate as Partition above the configuration, and launch again.")
         return
     slug = context.partition_key
     try:

@@ -157,10 +157,36 @@ def test_every_problem_of_a_file_is_said_at_once_with_its_place(tmp_path: Path) 
     assert said["rules.audit.silence_days"].endswith("not allowed; found -1; allowed: a whole number 0..3650")
     # All six, of which the estate's file has one.
     assert said["rules.recommendations.weights.rebuy"].endswith(
-        "sum to 1 (± 1e-09); they sum to 1.05: collaborative 0.3, content 0.1, popularity 0.05, rhythm 0.5, margin 0.05,"
-        " season 0.05"
+        "sum to 1 (± 1e-09); they sum to 1.05:"
+        " collaborative 0.3, content 0.1, popularity 0.05, rhythm 0.5, margin 0.05, season 0.05"
     )
     assert "did you mean 'STALE_SALES'?" in said["rules.circuit_breaker.tolerances.STALE_SALE"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("rules:\n\taudit: 1\n", 2, "indented with a tab: YAML takes spaces only"),
+        ("rules:\n  audit\n    silence_days: 3\n", 3, "is the ':' missing in the line above"),
+        ("rules:\n  audit: 'x\n", 3, "opened above and not closed?"),
+        ("rules:\n  audit:\n    silence_days: 3\n   min_score: 80\n", 4, "indented otherwise than its neighbours?"),
+        ("rules:\n", 1, "nothing stands in this section: write its keys below it"),
+        ("rules: 3\n", 1, "a section is expected, with keys of its own below it"),
+        ("rules:\n  audit:\n", 2, "nothing stands in this section"),
+        ("rules:\n  audit.silence_days: 3\n", 2, "one in the other: audit: {silence_days: …}"),
+        ("rules: {audit: {low_confidence: '0,30'}}\n", 1, "a number 0..1; did you mean 0.3?"),
+        ("rules: {audit: {low_confidence: 30 %}}\n", 1, "a number 0..1; did you mean 0.3?"),
+        ("rules: {clusters: {silhouette_tolerance: '0.02'}}\n", 1, "a number 0..1; did you mean 0.02?"),
+        ("rules: {circuit_breaker: {min_score: 60%}}\n", 1, "; did you mean 60?"),
+        ("rules: {values: {countries: {NO: NO}}}\n", 1, "for true or false: put the word in quotes"),
+    ],
+)
+def test_what_people_mistype_is_answered_with_what_to_write(tmp_path: Path, text: str, line: int, said: str) -> None:
+    path = tmp_path / "a_test.yaml"
+    path.write_text(GOOD + text, encoding="utf-8")
+    (problem,) = problems_of(path)
+    assert problem.line == len(GOOD.splitlines()) + line
+    assert said in str(problem)
 
 
 def test_no_value_outside_the_rules_is_quoted(tmp_path: Path) -> None:
