@@ -389,14 +389,23 @@ def _rejected_since(warehouse: Warehouse, run_id: str, planned: pd.DataFrame) ->
     return dict.fromkeys(hit, REVIEW_REJECTED) | dict(held)
 
 
+def _settle_reviews(run: TenantRun) -> None:
+    """What a crash left between decisions and gate must not be planned or sent past."""
+    from crm_assets import reviews  # it decides with the help of this module
+
+    reviews.settle(run)
+
+
 def plan(run: TenantRun, name: str) -> dict[str, Any]:
     """Plan the campaign `name` of the run's tenant, as of the run's day."""
+    _settle_reviews(run)
     campaign = CampaignFiles(run.config.tenants, run.tenant).get(name)
     return plan_campaign(run.warehouse, run.tenant, campaign, run.rules, run.as_of, run.now).as_dict()
 
 
 def send(run: TenantRun, name: str, *, confirmed_plan_hash: str | None = None) -> dict[str, Any]:
     """Send the campaign `name` of the run's tenant: a dry run unless the hash of its plan is confirmed."""
+    _settle_reviews(run)
     campaign = CampaignFiles(run.config.tenants, run.tenant).get(name)
     return send_campaign(
         run.warehouse,

@@ -308,9 +308,12 @@ def settle(run: TenantRun, run_ids: Collection[str] = ()) -> list[str]:
     """Decide the gate again where decisions have come in: for the runs named, for those of receipts that were not
     finished, for the gate in force and for whatever a plan that is still alive pins. The runs it was decided for.
 
-    Each receipt is then written as a file, which is what finishes it: a crash before is made good the next time.
+    Each receipt is then written as a file, which is what finishes it: a crash before is made good the next time. A run
+    for an earlier day, whose tables are of that day, decides nothing.
     """
     warehouse = run.warehouse
+    if run.is_historical:
+        return []
     open_receipts = warehouse.read("review", "receipts", ["file_id", "run_id"], "document is null")
     if open_receipts.empty and not run_ids:
         return []
@@ -417,13 +420,13 @@ def read_dropped(run: TenantRun) -> int:
 
 @contextmanager
 def _content(zone: DropZone, file: DroppedFile) -> Iterator[tuple[Path | None, str]]:
-    """A copy of the file's bytes and their hash; None where somebody writes to it."""
+    """A copy of the file's bytes and their hash; None where somebody writes to it or it cannot be opened."""
     with tempfile.TemporaryDirectory(prefix="crm-review-") as folder:
         try:
             with zone.local(file.path) as path:
                 content = path.read_bytes()
             seen = zone.look(file.path)
-        except FileNotFoundError:
+        except OSError:  # gone, or not to be opened: it is left to the next look, and stops no other
             seen = None
         if seen is None or seen.signature != file.signature:
             yield None, ""

@@ -85,10 +85,15 @@ def applied(items: pd.DataFrame, decisions: pd.DataFrame, run_id: str, since: da
     decided_run_id.
 
     `items`: customer_id, wine_id, scenario of the run. `decisions`: rows of review.decisions. Those taken on the run
-    itself hold, and those of other runs on the same (customer, wine, scenario) from `since` on.
+    itself hold, and those of other runs on the same (customer, wine, scenario) from `since` on. A rejection goes for
+    the wine under whatever scenario: it must not come back under another one (spec.md §5).
     """
-    holds = (decisions["run_id"] == run_id) | (pd.to_datetime(decisions["decided_at"], utc=True) >= since)
-    strongest = precedence(decisions[holds]).drop_duplicates(ITEM_KEY, keep="last")
+    decisions = decisions[
+        (decisions["run_id"] == run_id) | (pd.to_datetime(decisions["decided_at"], utc=True) >= since)
+    ]
+    rejected = decisions[decisions["decision"] == REJECT].drop(columns="scenario")
+    decisions = pd.concat([decisions, items[ITEM_KEY].merge(rejected, on=["customer_id", "wine_id"])])
+    strongest = precedence(decisions).drop_duplicates(ITEM_KEY, keep="last")
     columns = [*ITEM_KEY, "decision", "reviewer", "decided_at", "decided_run_id"]
     found = items[ITEM_KEY].merge(strongest.rename(columns={"run_id": "decided_run_id"}), on=ITEM_KEY)
     return found[columns].sort_values(ITEM_KEY, kind="stable", ignore_index=True)

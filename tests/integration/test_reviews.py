@@ -383,7 +383,7 @@ def test_an_answer_about_the_rest_that_is_none_is_told(make: Make) -> None:
     assert run.warehouse.rows("select unclear_rest, n_approved_rest from review.receipts") == [(["upsell"], 0)]
 
 
-def test_a_rejection_since_the_plan_is_held_back_at_the_send(make: Make) -> None:
+def test_a_rejection_since_the_plan_is_held_back_at_the_send(make: Make, tmp_path: Path) -> None:
     run = make("auto")
     gated(run, RUN, AS_OF)
     people = [f"c{n}" for n in range(1, 5)]
@@ -396,10 +396,14 @@ def test_a_rejection_since_the_plan_is_held_back_at_the_send(make: Make) -> None
     propose(run.warehouse, NEXT, AS_OF)
     gated(dataclasses.replace(run, now=NOW + timedelta(minutes=1)), NEXT, AS_OF)
     workbook(folder(run) / "back.csv", {("c1", "p2"): ("Reject",), ("c2", "p1"): ("Later",)}, run_id=NEXT)
-    read(run)
-    sent = activation.send_campaign(run.warehouse, run.tenant, spring, rules, AS_OF, NOW)
-    assert sent.held_back == {"REVIEW_PENDING": 1, "REVIEW_REJECTED": 1}
-    assert sent.messages == 2
+    assert reviews.read_dropped(run) == 1  # killed before the gate is decided again
+    campaigns = tmp_path / "tenants" / "demo" / "campaigns"
+    campaigns.mkdir(parents=True)
+    (campaigns / "spring.yaml").write_text("kind: reco\nsubject: {en: Our selection}\n")
+    run.config = run.config.model_copy(update={"tenants": tmp_path / "tenants"})
+    sent = activation.send(run, "spring")
+    assert sent["held_back"] == {"REVIEW_PENDING": 1, "REVIEW_REJECTED": 1}
+    assert sent["messages"] == 2
 
 
 def test_no_recommendation_is_planned_by_itself_while_customers_wait_for_review(make: Make, tmp_path: Path) -> None:
@@ -465,6 +469,22 @@ def test_a_workbook_that_lies_elsewhere_is_read_by_command(make: Make, tmp_path:
         reviews.import_file(run, tmp_path / "other.csv")
     with pytest.raises(reviews.ReviewError, match="reviews are of the present"):
         reviews.import_file(make(is_historical=True), path)
+
+
+def test_a_workbook_that_cannot_be_opened_any_more_stops_no_other(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make()
+    closed = workbook(folder(run) / "a.csv", {("c1", "p1"): ("Approve",)})
+    assert read(run) == 1
+    workbook(folder(run) / "b.csv", {("c2", "p1"): ("Approve",)})
+    opened = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == closed.name:
+            raise PermissionError(13, "Permission denied")
+        return opened(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert read(run) == 1
 
 
 def test_a_folder_out_of_reach_stops_no_refresh(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -285,8 +285,19 @@ def test_a_decision_of_another_run_carries_over_for_its_time_only() -> None:
     assert held((OTHER, "w1", "reject", 14, "row"), (OTHER, "w2", "reject", 15, "row")) == {"w1": "reject"}
     assert held((RUN, "w1", "reject", 15, "row")) == {"w1": "reject"}, "on the run itself it holds"
     assert held((OTHER, "w9", "reject", 1, "row")) == {}, "a wine that is not proposed"
-    elsewhere = stored((OTHER, "w1", "reject", 1, "row")).assign(scenario="upsell")
+    elsewhere = stored((OTHER, "w1", "approve", 1, "row")).assign(scenario="upsell")
     assert review.applied(items(), elsewhere, RUN, NOW - timedelta(days=14)).empty
+
+
+def test_a_rejected_wine_does_not_come_back_under_another_scenario() -> None:
+    since = NOW - timedelta(days=14)
+    elsewhere = stored((OTHER, "w1", "reject", 2, "row")).assign(scenario="winback")
+    made = review.applied(items(), elsewhere, RUN, since)
+    assert made[[*review.ITEM_KEY, "decision"]].to_numpy().tolist() == [["c1", "w1", "rebuy", "reject"]]
+    late = stored((RUN, "w1", "approve", 1, "row"))
+    assert review.applied(items(), pd.concat([elsewhere, late]), RUN, since)["decision"].tolist() == ["approve"]
+    early = stored((RUN, "w1", "approve", 3, "row"))
+    assert review.applied(items(), pd.concat([elsewhere, early]), RUN, since)["decision"].tolist() == ["reject"]
 
 
 def test_of_several_decisions_the_newest_on_the_item_holds() -> None:

@@ -70,6 +70,7 @@ def plan_campaign(
     context: dg.AssetExecutionContext, config: PlanConfig, tenant_run: TenantRun
 ) -> Iterator[dg.MaterializeResult[Any]]:
     """Plan campaigns from the gate in force. Sends nothing; a planned occurrence is never planned again."""
+    reviews.settle(tenant_run)  # what a crash left between decisions and gate must not be planned past
     files = CampaignFiles(tenant_run.config.tenants, tenant_run.tenant)
     plans: dict[str, activation.PlanSummary] = {}
     said: list[str] = [f"wrong file: {problem}" for problem in files.errors.values()]
@@ -133,6 +134,7 @@ def send_campaign(
     """Pack planned messages into calls and pass them to Brevo's client, which runs dry."""
     if config.confirmed_plan_hash and not config.campaign:
         raise dg.Failure("a plan's hash confirms one campaign: name it")
+    reviews.settle(tenant_run)
     said: list[str] = []
     sends: list[activation.SendSummary] = []
     for campaign in _campaigns(tenant_run, config.campaign):
