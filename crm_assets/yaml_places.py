@@ -266,7 +266,7 @@ _NUMBER_OF_PEOPLE = re.compile(r"\s*([+-]?\d+)(?:[.,](\d+))?\s*(%?)\s*")
 
 
 def _meant(value: Any, node: Mapping[str, Any]) -> str:
-    """What a person meant who wrote a number with comma, percent sign or quotes, or a word like NO; empty: not known."""
+    """What was meant by a number with a comma, percent sign or quotes, or by a word like NO; empty: not known."""
     wanted = node.get("type")
     if isinstance(value, bool) and wanted == "string":
         return "; YAML takes yes, no, on and off for true or false: put the word in quotes"
