@@ -223,17 +223,21 @@ def _projection(told: sales.Sales, words: Words) -> tuple[str, str]:
     return said, how
 
 
-def _season(told: sales.Sales, words: Words) -> str:
+def _extremes(frame: pd.DataFrame, column: str) -> tuple[pd.Series, pd.Series]:
+    """The rows with most and with least of a column; of equals the first."""
+    return frame.iloc[int(frame[column].argmax())], frame.iloc[int(frame[column].argmin())]
+
+
+def _season(told: sales.Sales, words: Words, key: str, digits: int) -> str:
     if told.seasons.empty:
         return ""
-    best = told.seasons.iloc[int(told.seasons["share"].argmax())]
-    least = told.seasons.iloc[int(told.seasons["share"].argmin())]
+    best, least = _extremes(told.seasons, "share")
     return words.say(
-        "high_season",
+        key,
         month=words.calendar_month(int(best["month"])),
-        share=words.percent(best["share"], 0),
+        share=words.percent(best["share"], digits),
         low_month=words.calendar_month(int(least["month"])),
-        low_share=words.percent(least["share"], 0),
+        low_share=words.percent(least["share"], digits),
     )
 
 
@@ -246,7 +250,7 @@ def _picture(name: str, data: Any, caption: str, alt: str, locale: str) -> dict[
 
 def _months_alt(told: sales.Sales, words: Words) -> str:
     frame = told.months
-    best, worst = frame.iloc[int(frame["amount"].argmax())], frame.iloc[int(frame["amount"].argmin())]
+    best, worst = _extremes(frame, "amount")
     said = words.say(
         "chart.months_alt",
         best=words.month(best["month"]),
@@ -298,15 +302,7 @@ def _sales_pictures(told: sales.Sales, words: Words) -> list[dict[str, str]]:
         alt = _year_end_alt(told, words)
         made.append(_picture("year_end", told, words.say("chart.year_end"), alt, words.locale))
     if len(told.seasons):
-        best = told.seasons.iloc[int(told.seasons["share"].argmax())]
-        least = told.seasons.iloc[int(told.seasons["share"].argmin())]
-        alt = words.say(
-            "chart.seasons_alt",
-            low_share=words.percent(least["share"]),
-            low_month=words.calendar_month(int(least["month"])),
-            share=words.percent(best["share"]),
-            month=words.calendar_month(int(best["month"])),
-        )
+        alt = _season(told, words, "chart.seasons_alt", 1)
         made.append(_picture("seasons", told, words.say("chart.seasons"), alt, words.locale))
     return made
 
@@ -589,7 +585,7 @@ def _contents(report: WeeklyReport, words: Words) -> dict[str, Any]:
         "sales_sentences": _sales_sentences(report.sales, words) if report.sales.first_day else [],
         "projection": projection,
         "projection_note": how,
-        "season": _season(report.sales, words),
+        "season": _season(report.sales, words, "high_season", 0),
         "pictures": _sales_pictures(report.sales, words),
         "months": _month_rows(report.sales, words) if report.sales.first_day else [],
         "segments_picture": _segments_picture(report.segments, words),
