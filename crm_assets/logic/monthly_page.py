@@ -73,8 +73,12 @@ def _sentences(report: MonthlyReport, words: MonthWords) -> list[str]:
     revenue, month = report.figure("revenue_ht"), words.title_month(report.month)
     month_before = words.month(report.month.replace(year=report.month.year - 1))
     value, before = revenue["value"] or 0.0, revenue["before"]
-    if before is None or before <= 0:
+    if before is None:
         said = [words.say("sales_alone", month=month, amount=words.euros(value), month_before=month_before)]
+    elif before <= 0:
+        # Nothing sold, or more returned than sold, is no history that is missing.
+        amounts = {"amount": words.euros(value), "before": words.euros(before)}
+        said = [words.say("sales_against_nothing", 0, month=month, month_before=month_before, **amounts)]
     else:
         said = [
             words.say(

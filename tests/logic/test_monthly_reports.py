@@ -194,6 +194,16 @@ def test_without_last_year_nothing_is_compared() -> None:
     assert revenue == {"value": 1100.0, "before": None, "year": None, "year_before": None}
 
 
+@pytest.mark.parametrize(
+    ("locale", "said"), [("fr", "contre 0\u00a0€ en"), ("en", "against €0 in"), ("de", "gegenüber 0\u00a0€ im")]
+)
+def test_a_month_without_sales_a_year_ago_is_not_called_unknown(locale: str, said: str) -> None:
+    closed = sales()
+    closed.loc[closed["month"] == pd.Timestamp(monthly_reports.year_before(MONTH)), "revenue_ht"] = 0.0
+    report = monthly_reports.monthly(TENANT, RULES, DECISION, MONTH, tables(sales=closed))
+    assert said in monthly_page.digest(report, locale)
+
+
 def test_families_and_wines_are_compared_with_the_same_month() -> None:
     families = told().families.set_index("family")
     assert families.index.tolist() == ["Blancs <secs>", "Rouges", ""]
