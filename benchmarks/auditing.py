@@ -12,7 +12,6 @@ item breaks each rule about items that it can, nearly each with a value of its o
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import time
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.bench import write_results
 from benchmarks.ranking import best_of
 
 AS_OF = date(2025, 12, 31)
@@ -225,11 +225,7 @@ def main() -> None:
         results[f"{kind}: run"] = run(kind, given, args.repeat)
     results["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     results["load_average"] = round(os.getloadavg()[0], 1)
-    text = json.dumps(results, indent=2)
-    if args.out:
-        args.out.write_text(text)
-    else:
-        print(text)
+    write_results(results, args.out)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 AIMS = {
@@ -56,6 +57,15 @@ def _children(pid: int) -> list[int]:
             except OSError:
                 continue
     return found
+
+
+def write_results(results: dict[str, Any], out: Path | None) -> None:
+    """As JSON into a file, else on stdout."""
+    text = json.dumps(results, indent=2)
+    if out:
+        out.write_text(text)
+    else:
+        print(text)
 
 
 def resident_mib(pid: int) -> float:

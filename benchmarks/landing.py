@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.bench import ROOT, resident_mib
+from benchmarks.bench import ROOT, resident_mib, write_results
 from benchmarks.generate_estate import write_scale
 from crm_assets.settings import settings
 
@@ -229,11 +229,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="crmbench-files-") as folder:
         found = measure(url, Path(folder), args.lines, args.variants.split(","), args.repeat)
-    text = json.dumps({name: asdict(each) for name, each in found.items()}, indent=2)
-    if args.out:
-        args.out.write_text(text)
-    else:
-        print(text)
+    write_results({name: asdict(each) for name, each in found.items()}, args.out)
 
 
 if __name__ == "__main__":

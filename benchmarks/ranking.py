@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import online_retail
-from benchmarks.bench import ROOT
+from benchmarks.bench import ROOT, write_results
 
 CUSTOMERS = {"100k": 100_000, "1m": 1_000_000, "reranking": 100_000}
 PRODUCTS = 500
@@ -231,11 +231,7 @@ def main() -> None:
                 results[case] |= child("rerank" if case == "reranking" else "rank", case, folder, args.repeat)
             if case in AIMS:
                 results[case]["aim"] = AIMS[case]
-    text = json.dumps(results, indent=2)
-    if args.out:
-        args.out.write_text(text)
-    else:
-        print(text)
+    write_results(results, args.out)
 
 
 if __name__ == "__main__":
