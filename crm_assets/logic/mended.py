@@ -78,10 +78,16 @@ def is_review_workbook(path: Path, limits: WorkbookLimits) -> bool:
     """
     from crm_assets.logic.review_workbook import is_review
 
-    try:
-        return _may_be_review(path) and is_review(open_table(path, limits).header)
-    except UnreadableError:
+    if not _may_be_review(path):
         return False
+    # Whoever adds a sheet of notes in front, or puts the summary there, hands in a review all the same.
+    for wanted in (None, is_review):
+        try:
+            if is_review(open_table(path, limits, wanted).header):
+                return True
+        except UnreadableError:
+            continue
+    return False
 
 
 def _may_be_review(path: Path) -> bool:

@@ -152,17 +152,20 @@ class _Body(Protocol):
     def sha256(self) -> str: ...
 
 
-def open_table(path: Path, limits: WorkbookLimits | None = None) -> TableFile:
+def open_table(
+    path: Path, limits: WorkbookLimits | None = None, wanted: Callable[[Sequence[str]], bool] | None = None
+) -> TableFile:
     """Open a local file as a table; UnreadableError says why it is none.
 
-    `limits`: what a workbook may become when it is opened; the product's own unless a tenant has others.
+    `limits`: what a workbook may become when it is opened; the product's own unless a tenant has others. Of a workbook
+    the first sheet is opened; with `wanted` the first one whose header that takes, if there is any.
     """
     with path.open("rb") as stream:
         head = stream.read(_SAMPLE_BYTES)
     if not head.strip(b"\x00 \t\r\n"):
         raise UnreadableError(f"is empty: {_SAVE_AGAIN}")
     if head.startswith((_ZIP_MAGIC, _OLE_MAGIC)):
-        return _open_spreadsheet(path, head, limits or rules.load().landing.workbook)
+        return _open_spreadsheet(path, head, limits or rules.load().landing.workbook, wanted)
     for magic, what in _FOREIGN_MAGIC.items():
         if head.startswith(magic):
             raise UnreadableError(f"is {what}, not a table: {_SAVE_AGAIN}")
@@ -592,7 +595,9 @@ def _batch(columns: list[pa.Array], lines: np.ndarray, ragged: list[tuple[int, l
 # --- spreadsheets
 
 
-def _open_spreadsheet(path: Path, head: bytes, limits: WorkbookLimits) -> TableFile:
+def _open_spreadsheet(
+    path: Path, head: bytes, limits: WorkbookLimits, wanted: Callable[[Sequence[str]], bool] | None
+) -> TableFile:
     from python_calamine import CalamineWorkbook
 
     is_zip = head.startswith(_ZIP_MAGIC)
@@ -600,16 +605,23 @@ def _open_spreadsheet(path: Path, head: bytes, limits: WorkbookLimits) -> TableF
         raise UnreadableError(f"is a compressed archive or another office document, not an XLSX: {_SAVE_AGAIN}")
     with _reader_faults():
         if is_zip:
-            workbook_guard.check_zip(path, limits)
+            workbook_guard.check_zip(path, limits, every_sheet=wanted is not None)
         content = path.read_bytes()
         if not is_zip:
             workbook_guard.check_compound(content, limits)
         workbook = CalamineWorkbook.from_filelike(io.BytesIO(content))
         sheet_name, others = _first_sheet(workbook)
+        number = 0  # of the sheet among those that are not hidden
+        if wanted is not None:
+            seen = enumerate([sheet_name, *others])
+            number, sheet_name = next(
+                ((place, name) for place, name in seen if wanted(_header(workbook.get_sheet_by_name(name)))),
+                (0, sheet_name),
+            )
         sheet = workbook.get_sheet_by_name(sheet_name)
         first_column = (sheet.start or (0, 0))[1]
-        padded = _zero_padded_cells(path) if is_zip else {}
-        errors = _error_cells(path) if is_zip else {}
+        padded = _zero_padded_cells(path, number) if is_zip else {}
+        errors = _error_cells(path, number) if is_zip else {}
     body = _SheetBody(_rows_of(sheet), first_column, padded, errors, hashlib.sha256(content).hexdigest())
     try:
         header_line, header = body.take_header()
@@ -623,8 +635,13 @@ def _open_spreadsheet(path: Path, head: bytes, limits: WorkbookLimits) -> TableF
     return TableFile("xlsx" if is_zip else "xls", None, None, header, header_line, body)
 
 
-def other_sheets(path: Path, limits: WorkbookLimits, most_rows: int) -> Iterator[list[list[str]]]:
-    """The texts of the sheets of cells behind the first one, of each its first `most_rows` rows; a CSV file has none.
+def _header(sheet: CalamineSheet) -> list[str]:
+    """The texts of the first row that holds anything."""
+    return next((texts for row in sheet.iter_rows() if not _is_blank(texts := list(map(cell_text, row)))), [])
+
+
+def every_sheet(path: Path, limits: WorkbookLimits, most_rows: int) -> Iterator[list[list[str]]]:
+    """The texts of the sheets of cells of a workbook, of each its first `most_rows` rows; a CSV file has none.
 
     Hidden sheets too: whoever hid one has filled it in before.
     """
@@ -639,9 +656,8 @@ def other_sheets(path: Path, limits: WorkbookLimits, most_rows: int) -> Iterator
         else:
             workbook_guard.check_compound(content, limits)
         workbook = CalamineWorkbook.from_filelike(io.BytesIO(content))
-        first, _ = _first_sheet(workbook)
         for sheet in workbook.sheets_metadata:
-            if sheet.typ == SheetTypeEnum.WorkSheet and sheet.name != first:
+            if sheet.typ == SheetTypeEnum.WorkSheet:
                 rows = workbook.get_sheet_by_name(sheet.name).iter_rows()
                 yield [list(map(cell_text, row)) for row in islice(rows, most_rows)]
 
@@ -788,14 +804,14 @@ def cell_text(value: Any) -> str:
 _ALL_ZEROS = re.compile(r"^(0{2,15})$")
 
 
-def _zero_padded_cells(path: Path) -> dict[tuple[int, int], int]:
+def _zero_padded_cells(path: Path, number: int) -> dict[tuple[int, int], int]:
     """Cells shown with leading zeros by a number format like `00000`: (row, column) from 0 -> digits shown.
 
     The reader gives such a cell as a bare number; a postal code typed as 01000 would become 1000.
     """
     cells: dict[tuple[int, int], int] = {}
     with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
-        first = workbook_guard.first_sheet(archive)
+        first = workbook_guard.first_sheet(archive, number)
         if first is None or "xl/styles.xml" not in archive.namelist():
             return {}
         widths = _padding_styles(workbook_guard.inflated_chunks(stream, archive.getinfo("xl/styles.xml")))
@@ -812,7 +828,7 @@ def _zero_padded_cells(path: Path) -> dict[tuple[int, int], int]:
 _ERROR_CELL = re.compile(rb"""\st=["']e["']""")
 
 
-def _error_cells(path: Path) -> dict[tuple[int, int], str]:
+def _error_cells(path: Path, number: int) -> dict[tuple[int, int], str]:
     """Cells that hold an error, as `#N/A`: (row, column) from 0 -> its text. The reader gives them as empty ones."""
     cells: dict[tuple[int, int], str] = {}
     place: str | None = None  # of the error cell that is open
@@ -829,7 +845,7 @@ def _error_cells(path: Path) -> dict[tuple[int, int], str]:
             cells[_position(place)] = cells.get(_position(place), "") + part.strip()
 
     with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
-        first = workbook_guard.first_sheet(archive)
+        first = workbook_guard.first_sheet(archive, number)
         if first is None:
             return {}
         end = b""

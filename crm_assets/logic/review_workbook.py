@@ -27,7 +27,7 @@ from crm_assets import rendering
 from crm_assets.logic.findings_wording import findings_said
 from crm_assets.logic.landing import normalise_header
 from crm_assets.logic.mended import guard, unguard
-from crm_assets.logic.reading import Batch, open_table, other_sheets
+from crm_assets.logic.reading import Batch, every_sheet, open_table
 from crm_assets.logic.review import ITEM_KEY, item_reference, reference_run
 
 if TYPE_CHECKING:
@@ -802,7 +802,7 @@ class _Book:
 
 def read(path: Path, limits: WorkbookLimits) -> ReviewSheet:
     """A returned workbook (XLSX, XLS or CSV) as texts; UnreadableError for what is no table."""
-    table = open_table(path, limits)
+    table = open_table(path, limits, is_review)
     names = _column_names()
     places: dict[str, int] = {}
     for place, text in enumerate(table.header):
@@ -816,7 +816,7 @@ def read(path: Path, limits: WorkbookLimits) -> ReviewSheet:
     rows = rows[(rows[list(ROW_COLUMNS)] != "").any(axis=1)].reset_index(drop=True)
 
     run_id, reviewer, approved, unclear = None, "", set[str](), set[str]()
-    for sheet in other_sheets(path, limits, _SUMMARY_ROWS):
+    for sheet in every_sheet(path, limits, _SUMMARY_ROWS):
         if (summary := _Summary.of(sheet)) is not None:
             run_id, reviewer = summary.run_id, summary.reviewer
             approved, unclear = summary.approved, summary.unclear

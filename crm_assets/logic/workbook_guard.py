@@ -13,6 +13,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 from xml.etree import ElementTree
@@ -85,9 +86,11 @@ def check_zip(path: Path, limits: WorkbookLimits, *, every_sheet: bool = False) 
                 _check_cells_one_by_one(inflated_chunks(stream, part), limits)
 
 
-def first_sheet(archive: zipfile.ZipFile) -> str | None:
-    """The part of the archive that holds the first sheet of cells that is not hidden, as `reading.py` chooses it."""
-    return next((name for name, is_hidden in _sheets(archive) if not is_hidden), None)
+def first_sheet(archive: zipfile.ZipFile, number: int = 0) -> str | None:
+    """The part of the archive that holds the first sheet of cells that is not hidden, as `reading.py` chooses it, or
+    the one that stands `number` places behind it.
+    """
+    return next(islice((name for name, is_hidden in _sheets(archive) if not is_hidden), number, None), None)
 
 
 def _sheets(archive: zipfile.ZipFile) -> Iterator[tuple[str | None, bool]]:

@@ -21,6 +21,7 @@ import xlsxwriter
 
 from crm_assets import rendering, rules
 from crm_assets.logic.landing import normalise_header
+from crm_assets.logic.mended import is_review_workbook
 from crm_assets.logic.reading import UnreadableError
 from crm_assets.logic.review import ITEM_KEY, item_reference
 from crm_assets.logic.review_workbook import (
@@ -659,6 +660,28 @@ def test_a_rating_written_with_decimals_is_no_change(saved: Callable[..., Path])
 
         rows = read(saved(as_csv(content(), ";", "utf-8", longer), "r.csv"), LIMITS).rows
         assert rows["decision"].eq("").all()
+
+
+def test_sheets_may_stand_in_any_order_and_others_in_front(saved: Callable[..., Path]) -> None:
+    def turn(book: openpyxl.Workbook) -> None:
+        sheet, summary = book.worksheets[:2]
+        sheet.cell(2, place_of(sheet, "decision") + 1).value = "#N/A"
+        sheet.cell(2, place_of(sheet, "decision") + 1).data_type = "e"
+        for row in summary.iter_rows():
+            if row[1].value == words_of("fr")["summary"]["reviewer"]:
+                row[2].value = "Anne"
+        book.move_sheet(summary, -1)
+        book.create_sheet("notes", 0)["A1"] = "à voir"
+        book.create_sheet("vide", 0)
+        hidden = book.create_sheet("hidden", 0)
+        hidden["A1"], hidden.sheet_state = REFERENCE_HEADER, "hidden"
+        book.active = book.worksheets[1]
+
+    path = saved(edited(content(), turn))
+    assert is_review_workbook(path, LIMITS)
+    found = read(path, LIMITS)
+    assert (found.problem, found.run_id, found.reviewer, len(found.rows)) == (None, RUN, "Anne", 24)
+    assert found.rows["decision"][0] == "#N/A", "cells are those of this sheet"
 
 
 def test_other_files_are_no_review() -> None:
