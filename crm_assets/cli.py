@@ -969,16 +969,19 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         result = args.function(config, args)
+        if args.json and not isinstance(result, int):
+            print(json.dumps(result, default=str, ensure_ascii=False))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads, `| head` say, has seen enough: nothing more is written, at the interpreter's end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (
         *(RefusedError, RunRefusedError, TenantError, DatabaseError),
         *(WarehouseError, ManifestError, ServerError, UpError),
     ) as error:
         _fail(str(error), args.json)
-    if isinstance(result, int):
-        return result
-    if args.json:
-        print(json.dumps(result, default=str, ensure_ascii=False))
-    return 0
+    return result if isinstance(result, int) else 0
 
 
 if __name__ == "__main__":

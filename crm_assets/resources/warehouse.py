@@ -184,11 +184,6 @@ class Warehouse:
         with self.transaction() as connection:
             upsert(connection, table, frame)
 
-    def copy_rows(self, table: sa.Table, columns: Sequence[str], blocks: Iterable[bytes]) -> None:
-        """COPY ready-made CSV blocks into some columns of a table."""
-        with self.transaction() as connection:
-            copy_blocks(connection, table, columns, blocks)
-
     def count(self, schema: str, name: str) -> int:
         """Rows of a table."""
         statement = sql.SQL("select count(*) from {}").format(self._name(schema, name))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from crm_assets import rules, rules_files, yaml_places
+from crm_assets import cli, rules, rules_files, yaml_places
 from crm_assets.rules import BusinessRules
-from crm_assets.settings import ROOT
+from crm_assets.settings import ROOT, settings
 from crm_assets.tenants import TEMPLATE, load_tenant, problems_of
 from crm_assets.yaml_places import Places, Shape, flatten
 
@@ -267,6 +269,16 @@ def test_the_check_looks_at_every_file_and_says_the_products_faults_once(
 
 def test_the_projects_own_rules_are_right() -> None:
     assert rules_files.problems(ROOT / "tenants") == []
+
+
+def test_whoever_has_read_enough_of_a_long_list_sees_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = settings().model_copy(update={"tenants": ROOT / "tenants"})
+    monkeypatch.setattr(cli, "settings", lambda: config)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert cli.main(["rules", "show", "--tenant", "demo"]) == 1
 
 
 def test_changes_since_other_rules() -> None:
