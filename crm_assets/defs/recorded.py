@@ -1,9 +1,12 @@
-"""What assets that write documents share: the gate that they tell of, and the light that their files are unchanged.
+"""What assets that write documents share: the gate that they tell of, their files in the UI, the light that these are
+unchanged.
 
 No document is written here, and none is read but for its bytes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -14,6 +17,9 @@ from crm_assets.defs.common import TenantRun, tenant_check
 from crm_assets.logic.activation import Gate
 from crm_assets.resources.warehouse import Warehouse
 
+# The UI speaks English, whatever the estate reads.
+UI_LOCALE = "en"
+
 
 def gate_in_force(tenant_run: TenantRun, purpose: str) -> Gate:
     """The gate that documents tell of; dg.Failure where there is nothing to `purpose`."""
@@ -21,6 +27,12 @@ def gate_in_force(tenant_run: TenantRun, purpose: str) -> Gate:
     if gate is None:
         raise dg.Failure(f"no run has passed the gate yet: there is nothing to {purpose}")
     return gate
+
+
+def links(written: Iterable[Path], missing: str) -> dict[str, Any]:
+    """The forms of a report for the UI: kind -> path, and why one was not written."""
+    shown: dict[str, Any] = {path.suffix.removeprefix("."): dg.MetadataValue.path(str(path)) for path in written}
+    return {**shown, "not_written": missing} if missing else shown
 
 
 def run_in_force(warehouse: Warehouse) -> str:

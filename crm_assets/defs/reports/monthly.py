@@ -7,12 +7,9 @@ import dagster as dg
 
 from crm_assets import charts, documents, monthly_documents, tables
 from crm_assets.defs.common import TenantRun, materialized, plot, tenant_asset
-from crm_assets.defs.recorded import as_recorded, gate_in_force
+from crm_assets.defs.recorded import UI_LOCALE, as_recorded, gate_in_force, links
 from crm_assets.logic import monthly_page, monthly_reports
 from crm_assets.resources.warehouse import Warehouse, copy_frame
-
-# The UI speaks English, whatever the estate reads.
-_UI_LOCALE = "en"
 
 
 class MonthlyReportConfig(dg.Config):
@@ -68,18 +65,15 @@ def reports_monthly_reports(
             "delete from reports.monthly_reports where run_id = %s and month = %s", [gate.run_id, report.period]
         )
         copy_frame(connection, tables.monthly_reports, rows)
-    shown: dict[str, Any] = {path.suffix.removeprefix("."): dg.MetadataValue.path(str(path)) for path in written}
-    if missing:
-        shown["not_written"] = missing
     return materialized(
         len(rows),
         run=tenant_run,
         run_id=gate.run_id,
         month=report.period,
-        digest=dg.MetadataValue.md(monthly_page.digest(report, _UI_LOCALE)),
-        sales=plot(charts.drawn("months", SimpleNamespace(months=report.months.fillna({"amount": 0.0})), _UI_LOCALE)),
+        digest=dg.MetadataValue.md(monthly_page.digest(report, UI_LOCALE)),
+        sales=plot(charts.drawn("months", SimpleNamespace(months=report.months.fillna({"amount": 0.0})), UI_LOCALE)),
         bytes=int(rows["size_bytes"].sum()),
-        **shown,
+        **links(written, missing),
     )
 
 

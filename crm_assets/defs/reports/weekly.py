@@ -7,11 +7,9 @@ import dagster as dg
 
 from crm_assets import activation, charts, documents, tables
 from crm_assets.defs.common import TenantRun, materialized, plot, tenant_asset, tenant_check
-from crm_assets.defs.recorded import as_recorded, gate_in_force
+from crm_assets.defs.recorded import UI_LOCALE, as_recorded, gate_in_force, links
 from crm_assets.logic import report_page
 
-# The UI speaks English, whatever the estate reads.
-_UI_LOCALE = "en"
 # A figure of the page that a check reads back: its name and its value.
 _FIGURE = re.compile(r'data-figure="([^"]+)" data-value="([^"]+)"')
 # What the tables say of those figures, one number each.
@@ -71,20 +69,18 @@ def reports_weekly_reports(context: dg.AssetExecutionContext, tenant_run: Tenant
         written, tenant_run.home, tenant_run.now, week=f"{year}-W{week:02d}", n_at_risk=report.at_risk
     )
     tenant_run.warehouse.replace_run(tables.weekly_reports, rows.assign(run_id=gate.run_id), gate.run_id)
-    shown: dict[str, Any] = {path.suffix.removeprefix("."): dg.MetadataValue.path(str(path)) for path in written}
-    if missing:
-        shown["not_written"] = missing
+    shown = links(written, missing)
     if report.sales.first_day is not None:
-        shown["sales"] = plot(charts.drawn("months", report.sales, _UI_LOCALE))
+        shown["sales"] = plot(charts.drawn("months", report.sales, UI_LOCALE))
     if len(report.sales.trend) > 1:
-        shown["twelve_months"] = plot(charts.drawn("trend", report.sales, _UI_LOCALE))
+        shown["twelve_months"] = plot(charts.drawn("trend", report.sales, UI_LOCALE))
     if len(report.segments):
-        shown["segments"] = plot(charts.drawn("segments", report.segments, _UI_LOCALE))
+        shown["segments"] = plot(charts.drawn("segments", report.segments, UI_LOCALE))
     return materialized(
         len(rows),
         run=tenant_run,
         run_id=gate.run_id,
-        digest=dg.MetadataValue.md("\n".join(f"* {line}" for line in report_page.headlines(report, _UI_LOCALE))),
+        digest=dg.MetadataValue.md("\n".join(f"* {line}" for line in report_page.headlines(report, UI_LOCALE))),
         bytes=int(rows["size_bytes"].sum()),
         **shown,
     )
