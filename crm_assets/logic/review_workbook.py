@@ -149,8 +149,9 @@ def review_items(
     """The items of a run that a review can do something about, as `review_workbook` takes them, in its order.
 
     Left out are customers without permission, and those whose message an error holds back that no decision on an
-    item would cure: an address without consent, a recent contact. Items rejected already stay, so that a rejection
-    can be taken back. The sample comes first, then the best scores; what cannot go out as it stands comes last.
+    item would cure: an address without consent, a recent contact; but nobody of the sample. Items rejected already
+    stay, so that a rejection can be taken back. The sample comes first, then the best scores; what cannot go out as
+    it stands comes last.
 
     `items`: customer_id, wine_id, scenario, rank, product_key, score, confidence, explain_short, customer_sentence.
     `actions`: customer_id, client_code, permitted, audit_score. `customers`: customer_id, last_name, first_name,
@@ -162,8 +163,11 @@ def review_items(
     errors = findings[findings["severity"] == "ERROR"]
     about_items = errors["product_key"].ne("") | errors["rule_code"].eq("NO_RECOMMENDATION")
     barred = set(errors.loc[~about_items, "customer_id"])
-    actions = actions[actions["permitted"].astype("bool") & ~actions["customer_id"].isin(barred)]
-    held = set(errors["customer_id"]) | set(actions.loc[actions["audit_score"] < rules.audit.min_score, "customer_id"])
+    may_go = actions["permitted"].astype("bool") & ~actions["customer_id"].isin(barred)
+    # The sample is decided whole, and pinned: who was lost since must stay where it can be decided on.
+    actions = actions[may_go | actions["customer_id"].isin(sampled)]
+    is_held = ~may_go[actions.index] | (actions["audit_score"] < rules.audit.min_score)
+    held = set(errors["customer_id"]) | set(actions.loc[is_held, "customer_id"])
     rows = items.merge(actions[["customer_id", "client_code"]], on="customer_id")
     rows = rows.merge(decided, on=ITEM_KEY, how="left", validate="one_to_one")
     rows["reference"] = item_reference(run_id, rows)

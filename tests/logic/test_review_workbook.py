@@ -175,6 +175,18 @@ def test_the_sample_comes_first() -> None:
     assert items["is_sampled"].tolist() == [True] * 3 + [False] * 21
 
 
+def test_who_was_lost_since_the_sample_was_drawn_can_still_be_decided_on() -> None:
+    """Else the sample could never be whole, and nobody of the run would leave."""
+    actions = estate()["actions"]
+    actions.loc[actions["customer_id"] == "c3", "permitted"] = False
+    sampled = pd.Series(["c1", "c3"])
+    given = {**with_findings(found("c1", "MISSING_EMAIL", "ERROR")), "actions": actions}
+    items = items_of(sampled=sampled, **given)
+    assert set(items.loc[items["is_sampled"], "customer_id"]) == {"c1", "c3"}
+    assert set(items.loc[items["is_held"], "customer_id"]) == {"c1", "c3"}
+    assert not {"c1", "c3"} & set(items_of(**given)["customer_id"])
+
+
 def test_a_finding_about_the_whole_list_stands_on_every_row_of_the_customer() -> None:
     both = with_findings(found("c1", "LOW_DIVERSITY", "WARN"), found("c1", "LOW_CONFIDENCE", "WARN", "P1"))
     items = items_of(**both).query("customer_id == 'c1'").set_index("product_key")
