@@ -29,12 +29,12 @@ _LOOKED_AT = {
     "departments": "postal_code",
     "countries": "country",
 }
-# What the state of a message means, where it is the answer.
+# What the state of a message means, where it is the answer; of several messages the first here is told.
 _MESSAGE_STATES = {
-    "planned": "Planned in {plan}, batch {batch}; not sent yet",
     "sending": "Being sent in {plan}, batch {batch}",
     "sent": "Sent in {plan}, batch {batch}, on {sent}",
     "unknown": "Handed to Brevo in {plan}, batch {batch}; whether it arrived is not known yet",
+    "planned": "Planned in {plan}, batch {batch}; not sent yet",
     "holdout": "Held out to measure the effect: in {plan} this address gets no message on purpose",
     "failed": "No message: Brevo refused the one of {plan}, batch {batch}",
     "superseded": "No message: the one of {plan} was replaced before it was sent",
@@ -394,7 +394,7 @@ def answer_sentence(known: Known) -> tuple[str, str]:
     gate_words = f"the gate is closed: {_gate_reasons(known)}"
     is_open = known.decision["status"] == gate.OPEN
     current = [state for state in known.campaigns if state.message is not None and _is_current(known, state)]
-    # What was or will be sent says more than what was held out or replaced.
+    # What was sent says more than what may be, or may have expired; that more than what was held out or replaced.
     order = list(_MESSAGE_STATES)
     for state in sorted(current, key=lambda state: order.index(state.message["status"])):  # type: ignore[index]
         assert state.message is not None

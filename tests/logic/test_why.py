@@ -182,6 +182,12 @@ def test_each_reason_of_the_gate_is_the_answer(given: dict[str, Any], code: str,
     assert text.startswith(f"No message: {code}: {sentence}")
 
 
+def test_a_plan_that_expired_hides_no_message_that_was_sent() -> None:
+    sent_once = planned(campaign(name="once"), plan={"campaign": "once"}, message=message("sent", sent_at=ago(1)))
+    code, text = said(campaigns=[planned(plan={"expires_on": ago(1)}), sent_once])
+    assert (code, text.partition(",")[0]) == ("SENT", "Sent in once 2026-W01")
+
+
 def test_who_objects_to_profiling_is_recommended_nothing() -> None:
     code, text = said(listed=[], profile={"segment": "Prospects", "profiling_objected": True})
     assert (code, text.partition("; ")[2]) == (
