@@ -18,7 +18,9 @@ class ExplainCustomer(dg.Config):
     """Whom to tell of."""
 
     # With defaults, so that the Launchpad shows both from the start.
-    customer: str = Field("", description="Any client code of the person, in quotes: leading zeros count.")
+    customer: str = Field(
+        "", description="Any client code of the person, in quotes: leading zeros count. No name: it stays in the run."
+    )
     run: str = Field("", description="A run_id of gate.decisions; empty: the run of the gate in force.")
 
 
