@@ -692,7 +692,9 @@ def cmd_test(config: Settings, args: argparse.Namespace) -> int:
     from crm_assets.dbt_manifest import ensure_manifest
 
     ensure_manifest()
-    return min(1, _call(["python", "-m", "pytest", *args.arguments]))
+    # The whole suite in processes beside each other, each with a server of its own; a file's tests share what it sets up.
+    arguments = args.arguments or ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]
+    return min(1, _call(["python", "-m", "pytest", *arguments]))
 
 
 def cmd_check(config: Settings, args: argparse.Namespace) -> int:
