@@ -692,7 +692,7 @@ def cmd_test(config: Settings, args: argparse.Namespace) -> int:
     from crm_assets.dbt_manifest import ensure_manifest
 
     ensure_manifest()
-    # The whole suite in processes beside each other, each with a server of its own; a file's tests share what it sets up.
+    # In processes beside each other, each with a server of its own; the tests of a file share what it sets up.
     arguments = args.arguments or ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]
     return min(1, _call(["python", "-m", "pytest", *arguments]))
 
