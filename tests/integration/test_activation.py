@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -13,11 +14,17 @@ import pytest
 
 from crm_assets import activation, documents, tables
 from crm_assets.campaigns import Campaign
+from crm_assets.dbt_manifest import ensure_manifest
 from crm_assets.logic import audit, gate
 from crm_assets.logic.activation import RefusalError
 from crm_assets.resources.warehouse import Warehouse, WarehouseError
+from tests.lights import evaluated
 from tests.logic import estate
 from tests.logic.estate import AS_OF, customer, facts, item, items, product, products
+
+ensure_manifest()
+
+from crm_assets.defs.activation import checks as activation_checks  # noqa: E402
 
 NOW = datetime(2025, 12, 31, 7, tzinfo=UTC)
 TENANT = estate.tenant()
@@ -237,6 +244,21 @@ def test_a_newer_run_that_waits_for_its_review_does_not_stale_a_plan(warehouse: 
     assert send(warehouse).messages == 29
     warehouse.execute("update gate.decisions set reasons = reasons || '{CIRCUIT_BREAKER}' where run_id = 'newer'")
     assert refusal(lambda: send(warehouse)) == "GATE_CLOSED"
+
+
+def test_a_review_after_the_plan_is_no_fault_of_the_plan(warehouse: Warehouse) -> None:
+    plan(warehouse)
+
+    def light(now: datetime) -> tuple[bool, int, int]:
+        run = SimpleNamespace(warehouse=warehouse, now=now)
+        (found,) = evaluated(run, activation_checks.planned_only_if_eligible).values()
+        told = found.metadata
+        return found.passed, told["messages_not_eligible"].value, told["barred_since_they_were_planned"].value
+
+    assert light(NOW) == (True, 0, 0)
+    warehouse.execute("update gate.next_actions set eligible = false where customer_id = 'c01'")
+    assert light(NOW + timedelta(hours=1)) == (True, 0, 1), "it came back later: the send holds the message back"
+    assert light(NOW) == (False, 1, 0), "planned by this very run, it must not have been"
 
 
 def test_a_plan_whose_own_run_has_been_closed_is_not_sent_although_a_newer_run_is_open(warehouse: Warehouse) -> None:

@@ -19,16 +19,24 @@ def an_address_once_per_occurrence(
 
 @tenant_check(("activation", "messages"), name="planned_only_if_eligible", blocking=True)
 def planned_only_if_eligible(context: dg.AssetCheckExecutionContext, tenant_run: TenantRun) -> dg.AssetCheckResult:
-    """Every message is to a customer who is permitted in the run it pins, and eligible where it recommends
-    wines.
+    """Every message that this run planned is to a customer who is permitted in the run it pins, and eligible where it
+    recommends wines.
+
+    A review that came back since may bar customers of an older plan: these are counted, and held back at the send.
     """
-    (wrong,) = tenant_run.warehouse.rows(
-        "select count(*) from activation.messages as messages"
+    wrong, held = tenant_run.warehouse.rows(
+        "select count(*) filter (where messages.planned_at >= %(now)s),"
+        " count(*) filter (where messages.planned_at < %(now)s and messages.status = 'planned')"
+        " from activation.messages as messages"
         " left join gate.next_actions as actions using (run_id, customer_id)"
         " where actions.customer_id is null or not actions.permitted"
-        " or (not actions.eligible and cardinality(messages.wine_ids) > 0)"
+        " or (not actions.eligible and cardinality(messages.wine_ids) > 0)",
+        {"now": tenant_run.now},
     )[0]
-    return dg.AssetCheckResult(passed=wrong == 0, metadata={"messages_not_eligible": wrong, "allowed": 0})
+    return dg.AssetCheckResult(
+        passed=wrong == 0,
+        metadata={"messages_not_eligible": wrong, "allowed": 0, "barred_since_they_were_planned": held},
+    )
 
 
 @tenant_check(("activation", "batches"), name="batches_hold_their_messages", blocking=True)
