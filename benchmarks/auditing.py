@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import time
 from collections.abc import Callable
 from datetime import date
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.bench import write_results
+from benchmarks.bench import peak_mib, write_results
 from benchmarks.ranking import best_of
 
 AS_OF = date(2025, 12, 31)
@@ -223,7 +222,7 @@ def main() -> None:
         given = frames(args.customers, kind)
         results[f"{kind}: compute"] = computed(given, args.repeat)
         results[f"{kind}: run"] = run(kind, given, args.repeat)
-    results["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    results["peak_mib"] = peak_mib()
     results["load_average"] = round(os.getloadavg()[0], 1)
     write_results(results, args.out)
 

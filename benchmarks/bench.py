@@ -80,6 +80,16 @@ def resident_mib(pid: int) -> float:
     return total
 
 
+def peak_mib() -> int:
+    """The most memory this process has held.
+
+    Not getrusage's: Linux hands that of the process which started this one on to it.
+    """
+    match = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert match is not None
+    return int(match.group(1)) >> 10
+
+
 def measure(command: list[str], environment: dict[str, str]) -> Measure:
     """Run a command to its end; CalledProcessError with its output when it fails."""
     started = time.monotonic()

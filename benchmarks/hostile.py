@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from benchmarks import hostile_files
+from benchmarks.bench import peak_mib
 from benchmarks.hostile_files import ANY, Drop
 
 if TYPE_CHECKING:
@@ -368,8 +369,7 @@ def land_here(folder: Path) -> None:
     def say(**more: str) -> None:
         nonlocal since
         now = time.monotonic()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-        print(json.dumps({"after": now - since, "peak_mib": peak, **more}), flush=True)
+        print(json.dumps({"after": now - since, "peak_mib": peak_mib(), **more}), flush=True)
         since = now
 
     class Telling(DropZone):

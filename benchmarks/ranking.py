@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import online_retail
-from benchmarks.bench import ROOT, write_results
+from benchmarks.bench import ROOT, peak_mib, write_results
 
 CUSTOMERS = {"100k": 100_000, "1m": 1_000_000, "reranking": 100_000}
 PRODUCTS = 500
@@ -101,10 +100,7 @@ def rank(name: str, folder: Path, repeat: int) -> dict[str, Any]:
     settings = rules.load().ranking
     recipe, day, n = settings.recipe, FIRST_DAY + DAYS, transactions.n_customers
 
-    def peak() -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
-    before = peak()
+    before = peak_mib()
     shares: dict[str, float] = {}
 
     def ranked() -> np.ndarray:
@@ -123,7 +119,7 @@ def rank(name: str, folder: Path, repeat: int) -> dict[str, Any]:
     if found.shape != (n, K) or (np.sort(found[:100], axis=1)[:, 1:] == np.sort(found[:100], axis=1)[:, :-1]).any():
         raise SystemExit("the lists are no lists")
     result: dict[str, Any] = {"ranker_seconds": seconds, "of_it_last_run": {k: round(v, 3) for k, v in shares.items()}}
-    result |= {"peak_mib": peak(), "peak_before_mib": before}
+    result |= {"peak_mib": peak_mib(), "peak_before_mib": before}
     del found
     regression = ranking.learn(transactions, day, recipe, settings)
     known = ranking.history_at(transactions, day, recipe.memory_days).scaled(recipe.scale)
@@ -170,8 +166,12 @@ def rerank(name: str, folder: Path) -> dict[str, Any]:
     engine = Engine(RERANKED, dict.fromkeys(LISTS, ranker(day)), model)
     everybody = np.arange(transactions.n_customers)
     seconds, _ = best_of(1, lambda: backtesting.lists_of(engine, transactions, everybody, day, 90, LISTS, K, settings))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    return {"examples_seconds": example_seconds, "fit_seconds": fit_seconds, "lists_seconds": seconds, "peak_mib": peak}
+    return {
+        "examples_seconds": example_seconds,
+        "fit_seconds": fit_seconds,
+        "lists_seconds": seconds,
+        "peak_mib": peak_mib(),
+    }
 
 
 def judge(folder: Path) -> dict[str, Any]:

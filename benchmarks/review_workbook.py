@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import subprocess
 import tempfile
@@ -26,6 +25,7 @@ import numpy as np
 import pandas as pd
 from python_calamine import CalamineWorkbook
 
+from benchmarks.bench import peak_mib
 from crm_assets import rules
 from crm_assets.logic.review import ITEM_KEY
 from crm_assets.logic.review_workbook import About, read, review_items, review_workbook
@@ -114,7 +114,7 @@ def measure(n_items: int, repeat: int) -> dict[str, float]:
                 command = [office, f"-env:UserInstallation=file://{folder}/office", "--headless", "--convert-to", kind,
                            "--outdir", f"{folder}/out", str(path)]  # fmt: skip
                 figures[name] = best(repeat, lambda: subprocess.run(command, check=True, capture_output=True))  # noqa: B023
-    figures["peak_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    figures["peak_mib"] = peak_mib()
     return figures
 
 
