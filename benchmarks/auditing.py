@@ -157,7 +157,7 @@ def computed(given: Frames, repeat: int) -> dict[str, Any]:
 
 def run(kind: str, given: Frames, repeat: int) -> dict[str, Any]:
     """The audit of a stored list, from reading to written findings and scores."""
-    from crm_assets import activation, databases, gating, rules, tables
+    from crm_assets import databases, gating, rules, tables
     from crm_assets.logic import audit
     from crm_assets.resources.warehouse import Warehouse
     from crm_assets.settings import settings
@@ -192,7 +192,7 @@ def run(kind: str, given: Frames, repeat: int) -> dict[str, Any]:
 
     def once() -> int:
         listed = timed("read_list", lambda: gating.listed_items(warehouse, "run", audit.ITEM_COLUMNS))
-        known = timed("read_facts", lambda: activation.audit_frames(warehouse))
+        known = timed("read_facts", lambda: gating.audit_frames(warehouse))
         frames_read = (listed, *known[:3], sent)  # the outbox is empty here: what was sent is given
         result = timed("audit", lambda: audit.audit(*frames_read, _tenant(), business, AS_OF))
         found, scored = result.findings.assign(run_id="run"), result.scores.assign(run_id="run")

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from crm_assets import activation, documents
+from crm_assets import documents, gating
 from crm_assets.logic import audit, exports, gate
 from crm_assets.logic.curated import normalize_code
 from crm_assets.logic.reading import UnreadableError, open_table
@@ -223,7 +223,7 @@ def audit_list(
             f"{tenant.slug} has no data to audit a list against: run `crm run --tenant {tenant.slug}` first"
         )
     day = as_of or date.fromisoformat(made_for[0][0])
-    facts, products, customer_wines, sent_wines = activation.audit_frames(warehouse)
+    facts, products, customer_wines, sent_wines = gating.audit_frames(warehouse)
     xref = warehouse.read("curated", "customer_xref", ["client_code", "customer_id"])
     ids = xref.set_index("client_code")["customer_id"]
 

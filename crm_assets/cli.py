@@ -586,9 +586,9 @@ def cmd_plan(config: Settings, args: argparse.Namespace) -> Result:
 
 
 def cmd_send(config: Settings, args: argparse.Namespace) -> Result:
-    from crm_assets import activation
+    from crm_assets import sending
 
-    result = _activation(config, args, activation.send)
+    result = _activation(config, args, sending.send)
     say(f"{'dry run' if result['dry_run'] else 'live'}: {result['messages']} messages in {result['chunks']} chunks")
     return result
 

@@ -35,7 +35,7 @@ TENANT_SCHEMAS = [
     "kpis",
     "reports",
 ]
-CONTROL_SCHEMAS = ("watch", "alerts")
+CONTROL_SCHEMAS = ("watch", "alerts", "brevo")
 
 
 class DatabaseError(Exception):
@@ -185,7 +185,7 @@ def _ddl_version(which: str) -> str:
 def _ensure_tables(url: str, which: str) -> None:
     """Schemas and Python-owned tables; what a newer version added is added, and no column is ever removed.
 
-    A primary key that a newer version does without is dropped.
+    A primary key that a newer version does without is dropped, and so is a not-null.
     """
     version = _ddl_version(which)
     schemas = TENANT_SCHEMAS if which == "tenant" else CONTROL_SCHEMAS
@@ -209,12 +209,16 @@ def _ensure_tables(url: str, which: str) -> None:
         owner.create_all(connection)
         inspector = sa.inspect(connection)
         for table in owner.sorted_tables:
-            present = {column["name"] for column in inspector.get_columns(table.name, schema=table.schema)}
+            found = inspector.get_columns(table.name, schema=table.schema)
+            may_be_null = {column["name"]: column["nullable"] for column in found}
             for column in table.columns:
-                if column.name not in present:
-                    definition = CreateColumn(column).compile(dialect=connection.dialect)
-                    name = f"{table.schema}.{table.name}"
-                    connection.execute(sa.text(f"alter table {name} add column {definition}"))
+                if column.name not in may_be_null:
+                    change = f"add column {CreateColumn(column).compile(dialect=connection.dialect)}"
+                elif column.nullable and not may_be_null[column.name]:
+                    change = f"alter column {column.name} drop not null"
+                else:
+                    continue
+                connection.execute(sa.text(f"alter table {table.schema}.{table.name} {change}"))
             key = inspector.get_pk_constraint(table.name, schema=table.schema)
             if key["name"] and not table.primary_key.columns:
                 connection.execute(sa.text(f'alter table {table.schema}.{table.name} drop constraint "{key["name"]}"'))

@@ -108,8 +108,6 @@ def _made_at(run: GatedRun) -> datetime:
 
 def audited(run: GatedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows of audit.findings and of audit.scores for the run's list as it stands."""
-    from crm_assets.activation import audit_frames
-
     items = run.listed(audit.ITEM_COLUMNS)
     result = audit.audit(items, *audit_frames(run.warehouse), run.tenant, run.tenant.business_rules, run.as_of)
     return result.findings, result.scores
@@ -168,3 +166,26 @@ def unmapped_document_types(run: GatedRun) -> int:
     """How many document types no rule maps."""
     where: dict[str, Any] = {"where": "treatment = 'unmapped' and order_date <= %s", "params": [run.as_of]}
     return int(run.warehouse.read("curated", "fct_orders", ["document_type"], **where)["document_type"].nunique())
+
+
+# Messages in these states reached the person, or may have.
+SENT_STATES = ("sending", "sent", "unknown")
+
+
+def sent_wines(warehouse: Warehouse, customer_id: str | None = None) -> pd.DataFrame:
+    """One row per wine of a really sent message, to anybody or to one customer: customer_id, wine_id, sent_date."""
+    return warehouse.query(
+        "select customer_id, unnest(wine_ids) as wine_id, coalesce(sent_at, planned_at)::date as sent_date"
+        " from activation.messages where status = any(%s) and customer_id = coalesce(%s, customer_id)",
+        [list(SENT_STATES), customer_id],
+    )
+
+
+def audit_frames(warehouse: Warehouse) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """What the audit looks at beside the list: customer_facts, dim_products, customer_wines, sent wines."""
+    return (
+        warehouse.read("audit", "customer_facts", audit.FACT_COLUMNS),
+        warehouse.read("curated", "dim_products", audit.PRODUCT_COLUMNS),
+        warehouse.read("rfm", "customer_wines", ["customer_id", "wine_id", "last_date"]),
+        sent_wines(warehouse),
+    )

@@ -591,6 +591,109 @@ class Review(Section):
     workbook_rows: Annotated[int, Field(ge=1, le=1_000_000)]
 
 
+class ParamsBytes(Section):
+    version: Annotated[int, Field(ge=1, le=100_000)]  # Brevo's own limits
+    call: Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class RampUp(Section):
+    # An estate may be more careful than the product, never less.
+    messages: Annotated[int, Field(ge=1, le=50)]
+    wait_minutes: Annotated[int, Field(ge=30)]
+    max_hard_bounce_share: Annotated[float, Field(ge=0, le=0.05)]
+    max_complaint_share: Annotated[float, Field(ge=0, le=0.003)]
+
+
+class Settling(Section):
+    # Less would write to somebody twice: Brevo's log may lag.
+    absent_minutes: Annotated[int, Field(ge=30)]
+    looks: Annotated[int, Field(ge=2)]
+    look_gap_minutes: Annotated[int, Field(ge=10)]
+    log_days: Annotated[int, Field(ge=1, le=30)]
+    person_after_hours: Count
+
+
+class Pulls(Section):
+    overlap_days: Annotated[int, Field(ge=2, le=30)]
+    fresh_minutes: Annotated[int, Field(ge=1, le=1440)]
+
+
+ClockTime = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+
+
+class SendingWindow(Section):
+    RELATION = "opens is before closes"
+    weekdays: Annotated[list[Annotated[int, Field(ge=1, le=7)]], Field(min_length=1)]
+    opens: ClockTime
+    closes: ClockTime
+
+    def _broken(self) -> str | None:
+        return None if self.opens < self.closes else f"they are {self.opens} and {self.closes}"
+
+
+class SendingCalendar(Section):
+    """christmas_last_order: MM-DD; easter_last_order_days: before Easter Sunday. What speaks of an order for the
+    feast leaves by then.
+    """
+
+    public_holidays: bool
+    alsace_moselle: bool
+    christmas_last_order: Annotated[str, Field(pattern=r"^(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$")]
+    easter_last_order_days: Window
+
+
+class ApiSeconds(Section):
+    connect: Positive
+    read: Positive
+    write: Positive
+    pool: Positive
+
+
+class Backoff(Section):
+    first: Positive
+    most: Positive
+
+
+class Pace(Section):
+    calls: Count
+    seconds: Positive
+
+
+class BrevoBuckets(Section):
+    smtp_email: Pace
+    smtp_emails: Pace
+    blocked_contacts: Pace
+    smtp: Pace
+    contacts: Pace
+    other: Pace
+
+
+class BrevoContacts(Section):
+    import_from_rows: Count
+    import_max_bytes: Annotated[int, Field(ge=1, le=10_000_000)]
+    list_max_rows: Annotated[int, Field(ge=1, le=150)]
+    process_poll_seconds: Annotated[float, Field(ge=36)]  # 100 calls an hour
+
+
+class BrevoRules(Section):
+    api_seconds: ApiSeconds
+    backoff_seconds: Backoff
+    buckets: BrevoBuckets
+    contacts: BrevoContacts
+
+
+class WebhookRules(Section):
+    RELATION = "every try after the first has its backoff"
+    max_tries: Annotated[int, Field(ge=1, le=10)]
+    backoff_minutes: list[Positive]
+    timeout_seconds: Positive
+    keep_days: Days
+
+    def _broken(self) -> str | None:
+        held = len(self.backoff_minutes) == self.max_tries - 1
+        return None if held else f"{self.max_tries} tries, {len(self.backoff_minutes)} backoffs"
+
+
 class Activation(Section):
     RELATION = "batch_min <= batch_size <= batch_max"
     batch_size: Count
@@ -600,11 +703,19 @@ class Activation(Section):
     unit_min_cl: Positive
     forbidden_words: list[Word]
     chunk_max_messages: Annotated[int, Field(ge=1, le=1000)]  # Brevo's own limits
-    chunk_max_bytes: Annotated[int, Field(ge=1, le=1_000_000)]
+    params_max_bytes: ParamsBytes
+    chunk_max_bytes: Annotated[int, Field(ge=1, le=4_000_000)]
     plan_expires_days: Annotated[int, Field(ge=1, le=31)]
     holdout_share: Annotated[float, Field(ge=0, le=0.5)]
     holdout_min_eligible: Whole
     conversion_days: Days
+    ramp_up: RampUp
+    settling: Settling
+    not_sent_tries: Annotated[int, Field(ge=1, le=20)]
+    payload_days: Annotated[int, Field(ge=3, le=365)]
+    pulls: Pulls
+    window: SendingWindow
+    calendar: SendingCalendar
 
     def _broken(self) -> str | None:
         held = self.batch_min <= self.batch_size <= self.batch_max
@@ -750,6 +861,8 @@ class BusinessRules(Section):
     contacts: Contacts
     review: Review
     activation: Activation
+    brevo: BrevoRules
+    webhooks: WebhookRules
     automation: Automation
     kpis: Kpis
     reports: Reports

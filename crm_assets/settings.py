@@ -56,6 +56,12 @@ class Settings(BaseSettings):
     smtp_user: str = Field("", description="User of the mail server; empty: no log-in.")
     smtp_password: SecretStr | None = Field(None, description="That user's password.")
     smtp_from: str = Field("", description="Sender of the reports, an e-mail address.")
+    brevo_url: str = Field(
+        "https://api.brevo.com/v3",
+        description="Base address of Brevo's API; the stand-in of --with-brevo-standin sets it.",
+    )
+    receiver_host: str = Field("127.0.0.1", description="Address that the receiver of Brevo's webhooks listens on.")
+    receiver_port: int = Field(3020, description="Its port.")
     live: bool = Field(
         False, description="1 allows live sending where the tenant's file does too; else all is a dry run."
     )

@@ -580,6 +580,16 @@ campaigns = _table(
         sa.Column("as_of", Date, nullable=False),
         sa.Column("planned_at", Stamp, nullable=False),
         sa.Column("expires_on", Date, nullable=False),
+        sa.Column("kind", Text),  # reco event news
+        sa.Column("channel", Text),  # email phone post
+        sa.Column("template_hash", Text),  # of all templates and wordings that its messages are made with
+        sa.Column("status", Text, nullable=False, server_default="planned"),  # planned sending waiting done abandoned
+        sa.Column("began_at", Stamp),  # first live call
+        sa.Column("wait_until", Stamp),  # status waiting: goes on by itself from here on
+        sa.Column("wait_reason", Text),  # RAMP_UP OUTSIDE_WINDOW CLOSED_DAY SETTLING
+        sa.Column("confirmed_by", Text),  # who let this exact plan go live
+        sa.Column("confirmed_at", Stamp),
+        sa.Column("ended_at", Stamp),
     ],
 )
 
@@ -617,38 +627,148 @@ messages = _table(
         sa.Column("status", Text, nullable=False),  # planned sending sent failed unknown superseded holdout
         sa.Column("planned_at", Stamp, nullable=False),
         sa.Column("sent_at", Stamp),
+        sa.Column("arm", Text),  # of an A/B test; null: none
+        sa.Column("template", Text),  # kind of our own template, or brevo:<id>
+        sa.Column("tag", Text),  # of the chunk that it is in; null while it has never been in one
+        sa.Column("reason", Text),  # why it is superseded, failed or unknown: a code
         sa.UniqueConstraint("campaign", "occurrence", "step", "address"),
+    ],
+)
+
+chunks = _table(
+    "activation.chunks",
+    "One row per call of a live send, frozen with its bytes before the first try; (tag, address) is the message.",
+    [
+        sa.Column("tag", Text, primary_key=True),
+        sa.Column("campaign", Text, nullable=False),
+        sa.Column("occurrence", Text, nullable=False),
+        sa.Column("step", Int, nullable=False),
+        sa.Column("idempotency_key", Text, nullable=False),
+        sa.Column("request_hash", Text, nullable=False),  # of the exact bytes in activation.payloads
+        sa.Column("n_messages", BigInt, nullable=False),
+        sa.Column("n_bytes", BigInt, nullable=False),
+        sa.Column("split_from", Text),  # tag of the refused chunk whose half this is
+        # sending accepted unknown rejected (dead-lettered) split released (not sent: its messages are planned again)
+        sa.Column("status", Text, nullable=False),
+        sa.Column("frozen_at", Stamp, nullable=False),
+        sa.Column("first_tried_at", Stamp),
+        sa.Column("looks", Int, nullable=False, server_default="0"),  # at Brevo's log that found nothing of it
+        sa.Column("looked_at", Stamp),
+        sa.Column("settled_at", Stamp),
+        sa.Column("settled_by", Text),  # answer, log, or the person who decided
     ],
 )
 
 attempts = _table(
     "activation.attempts",
-    "One row per try to hand a chunk of messages to Brevo, dry runs included: what was tried and how it ended.",
+    "One row per try of a call to Brevo that changes something, dry runs included: what was tried and how it ended.",
     [
         sa.Column("attempt_id", Text, primary_key=True),
-        sa.Column("campaign", Text, nullable=False),
-        sa.Column("occurrence", Text, nullable=False),
-        sa.Column("step", Int, nullable=False),
-        sa.Column("tag", Text, nullable=False),  # one per chunk
-        sa.Column("n_messages", BigInt, nullable=False),
+        sa.Column("endpoint", Text),  # POST /smtp/email
+        sa.Column("campaign", Text),  # null: no call of a campaign
+        sa.Column("occurrence", Text),
+        sa.Column("step", Int),
+        sa.Column("tag", Text),  # one per chunk
+        sa.Column("n_messages", BigInt, nullable=False),  # or rows, where it is no e-mail
         sa.Column("n_bytes", BigInt, nullable=False),
         sa.Column("request_hash", Text, nullable=False),
         sa.Column("is_dry_run", Bool, nullable=False),
         sa.Column("outcome", Text),  # accepted rejected not_sent unknown dry_run; null while under way
+        sa.Column("reason", Text),  # of the outcome: resources.brevo.Reason
+        sa.Column("http_status", Int),
+        sa.Column("error_code", Text),  # Brevo's own
+        sa.Column("answer_hash", Text),  # of the exact bytes in activation.payloads
         sa.Column("started_at", Stamp, nullable=False),
         sa.Column("ended_at", Stamp),
     ],
 )
 
+payloads = _table(
+    "activation.payloads",
+    "One row per exact text of a request to Brevo or of its answer; personal data, kept for `payload_days`.",
+    [
+        sa.Column("content_hash", Text, primary_key=True),  # SHA-256 of the bytes
+        sa.Column("content", sa.LargeBinary, nullable=False),  # zlib
+        sa.Column("kept_at", Stamp, nullable=False),
+    ],
+)
+
 activation_contacts = _table(
     "activation.contacts",
-    "One row per address known to Brevo: whether it refused or is blocked there.",
+    "One row per address known to Brevo: what it refused there, and what was last handed over of it.",
     [
         sa.Column("address", Text, primary_key=True),
-        sa.Column("is_unsubscribed", Bool, nullable=False),
-        sa.Column("is_blocked", Bool, nullable=False),
-        sa.Column("row_hash", Text),
+        sa.Column("is_unsubscribed", Bool, nullable=False),  # emailBlacklisted: no campaigns
+        sa.Column("is_blocked", Bool, nullable=False),  # in the sender's list of blocked transactional recipients
+        sa.Column("blocked_reason", Text),  # code: unsubscribedViaEmail hardBounce contactFlaggedAsSpam …
+        sa.Column("refused_at", Stamp),  # as Brevo dates it
+        sa.Column("row_hash", Text),  # of the attributes and lists last accepted by Brevo; null: never handed over
+        sa.Column("list_ids", ARRAY(BigInt)),  # lists that it was last put into
         sa.Column("updated_at", Stamp, nullable=False),
+    ],
+)
+
+contact_lists = _table(
+    "activation.contact_lists",
+    "One row per list at Brevo that we keep: the customers of a segment or of a scenario.",
+    [
+        sa.Column("list_key", Text, primary_key=True),  # segment:Champions, scenario:rebuy
+        sa.Column("list_id", BigInt, nullable=False),  # Brevo's
+        sa.Column("name", Text, nullable=False),
+        sa.Column("created_at", Stamp, nullable=False),
+    ],
+)
+
+brevo_templates = _table(
+    "activation.brevo_templates",
+    "One row per content of a template kept at Brevo, as it was fetched and checked.",
+    [
+        sa.Column("template_id", BigInt, primary_key=True),
+        sa.Column("content_hash", Text, primary_key=True),  # of subject and HTML
+        sa.Column("name", Text, nullable=False),
+        sa.Column("subject", Text, nullable=False),
+        sa.Column("html", Text, nullable=False),
+        sa.Column("problems", ARRAY(Text), nullable=False),  # what a message must have and this lacks
+        sa.Column("fetched_at", Stamp, nullable=False),
+    ],
+)
+
+test_sends = _table(
+    "activation.test_sends",
+    "One row per test of a campaign's templates, sent to the estate's own test addresses; accepted by a named person.",
+    [
+        sa.Column("test_id", Text, primary_key=True),
+        sa.Column("campaign", Text, nullable=False),
+        sa.Column("template_hash", Text, nullable=False),
+        sa.Column("n_addresses", Int, nullable=False),
+        sa.Column("outcome", Text, nullable=False),  # accepted rejected not_sent unknown
+        sa.Column("sent_at", Stamp, nullable=False),
+        sa.Column("accepted_by", Text),
+        sa.Column("accepted_at", Stamp),
+    ],
+)
+
+instances = _table(
+    "activation.instances",
+    "One row: the instance that may send live. CRM_HOME holds its twin; where they differ, live is disarmed.",
+    [
+        sa.Column("is_the_one", Bool, primary_key=True),  # true: one row at most
+        sa.Column("instance_id", Text, nullable=False),
+        sa.Column("mark", BigInt, nullable=False),  # grows with every live call, here before it is made
+        sa.Column("armed_by", Text, nullable=False),
+        sa.Column("armed_at", Stamp, nullable=False),
+    ],
+)
+
+pulls = _table(
+    "activation.pulls",
+    "One row per kind of news fetched from Brevo: until when it has been read, and whether the last try succeeded.",
+    [
+        sa.Column("feed", Text, primary_key=True),  # events blocked contacts campaigns
+        sa.Column("read_until", Stamp),  # everything before is here; null: never read
+        sa.Column("tried_at", Stamp, nullable=False),
+        sa.Column("problem", Text),  # of the last try; null: it succeeded
+        sa.Column("n_rows", BigInt, nullable=False),
     ],
 )
 
@@ -662,6 +782,38 @@ pauses = _table(
         sa.Column("paused_by", Text, nullable=False),
         sa.Column("paused_at", Stamp, nullable=False),
         sa.Column("resumed_at", Stamp),
+        sa.Column("resumed_by", Text),
+    ],
+)
+
+call_lists = _table(
+    "activation.call_lists",
+    "One row per person of a phone or postal campaign, ready to be called or written to by hand.",
+    [
+        sa.Column("message_id", Text, primary_key=True),  # of activation.messages
+        sa.Column("campaign", Text, nullable=False),
+        sa.Column("occurrence", Text, nullable=False),
+        sa.Column("step", Int, nullable=False),
+        sa.Column("path", Text, nullable=False),  # the workbook that it stands in, relative to CRM_HOME
+        sa.Column("written_at", Stamp, nullable=False),
+    ],
+)
+
+notices = _table(
+    "activation.notices",
+    "One row per outgoing webhook message and endpoint: what happened, and whether the endpoint has taken it.",
+    [
+        sa.Column("notice_id", Text, primary_key=True),
+        sa.Column("event", Text, nullable=False),  # run.finished gate.closed campaign.sent customer.at_risk
+        sa.Column("endpoint", Text, nullable=False),  # host of the URL: the path may be a secret
+        sa.Column("payload", JSONB, nullable=False),  # codes and counts
+        sa.Column("status", Text, nullable=False),  # waiting delivered given_up refused
+        sa.Column("tries", Int, nullable=False),
+        sa.Column("created_at", Stamp, nullable=False),
+        sa.Column("next_try_at", Stamp),
+        sa.Column("last_status", Int),  # HTTP
+        sa.Column("last_problem", Text),
+        sa.Column("ended_at", Stamp),
     ],
 )
 
@@ -678,6 +830,40 @@ events = _table(
         sa.Column("occurred_at", Stamp, nullable=False),
         sa.Column("campaign", Text),
         sa.Column("channel", Text, nullable=False),
+        sa.Column("occurrence", Text),  # of our tag
+        sa.Column("step", Int),
+        sa.Column("message_ref", Text),  # Brevo's message id
+        sa.Column("link", Text),
+        sa.Column("reason", Text),
+        sa.Column("is_machine", Bool),  # opened by a mail proxy, not by a person
+        sa.Column("origin", Text),  # poll webhook
+        sa.Column("read_at", Stamp),
+    ],
+)
+
+received = _table(
+    "outcomes.received",
+    "One row per body that Brevo posted to the webhook receiver, as it came; kept for `payload_days`.",
+    [
+        sa.Column("content_hash", Text, primary_key=True),
+        sa.Column("content", sa.LargeBinary, nullable=False),
+        sa.Column("received_at", Stamp, nullable=False),
+        sa.Column("read_at", Stamp),  # its events stand in outcomes.events
+        sa.Column("problem", Text),  # why it could not be read, without what it says
+    ],
+)
+
+brevo_campaigns = _table(
+    "outcomes.brevo_campaigns",
+    "One row per campaign sent from Brevo's own screens: its contacts count as contacts too.",
+    [
+        sa.Column("campaign_id", BigInt, primary_key=True),
+        sa.Column("name", Text, nullable=False),
+        sa.Column("status", Text, nullable=False),
+        sa.Column("sent_at", Stamp),
+        sa.Column("n_recipients", BigInt),
+        sa.Column("has_recipients", Bool, nullable=False),  # whether who got it could be read
+        sa.Column("read_at", Stamp, nullable=False),
     ],
 )
 
@@ -739,6 +925,21 @@ alerts = _table(
         sa.Column("opened_at", Stamp, nullable=False),
         sa.Column("last_seen_at", Stamp, nullable=False),
         sa.Column("recovered_at", Stamp),
+    ],
+    owner=control,
+)
+
+
+buckets = _table(
+    "brevo.buckets",
+    "One row per Brevo account and rate-limited group of endpoints: what its headers last said, shared by all runs.",
+    [
+        sa.Column("account", Text, primary_key=True),  # first 16 hex of the SHA-256 of the key
+        sa.Column("bucket", Text, primary_key=True),
+        sa.Column("next_at", Stamp, nullable=False),  # earliest moment of the next call
+        sa.Column("remaining", BigInt),  # as the last answer said
+        sa.Column("resets_at", Stamp),
+        sa.Column("updated_at", Stamp, nullable=False),
     ],
     owner=control,
 )

@@ -49,8 +49,35 @@ def _known_zone(value: str) -> str:
 Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
 
 
+def _is_address(value: str) -> str:
+    from email_validator import EmailNotValidError, validate_email
+
+    try:
+        validate_email(value, check_deliverability=False)
+    except EmailNotValidError:
+        # Neither the address nor the library's reason, which quotes it: this is shown in the UI.
+        raise ValueError("no e-mail address") from None
+    return value
+
+
+Address = Annotated[str, AfterValidator(_is_address)]
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DateRange(_Model):
+    """Days from first to last, both included."""
+
+    first: date
+    last: date
+
+    @model_validator(mode="after")
+    def _in_order(self) -> DateRange:
+        if self.first > self.last:
+            raise ValueError(f"first {self.first} lies after last {self.last}")
+        return self
 
 
 class BrevoSettings(_Model):
@@ -61,28 +88,32 @@ class BrevoSettings(_Model):
     sender_name: str = ""
     sender_email: str = ""
     reply_to: str = ""
-    folder: str = "CRM"
-    templates: dict[str, int] = {}
+    folder: str = "CRM"  # where our lists lie at Brevo
+    templates: dict[str, int] = {}  # name -> id of a template kept at Brevo, for campaigns that ask for brevo:<name>
+    test_addresses: list[Address] = []  # who gets the test of a template before a campaign may leave
+    sync_contacts: bool = True  # live only: attributes and lists are handed over daily
+    webhook_token_variable: str = Field("CRM_BREVO_WEBHOOK_TOKEN", pattern=r"^CRM_[A-Z0-9_]+$")
+
+
+class SendingDays(_Model):
+    """The estate's own days on which nothing leaves, beside rules.activation.calendar."""
+
+    blackout: list[date | DateRange] = []  # 2026-08-01, or {first: 2026-08-01, last: 2026-08-15}
+
+
+class WebhookEndpoint(_Model):
+    """A receiver of our outgoing webhooks (Standard Webhooks)."""
+
+    url: str = Field(pattern=r"^https://[^\s@]+$")
+    secret_variable: str = Field(pattern=r"^CRM_[A-Z0-9_]+$")  # NAME of the variable: whsec_…
+    events: list[Literal["run.finished", "gate.closed", "campaign.sent", "customer.at_risk"]] = Field(min_length=1)
 
 
 class ReportSettings(_Model):
     """Where what is written for the estate's people goes, beside `CRM_HOME/exports/<slug>/`."""
 
     folder: str | None = None  # exports, reports and review workbooks are written there; a path
-    emails: list[str] = []  # who gets the weekly and the monthly report by mail, where a mail server is set
-
-    @field_validator("emails")
-    @classmethod
-    def _are_addresses(cls, value: list[str]) -> list[str]:
-        from email_validator import EmailNotValidError, validate_email
-
-        for number, address in enumerate(value, start=1):
-            try:
-                validate_email(address, check_deliverability=False)
-            except EmailNotValidError:
-                # Neither the address nor the library's reason, which quotes it: this is shown in the UI.
-                raise ValueError(f"entry {number} is no e-mail address") from None
-        return value
+    emails: list[Address] = []  # who gets the weekly and the monthly report by mail, where a mail server is set
 
 
 # What a drop folder on another machine takes: scheme of its URL -> options, and secrets by the name of a variable.
@@ -177,6 +208,8 @@ class Tenant(_Model):
     brevo: BrevoSettings = BrevoSettings()
     source: Source = Source()
     reports: ReportSettings = ReportSettings()
+    sending_days: SendingDays = SendingDays()
+    webhooks: list[WebhookEndpoint] = []
     rules: dict[str, Any] = {}
     as_of: date | None = None
 
@@ -191,7 +224,16 @@ class Tenant(_Model):
         # Where the files come from changes no result: they are their content.
         where = {"raw_url", "raw_options", "raw_secrets"}
         said = self.model_dump(
-            mode="json", exclude={"brevo": True, "reports": True, "rules": True, "as_of": True, "source": where}
+            mode="json",
+            exclude={
+                "brevo": True,
+                "reports": True,
+                "sending_days": True,
+                "webhooks": True,
+                "rules": True,
+                "as_of": True,
+                "source": where,
+            },
         )
         canonical = json.dumps([self.business_rules.version, said], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from crm_assets import activation, databases, gating
+from crm_assets import databases, gating
 from crm_assets.campaigns import CampaignFiles
 from crm_assets.logic import audit
 from crm_assets.logic import why as logic
@@ -245,7 +245,7 @@ def _checks(warehouse: Warehouse, tenant: Tenant, run: Row, facts: pd.DataFrame)
         warehouse.read(
             "rfm", "customer_wines", ["customer_id", "wine_id", "last_date"], "customer_id = %s", [customer_id]
         ),
-        activation.sent_wines(warehouse, customer_id),
+        gating.sent_wines(warehouse, customer_id),
         tenant,
         tenant.business_rules,
         pd.Timestamp(run["as_of"]).date(),

@@ -1,9 +1,8 @@
-"""Activation, the plain part: who gets which message in which batch, and how messages pack into calls
-(spec.md §7).
+"""Planning, the plain part: who gets which message in which batch (spec.md §7).
 
-`plan` turns a gated run and a campaign into messages, batches and a hash of their exact content; `chunks`
-packs planned messages into request bodies within Brevo's limits. Both are pure: same inputs, same ids, same
-bytes. No SQL, no network, no clock; the transaction that stores a plan is in `crm_assets/activation.py`.
+`plan` turns a gated run and a campaign into messages, batches and a hash of their exact content: same inputs, same
+ids. No SQL, no network, no clock; the transaction that stores a plan is in `crm_assets/activation.py`, what a message
+says in `logic/messages.py`, how messages become calls in `logic/outbox.py`.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
-import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -24,22 +21,12 @@ import pandas as pd
 from crm_assets import rendering
 from crm_assets.campaigns import Campaign
 from crm_assets.logic import audit
+from crm_assets.logic.messages import EMAIL_TEMPLATE, estate_of, message_items, product_pieces, sender_of
 from crm_assets.rules import BusinessRules
 from crm_assets.tenants import Tenant
 
-EMAIL_TEMPLATE = "email.html.j2"
-# fmt: off
-PRODUCT_COLUMNS = [
-    "product_key", "wine_id", "kind", "label", "vintage", "format_cl", "price_ttc", "is_price_estimated",
-    "sold_by", "url",
-]
-# fmt: on
-ITEM_COLUMNS = ["customer_id", "wine_id", "product_key", "rank", "customer_sentence"]
 PLANNED, HOLDOUT = "planned", "holdout"
 FIRST_STEP = 1
-# How a product is sold, as `email.units` of the texts words it.
-BOTTLE, UNIT, GIFT_BOX = "bottle", "unit", "gift_box"
-_IDEMPOTENCY_NAMESPACE = uuid.UUID("5f1b7a52-6c0e-5f3e-9d58-0a8b1c7f2d10")  # any constant: ours
 
 
 class RefusalError(Exception):
@@ -197,133 +184,6 @@ def batch_sizes(count: int, rules: BusinessRules) -> list[int]:
     return [base + 1] * more + [base] * (number - more)
 
 
-def sender_of(campaign: Campaign, tenant: Tenant) -> dict[str, str]:
-    """Who signs: name, email, reply_to; empty where neither the campaign nor the tenant says."""
-    brevo = tenant.brevo
-    email = campaign.sender_email or brevo.sender_email
-    return {
-        "name": campaign.sender_name or brevo.sender_name or tenant.name,
-        "email": email,
-        "reply_to": campaign.reply_to or brevo.reply_to or email,
-    }
-
-
-def estate_of(campaign: Campaign, tenant: Tenant) -> dict[str, str]:
-    """What every message says of the estate."""
-    reply_to = sender_of(campaign, tenant)["reply_to"]
-    return {
-        "name": tenant.name,
-        "legal_name": tenant.legal_name,
-        "address": tenant.address,
-        "siren": tenant.siren,
-        "phone": tenant.phone,
-        "reply_to": reply_to,
-        "unsubscribe_to": reply_to,
-    }
-
-
-def _present(value: Any) -> bool:
-    return not pd.isna(value) and str(value).strip() != ""
-
-
-def sales_unit(kind: Any, label: Any, format_cl: Any, rules: BusinessRules) -> str:
-    """What one price buys: a gift box, a bag-in-box or other large container (a unit), else a bottle."""
-    if kind == GIFT_BOX:
-        return GIFT_BOX
-    is_large = _present(format_cl) and format_cl >= rules.activation.unit_min_cl
-    return UNIT if is_large or (_present(label) and re.search(r"\bBIB(?![a-z])", str(label), re.IGNORECASE)) else BOTTLE
-
-
-def product_pieces(
-    products: pd.DataFrame, can_order_by_message: bool, locale: str, rules: BusinessRules
-) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
-    """What a message says of each product, and for each product that cannot be shown, what it lacks.
-
-    Needed: name, vintage, format, TTC price, and a link where the estate has neither reply address nor phone;
-    a gift box has no vintage, format or carton of its own and says none. A wine of which no product carries a
-    vintage is non-vintage and says so; a null vintage beside dated ones is missing. An estimated price is
-    none: nobody has set it. A product whose sold_by is unknown is sold one by one.
-    """
-    words = rendering.texts(locale)["email"]
-    dated = set(products.loc[products["vintage"].notna(), "wine_id"])
-    pieces: dict[str, dict[str, Any]] = {}
-    lacking: dict[str, list[str]] = {}
-    for row in products[PRODUCT_COLUMNS].itertuples(index=False):
-        key, wine, kind, label, vintage, format_cl, price, is_estimated, sold_by, url = row
-        unit = sales_unit(kind, label, format_cl, rules)
-        is_gift_box = unit == GIFT_BOX
-        has_vintage = _present(vintage)
-        missing = [
-            name
-            for name, is_there in {
-                "name": _present(label),
-                "vintage": is_gift_box or has_vintage or wine not in dated,
-                "format": is_gift_box or (_present(format_cl) and format_cl > 0),
-                "price": _present(price) and price > 0 and not (_present(is_estimated) and is_estimated),
-                "link": _present(url) or can_order_by_message,
-            }.items()
-            if not is_there
-        ]
-        if missing:
-            lacking[str(key)] = missing
-            continue
-        shown = {
-            "unit": unit,
-            "price": rendering.euros(float(price), locale),
-            "url": str(url) if _present(url) else None,
-        }
-        if is_gift_box:
-            pieces[str(key)] = {"name": str(label).strip(), **shown}
-            continue
-        year = str(vintage).removesuffix(".0") if has_vintage else words["non_vintage"]
-        multiple = int(sold_by) if _present(sold_by) and int(sold_by) > 0 else 1
-        carton = math.ceil(rules.activation.carton_bottles / multiple) * multiple
-        name = re.sub(rf"\s*\b{re.escape(year)}\b", "", str(label)).strip() or str(label)
-        pieces[str(key)] = {
-            "name": name,
-            "vintage": year,
-            "format": rendering.centilitres(float(format_cl), locale),
-            "price_carton": rendering.euros(round(float(price) * carton, 2), locale),
-            "carton_bottles": carton,
-            "sold_by": multiple,
-            **shown,
-        }
-    return pieces, lacking
-
-
-def message_items(items: pd.DataFrame, pieces: dict[str, dict[str, Any]]) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Per customer the items that can be shown, in rank order: customer_id, wine_ids, product_keys, params.
-
-    Beside it, how many items were refused because their product lacks a piece or they have no sentence.
-    """
-    ordered = items.sort_values(["customer_id", "rank", "product_key"], kind="stable")
-    has_sentence = ordered["customer_sentence"].notna() & (ordered["customer_sentence"].astype("str").str.strip() != "")
-    has_product = ordered["product_key"].isin(pieces)
-    refused = {
-        "sentence": int((~has_sentence).sum()),
-        "product": int((has_sentence & ~has_product).sum()),
-    }
-    shown = ordered[has_sentence & has_product]
-    wines: dict[str, list[str]] = {}
-    keys: dict[str, list[str]] = {}
-    params: dict[str, list[dict[str, Any]]] = {}
-    columns = ["customer_id", "wine_id", "product_key", "customer_sentence"]
-    for customer, wine, key, sentence in shown[columns].itertuples(index=False):
-        wines.setdefault(customer, []).append(wine)
-        keys.setdefault(customer, []).append(key)
-        params.setdefault(customer, []).append({**pieces[key], "sentence": sentence})
-    ids = list(wines)
-    frame = pd.DataFrame(
-        {
-            "customer_id": pd.Series(ids, dtype="str"),
-            "wine_ids": pd.Series(list(wines.values()), dtype="object"),
-            "product_keys": pd.Series(list(keys.values()), dtype="object"),
-            "params": pd.Series([{"items": params[i]} for i in ids], dtype="object"),
-        }
-    )
-    return frame, refused
-
-
 def plan_hash(tenant: Tenant, campaign: Campaign, occurrence: str, run_id: str, messages: pd.DataFrame) -> str:
     """SHA-256 over the exact content of a plan: campaign file, template and wording, sender, estate, every
     message.
@@ -447,115 +307,3 @@ def plan(
         left_out={name: count for name, count in left_out.items() if count},
         refused_products=lacking,
     )
-
-
-def held_back(
-    messages: pd.DataFrame,
-    permissions: pd.DataFrame,
-    found: pd.DataFrame,
-    objected: set[str],
-    reviewed: Mapping[str, str],
-    campaign: Campaign,
-) -> dict[str, str]:
-    """message_id -> reason, for planned messages that current data no longer allow.
-
-    `objected`: customers who object to profiling; no message that their purchases chose may leave (spec.md §4.4).
-
-    `reviewed`: customer_id -> why review no longer lets a message of recommendations leave.
-
-    `permissions` and `found` are the audit of the planned items on current data: permission and rules 1 to 9
-    count at a send, 1 to 7 where the message is about no wine (spec.md §6, §7).
-    """
-    last = audit.LAST_RULE_RECHECKED_AT_SEND if campaign.kind == "reco" else audit.LAST_RULE_OF_ANY_MESSAGE
-    refused = permissions.loc[~permissions["permitted"].astype(bool)].set_index("customer_id")["permission_reason"]
-    broken = found[(found["severity"] == audit.ERROR) & (found["rule_no"] <= last)]
-    rules_broken = broken.sort_values("rule_no", kind="stable").drop_duplicates("customer_id")
-    is_profiled = campaign.kind == "reco" or campaign.audience.segments or campaign.audience.clusters
-    why: dict[Any, str] = dict.fromkeys(objected if is_profiled else set(), "PROFILING_OBJECTED")
-    why |= dict(reviewed) if campaign.kind == "reco" else {}
-    why |= rules_broken.set_index("customer_id")["rule_code"].to_dict()
-    why |= refused.to_dict()
-    known = set(permissions["customer_id"])
-    return {
-        message: why.get(customer, "UNKNOWN_CUSTOMER")
-        for message, customer in messages[["message_id", "customer_id"]].itertuples(index=False)
-        if customer in why or customer not in known
-    }
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """One API call: its tag, the idempotency key, the exact bytes of its body and the messages inside."""
-
-    tag: str
-    idempotency_key: str
-    body: bytes
-    message_ids: tuple[str, ...]
-
-    @property
-    def request_hash(self) -> str:
-        return hashlib.sha256(self.body).hexdigest()
-
-
-def render(campaign: Campaign, tenant: Tenant, params: dict[str, Any]) -> str:
-    """The HTML of one message."""
-    text = campaign.text.get(tenant.locale)
-    paragraphs = text.split("\n\n") if text else [rendering.texts(tenant.locale)["email"]["intro"]]
-    template = rendering.environment(tenant.locale).get_template(EMAIL_TEMPLATE)
-    return template.render(
-        subject=campaign.subject[tenant.locale],
-        paragraphs=[" ".join(paragraph.split()) for paragraph in paragraphs if paragraph.strip()],
-        items=params["items"],
-        estate=estate_of(campaign, tenant),
-        french=rendering.texts("fr")["legal"],
-    )
-
-
-def chunks(
-    tenant: Tenant, campaign: Campaign, occurrence: str, messages: pd.DataFrame, rules: BusinessRules
-) -> Iterator[Chunk]:
-    """Planned messages packed into request bodies, each within the limits of count and bytes; an address once
-    per chunk.
-
-    Messages go in the order of their batches; one call may hold several batches of a campaign.
-    """
-    sender = sender_of(campaign, tenant)
-    if not sender["email"]:
-        raise RefusalError(
-            "NO_SENDER", f"neither campaign {campaign.name} nor tenant {tenant.slug} names a sender's e-mail"
-        )
-    limits = rules.activation
-    envelope: dict[str, Any] = {
-        "sender": {"name": sender["name"], "email": sender["email"]},
-        "replyTo": {"email": sender["reply_to"]},
-        "subject": campaign.subject[tenant.locale],
-        # Versions may carry their own HTML only beside a global one; nobody receives this.
-        "htmlContent": render(campaign, tenant, {"items": []}),
-    }
-
-    def pack(versions: list[bytes], ids: list[str]) -> Chunk:
-        tag = f"{tenant.slug}-{campaign.name}-{occurrence}-{FIRST_STEP}-{short_hash(*ids, length=12)}"
-        key = str(uuid.uuid5(_IDEMPOTENCY_NAMESPACE, tag))
-        head = canonical({**envelope, "tags": [tag], "headers": {"idempotencyKey": key, "X-Mailin-Custom": tag}})
-        body = head[:-1] + b',"messageVersions":[' + b",".join(versions) + b"]}"
-        return Chunk(tag, key, body, tuple(ids))
-
-    room = limits.chunk_max_bytes - len(pack([], [""]).body)
-    versions: list[bytes] = []
-    ids: list[str] = []
-    used = 0
-    for message, address, params in messages[["message_id", "address", "params"]].itertuples(index=False):
-        version = canonical({"to": [{"email": address}], "htmlContent": render(campaign, tenant, params)})
-        size = len(version) + 1
-        if size > room:
-            raise RefusalError(
-                "MESSAGE_TOO_LARGE", f"message {message} alone is {size} bytes; a call has room for {room}"
-            )
-        if versions and (used + size > room or len(versions) >= limits.chunk_max_messages):
-            yield pack(versions, ids)
-            versions, ids, used = [], [], 0
-        versions.append(version)
-        ids.append(message)
-        used += size
-    if versions:
-        yield pack(versions, ids)

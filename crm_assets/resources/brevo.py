@@ -9,8 +9,8 @@ planned or decided here.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from crm_assets.tenants import Tenant
 
@@ -19,7 +19,15 @@ MAX_VERSIONS = 1000
 MAX_RECIPIENTS_PER_VERSION = 99
 MAX_SENDER_NAME = 70
 
+# What became of a call: the four that settle what to do next, and the dry run.
 Outcome = Literal["accepted", "rejected", "not_sent", "unknown", "dry_run"]
+# Why: accepted = ok | duplicate (already accepted, ids unknown); rejected = bad_request | too_large | not_found;
+# not_sent = throttled | unauthorized | forbidden | no_credit | not_connected; unknown = server_error | timed_out |
+# disconnected | unreadable.
+Reason = Literal[
+    "ok", "duplicate", "bad_request", "too_large", "not_found", "throttled", "unauthorized", "forbidden", "no_credit",
+    "not_connected", "server_error", "timed_out", "disconnected", "unreadable", "dry_run",
+]  # fmt: skip
 
 
 class LiveRefusedError(Exception):
@@ -32,10 +40,18 @@ class InvalidRequestError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """How one call ended."""
+    """How one call ended. `content`: the exact bytes of the answer; they may name people, so they are in no repr."""
 
     outcome: Outcome
-    message_ids: tuple[str, ...] = ()
+    reason: Reason
+    status: int | None = None  # HTTP
+    error_code: str | None = None  # Brevo's own, where it is one of its documented words
+    content: bytes = field(default=b"", repr=False)
+    retry_after: float | None = None  # seconds until the bucket is full again, by Brevo's own header
+
+    def json(self) -> Any:
+        """The answer's content; ValueError when it is no JSON."""
+        return json.loads(self.content)
 
 
 def check_body(body: bytes) -> None:
@@ -65,7 +81,7 @@ class Brevo:
     def send_email(self, body: bytes) -> Answer:
         """Check the body of a POST /smtp/email; nothing is sent."""
         check_body(body)
-        return Answer("dry_run")
+        return Answer("dry_run", "dry_run")
 
 
 def client(

@@ -33,10 +33,10 @@ def example() -> dict[str, tuple[str, str]]:
 
 
 def brevo_variables() -> set[str]:
-    """The variables that hold a Brevo key: the default one and those the estates' files name."""
+    """The variables that hold a Brevo key or webhook token: the default ones and those the estates' files name."""
     registry = Registry(ROOT / "tenants")
-    named = {registry.get(slug).brevo.api_key_variable for slug in ESTATES}
-    return named | {BrevoSettings().api_key_variable}
+    known = [BrevoSettings(), *(registry.get(slug).brevo for slug in ESTATES)]
+    return {name for each in known for name in (each.api_key_variable, each.webhook_token_variable)}
 
 
 def set_by_the_code() -> set[str]:

@@ -72,7 +72,14 @@ PROMISED = [
     "kpis.anomalies",
     "kpis.anomaly_counts",
 ]
-STATE = ["activation.contacts", "activation.pauses", "outcomes.events"]
+STATE = [
+    *(
+        f"activation.{name}"
+        for name in ("contacts", "pauses", "payloads", "instances", "pulls", "test_sends", "notices")
+    ),
+    *(f"activation.{name}" for name in ("chunks", "contact_lists", "brevo_templates", "call_lists")),
+    *(f"outcomes.{name}" for name in ("events", "received", "brevo_campaigns")),
+]
 
 
 @pytest.mark.parametrize("name", PROMISED)

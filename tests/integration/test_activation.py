@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from crm_assets import activation, documents, tables
+from crm_assets import activation, documents, gating, sending, tables
 from crm_assets.campaigns import Campaign
 from crm_assets.dbt_manifest import ensure_manifest
 from crm_assets.logic import audit, gate
@@ -95,10 +95,10 @@ def plan(warehouse: Warehouse, campaign: Campaign = CAMPAIGN, as_of: date = AS_O
     return activation.plan_campaign(warehouse, TENANT, campaign, RULES, as_of, NOW)
 
 
-def send(warehouse: Warehouse, **given: Any) -> activation.SendSummary:
+def send(warehouse: Warehouse, **given: Any) -> sending.SendSummary:
     arguments = {"campaign": CAMPAIGN, "tenant": TENANT, "as_of": AS_OF, **given}
     tenant, campaign, as_of = arguments.pop("tenant"), arguments.pop("campaign"), arguments.pop("as_of")
-    return activation.send_campaign(warehouse, tenant, campaign, RULES, as_of, NOW, **arguments)
+    return sending.send_campaign(warehouse, tenant, campaign, RULES, as_of, NOW, **arguments)
 
 
 def outbox(warehouse: Warehouse) -> list[tuple[Any, ...]]:
@@ -295,9 +295,9 @@ def test_current_data_decide_who_is_still_written_to(warehouse: Warehouse) -> No
 
 def test_a_really_sent_wine_is_seen_by_the_audit_and_a_planned_one_is_not(warehouse: Warehouse) -> None:
     plan(warehouse)
-    assert activation.sent_wines(warehouse).empty
+    assert gating.sent_wines(warehouse).empty
     warehouse.execute("update activation.messages set status = 'sent', sent_at = %s where customer_id = 'c01'", [NOW])
-    assert activation.sent_wines(warehouse)["wine_id"].tolist() == ["w1", "w2"]
+    assert gating.sent_wines(warehouse)["wine_id"].tolist() == ["w1", "w2"]
 
 
 def test_a_live_send_is_refused_and_leaves_no_trace(warehouse: Warehouse) -> None:

@@ -17,7 +17,7 @@ import pytest
 import xlsxwriter
 from python_calamine import CalamineWorkbook
 
-from crm_assets import activation, databases, gating, rendering, reviews, run_context, tables
+from crm_assets import activation, databases, gating, rendering, reviews, run_context, sending, tables
 from crm_assets.campaigns import Campaign
 from crm_assets.defs.activation import assets
 from crm_assets.defs.common import AFTER_REFRESH, TRIGGER_TAG
@@ -401,7 +401,7 @@ def test_a_rejection_since_the_plan_is_held_back_at_the_send(make: Make, tmp_pat
     campaigns.mkdir(parents=True)
     (campaigns / "spring.yaml").write_text("kind: reco\nsubject: {en: Our selection}\n")
     run.config = run.config.model_copy(update={"tenants": tmp_path / "tenants"})
-    sent = activation.send(run, "spring")
+    sent = sending.send(run, "spring")
     assert sent["held_back"] == {"REVIEW_PENDING": 1, "REVIEW_REJECTED": 1}
     assert sent["messages"] == 2
 

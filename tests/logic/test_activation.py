@@ -12,7 +12,7 @@ import pytest
 
 from crm_assets import rules as rules_module
 from crm_assets.campaigns import Campaign
-from crm_assets.logic import activation, audit
+from crm_assets.logic import activation, audit, messages, outbox
 from crm_assets.logic.activation import Gate, RefusalError
 from crm_assets.resources import brevo
 from tests.logic import estate
@@ -229,9 +229,7 @@ def test_an_event_needs_permission_and_an_address_but_no_wine() -> None:
 
 class TestWhatAMessageSays:
     def shown(self, *rows: dict[str, Any], **given: Any) -> tuple[dict[str, Any], dict[str, list[str]]]:
-        return activation.product_pieces(
-            products(*rows), given.get("can_order", True), given.get("locale", "fr"), RULES
-        )
+        return messages.product_pieces(products(*rows), given.get("can_order", True), given.get("locale", "fr"), RULES)
 
     def test_every_piece_of_an_item(self) -> None:
         made = plan().messages.iloc[0]["params"]["items"][0]
@@ -299,7 +297,7 @@ class TestWhatAMessageSays:
             "url": None,
         }
         linked = {**pieces["p1"], "sentence": "Un coffret.", "url": "https://demo.example.com/p1"}
-        html = activation.render(campaign(), estate.tenant(), {"items": [linked]})
+        html = messages.render(campaign(), estate.tenant(), {"items": [linked]})
         assert "Voir ce coffret" in html
         assert "15,00\u00a0€ TTC le coffret" in html
         assert not re.search("non millésimé|carton|bouteille| cl<", html)
@@ -315,7 +313,7 @@ class TestWhatAMessageSays:
     )
     def test_a_bag_in_box_is_not_priced_as_a_bottle(self, changes: dict[str, Any], price: str) -> None:
         piece = self.shown(product("p1", **changes))[0]["p1"]
-        html = activation.render(campaign(), estate.tenant(), {"items": [{**piece, "sentence": "Un vin."}]})
+        html = messages.render(campaign(), estate.tenant(), {"items": [{**piece, "sentence": "Un vin."}]})
         assert html.count(price) == 1
         assert ("Vendu à la bouteille" in html) is (price == "TTC la bouteille")
 
@@ -337,7 +335,7 @@ class TestWhatAMessageSays:
         }
 
     def test_the_mail_carries_all_that_the_law_and_the_spec_ask_for(self) -> None:
-        html = activation.render(campaign(), estate.tenant(), plan().messages.iloc[0]["params"])
+        html = messages.render(campaign(), estate.tenant(), plan().messages.iloc[0]["params"])
         for text in (
             "EARL Domaine Demo",
             "12 rue des Vignerons, 68420 Husseren",
@@ -356,21 +354,21 @@ class TestWhatAMessageSays:
 
     def test_another_language_keeps_the_notice_in_french(self) -> None:
         tenant = estate.tenant(locale="en")
-        html = activation.render(campaign(subject={"en": "Our selection"}), tenant, {"items": []})
+        html = messages.render(campaign(subject={"en": "Our selection"}), tenant, {"items": []})
         assert "à consommer avec modération" in html
         assert "Alcohol abuse is dangerous" in html
 
     def test_markup_in_a_label_is_shown_not_obeyed(self) -> None:
         made = plan(products=products(product("p1", label="Riesling <b>&"), product("p2")))
-        html = activation.render(campaign(), estate.tenant(), made.messages.iloc[0]["params"])
+        html = messages.render(campaign(), estate.tenant(), made.messages.iloc[0]["params"])
         assert "Riesling &lt;b&gt;&amp;" in html
 
 
 class TestChunks:
-    def packed(self, count: int = 5, tenant: Any = None, **activation_rules: Any) -> list[activation.Chunk]:
+    def packed(self, count: int = 5, tenant: Any = None, **activation_rules: Any) -> list[outbox.Chunk]:
         rules = rules_module.load({"activation": activation_rules})
         made = plan(people=people(count)).messages
-        return list(activation.chunks(tenant or estate.tenant(), campaign(), "once", made, rules))
+        return list(outbox.chunks(tenant or estate.tenant(), campaign(), "once", made, rules))
 
     def test_each_call_keeps_to_count_and_bytes_and_nobody_is_lost(self) -> None:
         chunks = self.packed(40, chunk_max_messages=7)
@@ -423,25 +421,25 @@ def test_current_data_hold_messages_back() -> None:
         ],
         columns=["customer_id", "rule_code", "rule_no", "severity"],
     )
-    assert activation.held_back(messages, permissions, found, set(), {}, campaign()) == {
+    assert outbox.held_back(messages, permissions, found, set(), {}, campaign()) == {
         "m2": "OBJECTED",
         "m3": "UNAVAILABLE_PRODUCT",
         "m4": "UNKNOWN_CUSTOMER",
     }
     event = campaign(kind="event", text={"fr": "Venez."})
-    assert activation.held_back(messages, permissions, found, {"c1"}, {}, event) == {
+    assert outbox.held_back(messages, permissions, found, {"c1"}, {}, event) == {
         "m2": "OBJECTED",
         "m4": "UNKNOWN_CUSTOMER",
     }
     # What review says since the plan, where nothing weightier does; of an event it says nothing.
     reviewed = {"c1": "REVIEW_REJECTED", "c3": "REVIEW_PENDING"}
-    held = activation.held_back(messages, permissions, found, set(), reviewed, campaign())
+    held = outbox.held_back(messages, permissions, found, set(), reviewed, campaign())
     assert (held["m1"], held["m3"]) == ("REVIEW_REJECTED", "UNAVAILABLE_PRODUCT")
-    assert "m1" not in activation.held_back(messages, permissions, found, set(), reviewed, event)
+    assert "m1" not in outbox.held_back(messages, permissions, found, set(), reviewed, event)
     # Who objected to profiling since the plan gets nothing that purchases chose: no wines, no segment's letter.
-    assert activation.held_back(messages, permissions, found, {"c1"}, {}, campaign())["m1"] == "PROFILING_OBJECTED"
+    assert outbox.held_back(messages, permissions, found, {"c1"}, {}, campaign())["m1"] == "PROFILING_OBJECTED"
     chosen = campaign(kind="event", text={"fr": "Venez."}, audience={"segments": ["Champions"]})
-    assert activation.held_back(messages, permissions, found, {"c1"}, {}, chosen)["m1"] == "PROFILING_OBJECTED"
+    assert outbox.held_back(messages, permissions, found, {"c1"}, {}, chosen)["m1"] == "PROFILING_OBJECTED"
     assert audit.NUMBERS["UNAVAILABLE_PRODUCT"] == audit.LAST_RULE_RECHECKED_AT_SEND
 
 
@@ -483,8 +481,8 @@ class TestBrevo:
         monkeypatch.setattr(socket, "socket", refuse)
         monkeypatch.setattr(socket, "create_connection", refuse)
         made = plan().messages
-        (chunk,) = activation.chunks(estate.tenant(), campaign(), "once", made, RULES)
-        assert brevo.Brevo().send_email(chunk.body) == brevo.Answer("dry_run")
+        (chunk,) = outbox.chunks(estate.tenant(), campaign(), "once", made, RULES)
+        assert brevo.Brevo().send_email(chunk.body) == brevo.Answer("dry_run", "dry_run")
 
     @pytest.mark.parametrize(
         ("changes", "reason"),

@@ -197,7 +197,7 @@ def test_no_value_outside_the_rules_is_quoted(tmp_path: Path) -> None:
         GOOD + "reports: {emails: [jeanne.muller]}\nbrevo: {api_key_variable: xkeysib-123}\n", encoding="utf-8"
     )
     said = " ".join(map(str, problems_of(path)))
-    assert "key 'reports.emails': entry 1 is no e-mail address" in said
+    assert "key 'reports.emails.0': no e-mail address" in said
     assert "jeanne" not in said
     assert "xkeysib" not in said
 

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from crm_assets import activation, reviews, run_context, tables
+from crm_assets import activation, reviews, run_context, sending, tables
 from crm_assets.campaigns import Campaign, CampaignFiles
 from crm_assets.defs.common import AFTER_REFRESH, TRIGGER_TAG, WEEK_TAG, TenantRun, materialized, table_spec
 from crm_assets.logic.activation import RefusalError
@@ -136,10 +136,10 @@ def send_campaign(
         raise dg.Failure("a plan's hash confirms one campaign: name it")
     reviews.settle(tenant_run)
     said: list[str] = []
-    sends: list[activation.SendSummary] = []
+    sends: list[sending.SendSummary] = []
     for campaign in _campaigns(tenant_run, config.campaign):
         try:
-            send = activation.send_campaign(
+            send = sending.send_campaign(
                 tenant_run.warehouse,
                 tenant_run.tenant,
                 campaign,

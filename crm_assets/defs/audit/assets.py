@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
-from crm_assets import activation, gating, tables
+from crm_assets import gating, tables
 from crm_assets.defs.audit.quality import history
 from crm_assets.defs.common import TenantRun, bars, materialized, tenant_asset
 from crm_assets.logic import audit
@@ -40,7 +40,7 @@ def audit_findings(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> 
     """
     warehouse, run_id = tenant_run.warehouse, tenant_run.run_id
     items = gating.listed_items(warehouse, run_id, audit.ITEM_COLUMNS)
-    facts, products, customer_wines, sent = activation.audit_frames(warehouse)
+    facts, products, customer_wines, sent = gating.audit_frames(warehouse)
     found = audit.findings(items, facts, products, customer_wines, sent, tenant_run.rules, tenant_run.as_of)
     tenant_run.replace_run(tables.findings, found)
     customers = found.groupby("rule_code")["customer_id"].nunique()

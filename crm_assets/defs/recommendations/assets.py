@@ -13,7 +13,7 @@ import dagster as dg
 import pandas as pd
 import psycopg
 
-from crm_assets import activation, run_context, tables, versions
+from crm_assets import gating, run_context, tables, versions
 from crm_assets.defs.common import PROFILED, TenantRun, materialized, new_figure, plot, table_spec
 from crm_assets.defs.customers.assets import taste_profiles_of
 from crm_assets.defs.recommendations import backtests
@@ -65,7 +65,7 @@ def inputs_of(tenant_run: TenantRun) -> recommendations.RecommendationInputs:
         taste=taste,
         products=warehouse.read("curated", "dim_products"),
         popularity=warehouse.read("rfm", "product_popularity", ["population", "wine_id", "share"]),
-        sent_wines=_known_then(tenant_run, activation.sent_wines(warehouse), "sent_date"),
+        sent_wines=_known_then(tenant_run, gating.sent_wines(warehouse), "sent_date"),
         rejections=rejected.rename(columns={"decided_at": "rejected_date"}),
         allocations=_allocations(tenant_run),
         opinions=feedback.wine_opinions(decisions, tenant_run.as_of, tenant_run.rules),
