@@ -7,6 +7,7 @@ Pure: same messages, same chunks, same bytes. The states that messages move thro
 from __future__ import annotations
 
 import hashlib
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,34 @@ from crm_assets.rules import BusinessRules
 from crm_assets.tenants import Tenant
 
 _IDEMPOTENCY_NAMESPACE = uuid.UUID("5f1b7a52-6c0e-5f3e-9d58-0a8b1c7f2d10")  # any constant: ours
+
+# A slug and a campaign's name have no hyphen (tenants.SLUG, campaigns.NAME); a week has one.
+_TAG = re.compile(
+    r"(?P<tenant>[a-z][a-z0-9_]{1,39})-(?P<campaign>[a-z][a-z0-9_]{1,39})-(?P<occurrence>once|\d{4}-W\d{2})"
+    r"-(?P<step>[1-9]\d?)-(?P<digest>[0-9a-f]{12})"
+)
+
+
+@dataclass(frozen=True)
+class Tag:
+    """What the tag of a chunk says: whose call it was, of which occurrence and step; `digest` tells chunks apart."""
+
+    tenant: str
+    campaign: str
+    occurrence: str
+    step: int
+    digest: str
+
+
+def tag_of(tenant: str, campaign: str, occurrence: str, step: int, digest: str) -> str:
+    """The tag that every message of a chunk bears at Brevo: its log is looked up by it."""
+    return f"{tenant}-{campaign}-{occurrence}-{step}-{digest}"
+
+
+def parse_tag(text: str) -> Tag | None:
+    """The tag as `tag_of` wrote it; None where the text is nothing of ours."""
+    found = _TAG.fullmatch(text)
+    return Tag(**{**found.groupdict(), "step": int(found["step"])}) if found else None
 
 
 def held_back(
@@ -95,7 +124,7 @@ def chunks(
     }
 
     def pack(versions: list[bytes], ids: list[str]) -> Chunk:
-        tag = f"{tenant.slug}-{campaign.name}-{occurrence}-{FIRST_STEP}-{short_hash(*ids, length=12)}"
+        tag = tag_of(tenant.slug, campaign.name, occurrence, FIRST_STEP, short_hash(*ids, length=12))
         key = str(uuid.uuid5(_IDEMPOTENCY_NAMESPACE, tag))
         head = canonical({**envelope, "tags": [tag], "headers": {"idempotencyKey": key, "X-Mailin-Custom": tag}})
         body = head[:-1] + b',"messageVersions":[' + b",".join(versions) + b"]}"
