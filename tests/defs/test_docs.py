@@ -14,7 +14,7 @@ from crm_assets import cli, tenants
 from crm_assets.campaigns import Audience, Campaign
 from crm_assets.logic import landing, transformations
 from crm_assets.settings import ROOT
-from crm_assets.tenants import BrevoSettings, Source, Tenant
+from crm_assets.tenants import BrevoSettings, SendingDays, Source, Tenant, WebhookEndpoint
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TENANTS = (ROOT / "docs" / "tenants.md").read_text(encoding="utf-8")
@@ -38,7 +38,7 @@ def test_the_readme_names_every_command_and_no_other() -> None:
     assert set(re.findall(r"`crm ([a-z]+)", section)) == commands()
 
 
-@pytest.mark.parametrize("model", [Tenant, BrevoSettings, Source, Campaign, Audience])
+@pytest.mark.parametrize("model", [Tenant, BrevoSettings, SendingDays, WebhookEndpoint, Source, Campaign, Audience])
 def test_every_key_of_an_estate_is_explained(model: type[BaseModel]) -> None:
     # A campaign's name is its file's; its audience is explained key by key.
     derived = {"name", "audience"} if model is Campaign else set()
