@@ -5,8 +5,10 @@ No SQL, no network, no clock; who gets a message is decided in `logic/activation
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -17,6 +19,10 @@ from crm_assets.rules import BusinessRules
 from crm_assets.tenants import Tenant
 
 EMAIL_TEMPLATE = "email.html.j2"
+SCENARIOS = ("rebuy", "cross_sell", "upsell", "winback", "nurture")
+WELCOME, NEWS = "welcome", "news"
+# Our own templates: one per scenario, a welcome, and news, which invites to an event too.
+KINDS = (*SCENARIOS, WELCOME, NEWS)
 # fmt: off
 PRODUCT_COLUMNS = [
     "product_key", "wine_id", "kind", "label", "vintage", "format_cl", "price_ttc", "is_price_estimated",
@@ -155,15 +161,49 @@ def message_items(items: pd.DataFrame, pieces: dict[str, dict[str, Any]]) -> tup
     return frame, refused
 
 
-def render(campaign: Campaign, tenant: Tenant, params: dict[str, Any]) -> str:
-    """The HTML of one message."""
+def kind_of(campaign: Campaign, scenario: str) -> str:
+    """The kind of our own template that a message of that scenario is made with (one of KINDS)."""
+    return scenario if campaign.kind == "reco" and scenario in SCENARIOS else NEWS
+
+
+def subject_of(campaign: Campaign, tenant: Tenant, arm: str | None = None, step: int = 1) -> str:
+    """The subject line: one line, nothing that could be read as a header or as template syntax."""
+    return " ".join(campaign.subject[tenant.locale].split())
+
+
+def render(
+    campaign: Campaign,
+    tenant: Tenant,
+    params: Mapping[str, Any],
+    *,
+    kind: str | None = None,
+    arm: str | None = None,
+    step: int = 1,
+) -> str:
+    """The HTML of one message. `kind`: one of KINDS, from `kind_of`."""
     text = campaign.text.get(tenant.locale)
     paragraphs = text.split("\n\n") if text else [rendering.texts(tenant.locale)["email"]["intro"]]
     template = rendering.environment(tenant.locale).get_template(EMAIL_TEMPLATE)
     return template.render(
-        subject=campaign.subject[tenant.locale],
+        subject=subject_of(campaign, tenant, arm, step),
         paragraphs=[" ".join(paragraph.split()) for paragraph in paragraphs if paragraph.strip()],
         items=params["items"],
         estate=estate_of(campaign, tenant),
         french=rendering.texts("fr")["legal"],
     )
+
+
+def brevo_params(params: Mapping[str, Any], tenant: Tenant) -> dict[str, Any]:
+    """What a template kept at Brevo is given as `params`: the items of one message, as plain texts."""
+    return {"items": [dict(item) for item in params["items"]]}
+
+
+def template_hash_of(campaign: Campaign, tenant: Tenant, rules: BusinessRules, fetched: Mapping[int, str]) -> str:
+    """First 16 hex over every template and wording that the campaign's arms, steps and scenarios can use.
+
+    `fetched`: id of a Brevo template -> its content hash (`brevo_templates.FetchedTemplate.content_hash`).
+    """
+    digest = hashlib.sha256(rendering.template_hash(EMAIL_TEMPLATE, tenant.locale).encode())
+    for template_id in sorted(fetched):
+        digest.update(f"\n{template_id}:{fetched[template_id]}".encode())
+    return digest.hexdigest()[:16]
