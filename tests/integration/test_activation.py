@@ -1,4 +1,4 @@
-"""Planning and sending against a real database: once, in one transaction, and never past a closed gate."""
+"""Planning against a real database: once, in one transaction, and never past a closed gate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from crm_assets import activation, documents, gating, sending, tables
+from crm_assets import activation, documents, gating, tables
 from crm_assets.campaigns import Campaign
 from crm_assets.dbt_manifest import ensure_manifest
 from crm_assets.logic import audit, gate
@@ -95,12 +95,6 @@ def plan(warehouse: Warehouse, campaign: Campaign = CAMPAIGN, as_of: date = AS_O
     return activation.plan_campaign(warehouse, TENANT, campaign, RULES, as_of, NOW)
 
 
-def send(warehouse: Warehouse, **given: Any) -> sending.SendSummary:
-    arguments = {"campaign": CAMPAIGN, "tenant": TENANT, "as_of": AS_OF, **given}
-    tenant, campaign, as_of = arguments.pop("tenant"), arguments.pop("campaign"), arguments.pop("as_of")
-    return sending.send_campaign(warehouse, tenant, campaign, RULES, as_of, NOW, **arguments)
-
-
 def outbox(warehouse: Warehouse) -> list[tuple[Any, ...]]:
     return warehouse.rows("select message_id, address, status, batch_id from activation.messages order by 1")
 
@@ -129,7 +123,6 @@ def test_a_newer_run_does_not_stale_a_plan(warehouse: Warehouse) -> None:
     gated(warehouse, facts(*[customer(f"c{n:02d}") for n in range(1, 31)]), "later", AS_OF + timedelta(days=1))
     again = plan(warehouse, as_of=AS_OF + timedelta(days=1))
     assert (again.run_id, again.plan_hash, again.is_new) == ("run", first.plan_hash, False)
-    assert send(warehouse, as_of=AS_OF + timedelta(days=1)).messages == 29
 
 
 def test_two_planners_at_once_plan_once(warehouse: Warehouse) -> None:
@@ -173,15 +166,13 @@ def test_a_historical_decision_is_never_in_force(warehouse: Warehouse) -> None:
 
 
 @pytest.mark.parametrize("what", ["spring", "*"])
-def test_a_pause_stops_planning_and_sending(warehouse: Warehouse, what: str) -> None:
+def test_a_pause_stops_planning(warehouse: Warehouse, what: str) -> None:
     pause = "insert into activation.pauses values ('1', %s, 'STOP file', 'the cellar master', now(), null)"
     warehouse.execute(pause, [what])
     assert refusal(lambda: plan(warehouse)) == "PAUSED"
     assert outbox(warehouse) == []
     warehouse.execute("update activation.pauses set resumed_at = now()")
-    plan(warehouse)
-    warehouse.execute("update activation.pauses set resumed_at = null")
-    assert refusal(lambda: send(warehouse)) == "PAUSED"
+    assert plan(warehouse).is_new
 
 
 def test_a_plan_that_fails_leaves_nothing(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,57 +184,6 @@ def test_a_plan_that_fails_leaves_nothing(warehouse: Warehouse, monkeypatch: pyt
         plan(warehouse)
     for name in ("campaigns", "batches", "messages"):
         assert warehouse.count("activation", name) == 0
-
-
-def test_a_dry_run_changes_no_message_and_writes_the_same_attempts_again(warehouse: Warehouse) -> None:
-    made = plan(warehouse)
-    before = outbox(warehouse)
-    first = send(warehouse)
-    attempts = warehouse.rows("select * from activation.attempts order by attempt_id")
-    assert (first.dry_run, first.messages, first.chunks, first.plan_hash) == (True, 29, 1, made.plan_hash)
-    assert send(warehouse) == first
-    assert warehouse.rows("select * from activation.attempts order by attempt_id") == attempts
-    assert warehouse.rows("select is_dry_run, outcome, n_messages from activation.attempts") == [(True, "dry_run", 29)]
-    assert outbox(warehouse) == before
-
-
-def test_what_was_not_planned_or_has_expired_or_was_changed_is_not_sent(warehouse: Warehouse) -> None:
-    assert refusal(lambda: send(warehouse)) == "NOT_PLANNED"
-    plan(warehouse)
-    assert send(warehouse, as_of=AS_OF + timedelta(days=7)).messages == 29
-    assert refusal(lambda: send(warehouse, as_of=AS_OF + timedelta(days=8))) == "EXPIRED"
-    other = CAMPAIGN.model_copy(update={"subject": {"fr": "Autre chose"}})
-    assert refusal(lambda: send(warehouse, campaign=other)) == "PLAN_CHANGED"
-    assert refusal(lambda: send(warehouse, tenant=estate.tenant(siren="111111111"))) == "PLAN_CHANGED"
-    warehouse.execute(
-        "update activation.messages set params = '{\"items\": []}' where address = (select min(address)"
-        " from activation.messages)"
-    )
-    assert refusal(lambda: send(warehouse)) == "PLAN_CHANGED"
-
-
-def test_a_gate_closed_since_stops_the_send(warehouse: Warehouse) -> None:
-    plan(warehouse)
-    warehouse.execute(
-        "insert into gate.decisions select 'newer', as_of, 'closed', '{CIRCUIT_BREAKER}', 10, false,"
-        " n_customers, n_permitted, n_eligible, n_errors, n_warnings, mean_audit_score, false,"
-        " decided_at + interval '1 hour',"
-        " rules_version from gate.decisions"
-    )
-    assert refusal(lambda: send(warehouse)) == "GATE_CLOSED"
-    assert warehouse.count("activation", "attempts") == 0
-
-
-def test_a_newer_run_that_waits_for_its_review_does_not_stale_a_plan(warehouse: Warehouse) -> None:
-    plan(warehouse)
-    warehouse.execute(
-        "insert into gate.decisions select 'newer', as_of, 'closed', '{NO_ELIGIBLE_CUSTOMER}', data_quality_score,"
-        " false, n_customers, n_permitted, 0, n_errors, n_warnings, mean_audit_score, false,"
-        " decided_at + interval '1 hour', rules_version from gate.decisions"
-    )
-    assert send(warehouse).messages == 29
-    warehouse.execute("update gate.decisions set reasons = reasons || '{CIRCUIT_BREAKER}' where run_id = 'newer'")
-    assert refusal(lambda: send(warehouse)) == "GATE_CLOSED"
 
 
 def test_a_review_after_the_plan_is_no_fault_of_the_plan(warehouse: Warehouse) -> None:
@@ -261,50 +201,11 @@ def test_a_review_after_the_plan_is_no_fault_of_the_plan(warehouse: Warehouse) -
     assert light(NOW) == (False, 1, 0), "planned by this very run, it must not have been"
 
 
-def test_a_plan_whose_own_run_has_been_closed_is_not_sent_although_a_newer_run_is_open(warehouse: Warehouse) -> None:
-    plan(warehouse)
-    warehouse.execute(
-        "insert into gate.decisions select 'newer', as_of, status, reasons, data_quality_score, gate_export,"
-        " n_customers, n_permitted, n_eligible, n_errors, n_warnings, mean_audit_score, false,"
-        " decided_at + interval '1 hour', rules_version from gate.decisions"
-    )
-    assert send(warehouse).messages == 29
-    warehouse.execute(
-        "update gate.decisions set status = 'closed', reasons = '{CIRCUIT_BREAKER}' where run_id <> 'newer'"
-    )
-    assert refusal(lambda: send(warehouse)) == "GATE_CLOSED"
-
-
-def test_current_data_decide_who_is_still_written_to(warehouse: Warehouse) -> None:
-    plan(warehouse)
-    warehouse.execute("update audit.customer_facts set is_refused = true where customer_id = 'c01'")
-    warehouse.execute("update audit.customer_facts set last_contact_date = '2025-12-30' where customer_id = 'c02'")
-    warehouse.execute("insert into rfm.customer_wines values ('c03', 'w1', '2025-12-29')")
-    warehouse.execute("delete from audit.customer_facts where customer_id = 'c04'")
-    warehouse.execute("update curated.dim_customers set profiling_objected = true where customer_id = 'c05'")
-    done = send(warehouse)
-    assert done.messages == 24
-    assert done.held_back == {
-        "OBJECTED": 1,
-        "PROFILING_OBJECTED": 1,
-        "RECENT_DUPLICATE": 1,
-        "SILENCE_WINDOW": 1,
-        "UNKNOWN_CUSTOMER": 1,
-    }
-
-
 def test_a_really_sent_wine_is_seen_by_the_audit_and_a_planned_one_is_not(warehouse: Warehouse) -> None:
     plan(warehouse)
     assert gating.sent_wines(warehouse).empty
     warehouse.execute("update activation.messages set status = 'sent', sent_at = %s where customer_id = 'c01'", [NOW])
     assert gating.sent_wines(warehouse)["wine_id"].tolist() == ["w1", "w2"]
-
-
-def test_a_live_send_is_refused_and_leaves_no_trace(warehouse: Warehouse) -> None:
-    made = plan(warehouse)
-    armed = {"live_allowed": True, "api_key": "xkeysib-test", "confirmed_plan_hash": made.plan_hash}
-    assert refusal(lambda: send(warehouse, **armed)) == "LIVE_REFUSED"
-    assert warehouse.count("activation", "attempts") == 0
 
 
 def test_an_address_cannot_stand_twice_in_an_occurrence(warehouse: Warehouse) -> None:

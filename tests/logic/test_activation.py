@@ -1,20 +1,19 @@
-"""Planning: audience, holdout, batches, what a message says, the plan's hash; and packing into calls."""
+"""Planning: audience, holdout, batches, what a message says, the plan's hash."""
 
 from __future__ import annotations
 
 import json
 import re
 from datetime import date
-from typing import Any, ClassVar
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from crm_assets import rules as rules_module
 from crm_assets.campaigns import Campaign
-from crm_assets.logic import activation, audit, messages, outbox
+from crm_assets.logic import activation, messages
 from crm_assets.logic.activation import Gate, RefusalError
-from crm_assets.resources import brevo
 from tests.logic import estate
 from tests.logic.estate import item, items, product, products
 
@@ -362,149 +361,3 @@ class TestWhatAMessageSays:
         made = plan(products=products(product("p1", label="Riesling <b>&"), product("p2")))
         html = messages.render(campaign(), estate.tenant(), made.messages.iloc[0]["params"])
         assert "Riesling &lt;b&gt;&amp;" in html
-
-
-class TestChunks:
-    def packed(self, count: int = 5, tenant: Any = None, **activation_rules: Any) -> list[outbox.Chunk]:
-        rules = rules_module.load({"activation": activation_rules})
-        made = plan(people=people(count)).messages
-        return list(outbox.chunks(tenant or estate.tenant(), campaign(), "once", made, rules))
-
-    def test_each_call_keeps_to_count_and_bytes_and_nobody_is_lost(self) -> None:
-        chunks = self.packed(40, chunk_max_messages=7)
-        assert [len(chunk.message_ids) for chunk in chunks] == [7, 7, 7, 7, 7, 5]
-        chunks = self.packed(40, chunk_max_bytes=30_000)
-        assert max(len(chunk.body) for chunk in chunks) <= 30_000
-        assert len(chunks) > 1
-        sent = [m for chunk in chunks for m in chunk.message_ids]
-        assert len(sent) == len(set(sent)) == 40
-
-    def test_a_call_is_one_that_brevo_would_take(self) -> None:
-        (chunk,) = self.packed()
-        brevo.check_body(chunk.body)
-        request = json.loads(chunk.body)
-        assert request["tags"] == [chunk.tag]
-        assert request["headers"]["idempotencyKey"] == chunk.idempotency_key
-        assert request["sender"] == {"name": "Domaine Demo", "email": "cave@demo.example.com"}
-        assert [version["to"][0]["email"] for version in request["messageVersions"]] == [
-            f"c{n}@example.com" for n in (1, 2, 3, 4, 5)
-        ] or len(request["messageVersions"]) == 5
-
-    def test_the_same_messages_are_the_same_bytes_and_others_another_tag(self) -> None:
-        assert [c.body for c in self.packed()] == [c.body for c in self.packed()]
-        assert self.packed(5)[0].tag != self.packed(6)[0].tag
-        assert self.packed(5)[0].idempotency_key != self.packed(6)[0].idempotency_key
-
-    def test_without_a_sender_nothing_is_packed(self) -> None:
-        with pytest.raises(RefusalError, match="NO_SENDER"):
-            self.packed(tenant=estate.tenant(brevo={}))
-
-    def test_a_message_larger_than_a_call_is_refused(self) -> None:
-        with pytest.raises(RefusalError, match="MESSAGE_TOO_LARGE"):
-            self.packed(chunk_max_bytes=3000)
-
-
-def test_current_data_hold_messages_back() -> None:
-    messages = pd.DataFrame({"message_id": ["m1", "m2", "m3", "m4"], "customer_id": ["c1", "c2", "c3", "gone"]})
-    permissions = pd.DataFrame(
-        {
-            "customer_id": ["c1", "c2", "c3"],
-            "permitted": [True, False, True],
-            "permission_reason": [None, "OBJECTED", None],
-        }
-    )
-    found = pd.DataFrame(
-        [
-            ("c3", "UNAVAILABLE_PRODUCT", 9, "ERROR"),
-            ("c1", "UPSELL_NOT_HIGHER", 10, "ERROR"),
-            ("c1", "SUGAR", 14, "WARN"),
-        ],
-        columns=["customer_id", "rule_code", "rule_no", "severity"],
-    )
-    assert outbox.held_back(messages, permissions, found, set(), {}, campaign()) == {
-        "m2": "OBJECTED",
-        "m3": "UNAVAILABLE_PRODUCT",
-        "m4": "UNKNOWN_CUSTOMER",
-    }
-    event = campaign(kind="event", text={"fr": "Venez."})
-    assert outbox.held_back(messages, permissions, found, {"c1"}, {}, event) == {
-        "m2": "OBJECTED",
-        "m4": "UNKNOWN_CUSTOMER",
-    }
-    # What review says since the plan, where nothing weightier does; of an event it says nothing.
-    reviewed = {"c1": "REVIEW_REJECTED", "c3": "REVIEW_PENDING"}
-    held = outbox.held_back(messages, permissions, found, set(), reviewed, campaign())
-    assert (held["m1"], held["m3"]) == ("REVIEW_REJECTED", "UNAVAILABLE_PRODUCT")
-    assert "m1" not in outbox.held_back(messages, permissions, found, set(), reviewed, event)
-    # Who objected to profiling since the plan gets nothing that purchases chose: no wines, no segment's letter.
-    assert outbox.held_back(messages, permissions, found, {"c1"}, {}, campaign())["m1"] == "PROFILING_OBJECTED"
-    chosen = campaign(kind="event", text={"fr": "Venez."}, audience={"segments": ["Champions"]})
-    assert outbox.held_back(messages, permissions, found, {"c1"}, {}, chosen)["m1"] == "PROFILING_OBJECTED"
-    assert audit.NUMBERS["UNAVAILABLE_PRODUCT"] == audit.LAST_RULE_RECHECKED_AT_SEND
-
-
-class TestBrevo:
-    ARMED: ClassVar[dict[str, Any]] = {
-        "live_allowed": True,
-        "api_key": "xkeysib-test",
-        "confirmed_plan_hash": "h",
-        "plan_hash": "h",
-    }
-
-    def test_without_a_confirmed_plan_it_is_a_dry_run(self) -> None:
-        tenant = estate.tenant(brevo={"live": True})
-        client = brevo.client(tenant, **{**self.ARMED, "confirmed_plan_hash": None})
-        assert client.is_dry_run
-
-    @pytest.mark.parametrize(
-        ("live", "changes", "reason"),
-        [
-            (False, {}, "does not say brevo.live: true"),
-            (True, {"live_allowed": False}, "CRM_LIVE is not 1"),
-            (True, {"api_key": None}, "no Brevo key in CRM_BREVO_KEY"),
-            (True, {"confirmed_plan_hash": "other"}, "not that of this plan"),
-            (True, {}, "no network transport"),
-        ],
-    )
-    def test_a_live_send_is_refused_in_a_sentence(self, live: bool, changes: dict[str, Any], reason: str) -> None:
-        tenant = estate.tenant(brevo={"live": live})
-        with pytest.raises(brevo.LiveRefusedError, match=reason) as raised:
-            brevo.client(tenant, **{**self.ARMED, **changes})
-        assert "xkeysib" not in str(raised.value)
-
-    def test_a_dry_run_opens_no_socket(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        import socket
-
-        def refuse(*_: Any, **__: Any) -> None:
-            raise AssertionError("a socket was opened")
-
-        monkeypatch.setattr(socket, "socket", refuse)
-        monkeypatch.setattr(socket, "create_connection", refuse)
-        made = plan().messages
-        (chunk,) = outbox.chunks(estate.tenant(), campaign(), "once", made, RULES)
-        assert brevo.Brevo().send_email(chunk.body) == brevo.Answer("dry_run", "dry_run")
-
-    @pytest.mark.parametrize(
-        ("changes", "reason"),
-        [
-            ({"sender": {"name": "A"}}, "no sender"),
-            ({"sender": {"email": "a@example.com", "name": "A" * 71}}, "longer than 70"),
-            ({"subject": ""}, "no subject"),
-            ({"messageVersions": []}, "0 message versions"),
-            (
-                {"messageVersions": [{"to": [{"email": f"{n}@x.fr"}]} for n in range(1001)]},
-                "1001 message versions",
-            ),
-            ({"messageVersions": [{"to": []}]}, "1 to 99 recipients"),
-            ({"messageVersions": [{"to": [{"email": "a@x.fr"}]}] * 2}, "twice"),
-        ],
-    )
-    def test_a_body_that_brevo_would_refuse(self, changes: dict[str, Any], reason: str) -> None:
-        body = {
-            "sender": {"name": "A", "email": "a@example.com"},
-            "subject": "Bonjour",
-            "htmlContent": "<p>",
-            "messageVersions": [{"to": [{"email": "b@example.com"}]}],
-        }
-        with pytest.raises(brevo.InvalidRequestError, match=reason):
-            brevo.Brevo().send_email(json.dumps({**body, **changes}).encode())
