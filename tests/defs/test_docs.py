@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from crm_assets import cli, tenants
-from crm_assets.campaigns import Audience, Campaign
+from crm_assets.campaigns import Arm, Audience, Campaign, Purchase, Step, Wines
 from crm_assets.logic import landing, transformations
 from crm_assets.settings import ROOT
 from crm_assets.tenants import BrevoSettings, SendingDays, Source, Tenant, WebhookEndpoint
@@ -38,10 +38,14 @@ def test_the_readme_names_every_command_and_no_other() -> None:
     assert set(re.findall(r"`crm ([a-z]+)", section)) == commands()
 
 
-@pytest.mark.parametrize("model", [Tenant, BrevoSettings, SendingDays, WebhookEndpoint, Source, Campaign, Audience])
+ESTATE = [Tenant, BrevoSettings, SendingDays, WebhookEndpoint, Source]
+CAMPAIGN = [Campaign, Audience, Purchase, Wines, Arm, Step]
+
+
+@pytest.mark.parametrize("model", [*ESTATE, *CAMPAIGN])
 def test_every_key_of_an_estate_is_explained(model: type[BaseModel]) -> None:
-    # A campaign's name is its file's; its audience is explained key by key.
-    derived = {"name", "audience"} if model is Campaign else set()
+    # A campaign's name is its file's; its audience and wines are explained key by key.
+    derived = {"name", "audience", "wines"} if model is Campaign else set()
     for key in set(model.model_fields) - derived:
         assert re.search(rf"^\|[^|]*`(?:\w+\.)?{key}`", TENANTS, re.MULTILINE), key
 
