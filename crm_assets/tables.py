@@ -631,6 +631,7 @@ messages = _table(
         sa.Column("template", Text),  # kind of our own template, or brevo:<id>
         sa.Column("tag", Text),  # of the chunk that it is in; null while it has never been in one
         sa.Column("reason", Text),  # why it is superseded, failed or unknown: a code
+        sa.Column("cluster_id", Text),  # of the customer when it was planned; null: in none
         sa.UniqueConstraint("campaign", "occurrence", "step", "address"),
     ],
 )
@@ -757,6 +758,23 @@ instances = _table(
         sa.Column("mark", BigInt, nullable=False),  # grows with every live call, here before it is made
         sa.Column("armed_by", Text, nullable=False),
         sa.Column("armed_at", Stamp, nullable=False),
+        sa.Column("identity", JSONB),  # machine, CRM_HOME, server and database that it was armed on, as hashes
+    ],
+)
+
+armings = _table(
+    "activation.armings",
+    "One row per time that live sending was armed again, or asked to be: by whom, why, and what Brevo's log gave back.",
+    [
+        sa.Column("arming_id", Text, primary_key=True),
+        sa.Column("asked_by", Text, nullable=False),
+        sa.Column("asked_at", Stamp, nullable=False),
+        sa.Column("cause", Text, nullable=False),  # why it was disarmed, as it was said
+        sa.Column("read_from", Stamp),  # Brevo's log was read back from here on
+        sa.Column("n_log", BigInt),  # messages of ours that the log names
+        sa.Column("n_marked_sent", BigInt),  # of them, messages of the ledger that it did not have as sent
+        sa.Column("n_added", BigInt),  # of them, messages that the ledger did not have at all
+        sa.Column("armed_at", Stamp),  # null: not armed, it has to be asked for again
     ],
 )
 

@@ -291,7 +291,7 @@ def plan(
     # fmt: off
     columns = [
         "message_id", "campaign", "occurrence", "step", "address", "customer_id", "run_id", "batch_id",
-        "scenario", "wine_ids", "product_keys", "params", "status",
+        "scenario", "wine_ids", "product_keys", "params", "status", "cluster_id",
     ]
     # fmt: on
     messages = messages[columns]

@@ -115,6 +115,7 @@ def set_parameters(warehouse: Warehouse, as_of: date, rfm: Mapping[str, Any]) ->
         "as_of": as_of.isoformat(),
         "is_historical": False,
         "tenant.country": "FR",
+        "tenant.timezone": "Europe/Paris",
         "tenant.own_addresses": [],
         "tenant.document_numbers": "plain",
         "tenant.exports": "partial",

@@ -19,6 +19,7 @@ def parameters(run: run_context.TenantRun) -> dict[str, Any]:
         "rules_version": run.rules.version,
         "code_version": versions.code_version(),
         "tenant.country": tenant.country,
+        "tenant.timezone": tenant.timezone,
         "tenant.own_addresses": [address.strip().lower() for address in tenant.own_addresses],
         "tenant.document_numbers": tenant.document_numbers,
         "tenant.exports": tenant.exports,
