@@ -36,8 +36,10 @@ _KEEP_FREE_BYTES = 64 << 20
 
 _TEMPORARY_ENDS = (".part", ".tmp", ".filepart", ".crdownload")
 _TEMPORARY_STARTS = ("~$", ".")
-# A stop sign for sending (spec.md §7), and what desktops leave behind.
-_NOT_EXPORTS = frozenset({"stop", "stop.txt", "thumbs.db", "desktop.ini"})
+# What desktops leave behind.
+_NOT_EXPORTS = frozenset({"thumbs.db", "desktop.ini"})
+# The stop sign for sending (spec.md §7). Desktops hide an extension, so any will do.
+_STOP = re.compile(r"stop( *\.[^/]*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,13 @@ def is_ignored(path: str) -> bool:
         any(part.startswith(_TEMPORARY_STARTS) for part in parts)
         or parts[-1].lower().endswith(_TEMPORARY_ENDS)
         or parts[-1].lower() in _NOT_EXPORTS
+        or is_stop_sign(path)
     )
+
+
+def is_stop_sign(path: str) -> bool:
+    """Whether a file's name says that nothing may be sent: STOP, in any case, with any extension."""
+    return _STOP.fullmatch(path.rpartition("/")[2].strip()) is not None
 
 
 def shown_name(name: str) -> str:
@@ -134,6 +142,24 @@ class DropZone:
         """All files that are exports by their name, ordered by path; none when the folder is not there."""
         files = self._list_local(self._root) if self._root is not None else self._list_remote()
         return sorted(files, key=lambda file: file.path)
+
+    def stop_sign(self) -> str | None:
+        """The path of a stop sign anywhere in the folder. DropZoneError: nobody knows, a missing folder included."""
+        if not self.exists():
+            raise DropZoneError(f"the drop folder {self.url} is not there; is a share not mounted?")
+        if self._root is None:
+            with self._named():
+                return next((shown_name(file.name) for file in self._remote().files() if is_stop_sign(file.name)), None)
+
+        def unreadable(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):  # gone since its own folder was read
+                raise DropZoneError(f"the drop folder {self.url} cannot be read: {error.strerror}") from None
+
+        for folder, folders, files in os.walk(self._root, onerror=unreadable):
+            for name in (*files, *folders):
+                if is_stop_sign(name):
+                    return shown_name(os.path.relpath(os.path.join(folder, name), self._root))
+        return None
 
     def look(self, path: str) -> DroppedFile | None:
         """One file as it is now; None when it is gone."""
