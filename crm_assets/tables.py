@@ -703,6 +703,10 @@ activation_contacts = _table(
         sa.Column("is_blocked", Bool, nullable=False),  # in the sender's list of blocked transactional recipients
         sa.Column("blocked_reason", Text),  # code: unsubscribedViaEmail hardBounce contactFlaggedAsSpam …
         sa.Column("refused_at", Stamp),  # as Brevo dates it
+        # What Brevo said last; null: never asked. The two above stay true whatever it says later (spec.md §3).
+        sa.Column("is_unsubscribed_now", Bool),
+        sa.Column("is_blocked_now", Bool),
+        sa.Column("tracking_consent", Bool),  # opens and clicks may be followed; null: nobody knows
         sa.Column("row_hash", Text),  # of the attributes and lists last accepted by Brevo; null: never handed over
         sa.Column("list_ids", ARRAY(BigInt)),  # lists that it was last put into
         sa.Column("updated_at", Stamp, nullable=False),
@@ -778,6 +782,22 @@ armings = _table(
     ],
 )
 
+interventions = _table(
+    "activation.interventions",
+    "One row per decision of a person on messages of an occurrence: tried again, given up, or said to be sent or not.",
+    [
+        sa.Column("intervention_id", Text, primary_key=True),
+        sa.Column("campaign", Text, nullable=False),
+        sa.Column("occurrence", Text, nullable=False),
+        sa.Column("step", Int, nullable=False),
+        sa.Column("tag", Text),  # of the chunk that was decided on
+        sa.Column("what", Text, nullable=False),  # retry abandon sent failed
+        sa.Column("n_messages", BigInt, nullable=False),
+        sa.Column("decided_by", Text, nullable=False),
+        sa.Column("decided_at", Stamp, nullable=False),
+    ],
+)
+
 pulls = _table(
     "activation.pulls",
     "One row per kind of news fetched from Brevo: until when it has been read, and whether the last try succeeded.",
@@ -785,8 +805,9 @@ pulls = _table(
         sa.Column("feed", Text, primary_key=True),  # events blocked contacts campaigns
         sa.Column("read_until", Stamp),  # everything before is here; null: never read
         sa.Column("tried_at", Stamp, nullable=False),
-        sa.Column("problem", Text),  # of the last try; null: it succeeded
+        sa.Column("problem", Text),  # of the last try: why it failed, or what it could not tell; null: none
         sa.Column("n_rows", BigInt, nullable=False),
+        sa.Column("n_failures", Int, nullable=False, server_default="0"),  # tries that failed since the last good one
     ],
 )
 
@@ -844,7 +865,7 @@ events = _table(
         sa.Column("tag", Text),
         sa.Column(
             "event", Text, nullable=False
-        ),  # delivered opened clicked soft_bounce hard_bounce unsubscribed spam …
+        ),  # of logic.events: sent delivered opened clicked soft_bounce hard_bounce unsubscribed spam …
         sa.Column("occurred_at", Stamp, nullable=False),
         sa.Column("campaign", Text),
         sa.Column("channel", Text, nullable=False),
@@ -881,6 +902,7 @@ brevo_campaigns = _table(
         sa.Column("sent_at", Stamp),
         sa.Column("n_recipients", BigInt),
         sa.Column("has_recipients", Bool, nullable=False),  # whether who got it could be read
+        sa.Column("process_id", BigInt),  # Brevo's, of the export of its recipients that is under way
         sa.Column("read_at", Stamp, nullable=False),
     ],
 )

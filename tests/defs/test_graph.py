@@ -75,7 +75,7 @@ PROMISED = [
 STATE = [
     *(
         f"activation.{name}"
-        for name in ("contacts", "pauses", "payloads", "instances", "armings", "pulls", "test_sends", "notices")
+        for name in ("contacts", "pauses", "payloads", "instances", "armings", "interventions", "pulls", "test_sends", "notices")
     ),
     *(f"activation.{name}" for name in ("chunks", "contact_lists", "brevo_templates", "call_lists")),
     *(f"outcomes.{name}" for name in ("events", "received", "brevo_campaigns")),
