@@ -53,6 +53,12 @@ class WarehouseError(Exception):
         where = ".".join(part for part in (about.schema_name, about.table_name, about.column_name) if part)
         parts = [type(error).__name__, error.sqlstate or "", where, about.constraint_name or ""]
         super().__init__(" ".join(part for part in parts if part))
+        self.sqlstate = error.sqlstate or ""
+
+    @property
+    def is_about_the_data(self) -> bool:
+        """Whether the rows are at fault (PostgreSQL's classes 22 and 23), and not the database or its state."""
+        return self.sqlstate[:2] in {"22", "23"}
 
 
 class Warehouse:
