@@ -168,7 +168,7 @@ def require_armed(warehouse: Warehouse, config: Settings, slug: str) -> None:
         if bound(connection) is not None and kept(config, slug) is not None:
             return
         binding = bind(connection, config, "first live use", datetime.now(UTC), mark=0)
-    _write(config, slug, binding)
+    write(config, slug, binding)
 
 
 def disarmed(slug: str, problem: str) -> RefusalError:
@@ -210,10 +210,10 @@ def keep(config: Settings, slug: str, mark: int) -> None:
         raise disarmed(slug, "CRM_HOME has lost the id of the instance while it was sending")
     if file.mark >= mark:
         raise disarmed(slug, "another database has sent with this CRM_HOME meanwhile")
-    _write(config, slug, Kept(file.instance_id, mark, file.identity, datetime.now(UTC)))
+    write(config, slug, Kept(file.instance_id, mark, file.identity, datetime.now(UTC)))
 
 
-def _write(config: Settings, slug: str, what: Kept) -> None:
+def write(config: Settings, slug: str, what: Kept) -> None:
     """The file is there whole and on the disk, or as it was."""
     path = file_of(config, slug)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ class Estate:
         return self.tenant.business_rules
 
 
-def _named(by: str) -> str:
+def named(by: str) -> str:
     """The name of a person; RefusalError without one."""
     if not by.strip():
         raise RefusalError("NOT_NAMED", "this is decided by a named person: say who (--by NAME)")
@@ -173,7 +173,7 @@ def _unknown_chunks(connection: psycopg.Connection, rules: BusinessRules, now: d
 
 def stop(estate: Estate, campaign: str | None, reason: str, by: str, now: datetime) -> dict[str, Any]:
     """Stop a campaign, or all of them; a send under way makes no further call."""
-    what, who = campaign or ALL, _named(by)
+    what, who = campaign or ALL, named(by)
     if campaign is not None:
         _known(estate, campaign)
     with estate.warehouse.transaction() as connection:
@@ -192,7 +192,7 @@ def _known(estate: Estate, campaign: str) -> None:
 
 def resume(estate: Estate, campaign: str | None, by: str, now: datetime) -> dict[str, Any]:
     """End the stops of a campaign, or (without one) the stop of all; a campaign's own stop outlives that."""
-    what, who = campaign or ALL, _named(by)
+    what, who = campaign or ALL, named(by)
     ended = estate.warehouse.execute(
         "update activation.pauses set resumed_at = %s, resumed_by = %s where campaign = %s and resumed_at is null",
         [now, who, what],
@@ -237,7 +237,7 @@ def confirm(
     estate: Estate, campaign: str, plan_hash: str, by: str, now: datetime, occurrence: str | None = None
 ) -> dict[str, Any]:
     """Let exactly the plan of that hash go live, in the name of a person. Nothing is sent by it."""
-    stored, who = _plan(estate, campaign, occurrence), _named(by)
+    stored, who = _plan(estate, campaign, occurrence), named(by)
     if plan_hash.strip() != stored["plan_hash"]:
         raise RefusalError(
             "PLAN_HASH",
@@ -256,7 +256,7 @@ def retry(estate: Estate, campaign: str, by: str, now: datetime, occurrence: str
 
     A message that a person has given up as failed without anybody knowing stays: it may have been received.
     """
-    stored, who = _plan(estate, campaign, occurrence), _named(by)
+    stored, who = _plan(estate, campaign, occurrence), named(by)
     with estate.warehouse.transaction() as connection:
         again = connection.execute(
             f"""
@@ -288,7 +288,7 @@ def retry(estate: Estate, campaign: str, by: str, now: datetime, occurrence: str
 
 def abandon(estate: Estate, campaign: str, by: str, now: datetime, occurrence: str | None = None) -> dict[str, Any]:
     """Give up what is left of an occurrence: planned messages are superseded; what has left stays as it is."""
-    stored, who = _plan(estate, campaign, occurrence), _named(by)
+    stored, who = _plan(estate, campaign, occurrence), named(by)
     key = _key(stored)
     with estate.warehouse.transaction() as connection:
         given_up = connection.execute(
