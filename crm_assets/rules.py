@@ -647,6 +647,7 @@ class ApiSeconds(Section):
     read: Positive
     write: Positive
     pool: Positive
+    total: Positive
 
 
 class Backoff(Section):
@@ -655,8 +656,15 @@ class Backoff(Section):
 
 
 class Pace(Section):
+    """`at_once` of the calls may follow each other without a wait; the rest are spread over the seconds."""
+
+    RELATION = "at_once <= calls"
     calls: Count
     seconds: Positive
+    at_once: Count
+
+    def _broken(self) -> str | None:
+        return None if self.at_once <= self.calls else f"they are {self.at_once} and {self.calls}"
 
 
 class BrevoBuckets(Section):
@@ -678,6 +686,7 @@ class BrevoContacts(Section):
 class BrevoRules(Section):
     api_seconds: ApiSeconds
     backoff_seconds: Backoff
+    read_tries: Annotated[int, Field(ge=1, le=5)]
     buckets: BrevoBuckets
     contacts: BrevoContacts
 

@@ -15,6 +15,7 @@ import pandas as pd
 from crm_assets import gating, tables
 from crm_assets.activation import gate_in_force, require_running, settle_reviews, stored_plan
 from crm_assets.campaigns import Campaign, CampaignFiles
+from crm_assets.clock import SystemClock
 from crm_assets.logic import activation, audit, outbox
 from crm_assets.logic.activation import RefusalError
 from crm_assets.logic.gate import NO_ELIGIBLE_CUSTOMER, REVIEW_REJECTED
@@ -22,6 +23,7 @@ from crm_assets.resources import brevo
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.rules import BusinessRules
 from crm_assets.run_context import TenantRun
+from crm_assets.settings import settings
 from crm_assets.tenants import Tenant
 
 
@@ -97,13 +99,7 @@ def send_campaign(
             " message has changed since",
         )
     try:
-        client = brevo.client(
-            tenant,
-            live_allowed=live_allowed,
-            api_key=api_key,
-            confirmed_plan_hash=confirmed_plan_hash,
-            plan_hash=stored["plan_hash"],
-        )
+        client = brevo.client(tenant, settings(), SystemClock(), mode="live" if confirmed_plan_hash else "dry")
     except brevo.LiveRefusedError as error:
         raise RefusalError("LIVE_REFUSED", str(error)) from error
     planned = messages[messages["status"] == activation.PLANNED].merge(
