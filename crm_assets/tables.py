@@ -583,10 +583,12 @@ campaigns = _table(
         sa.Column("kind", Text),  # reco event news
         sa.Column("channel", Text),  # email phone post
         sa.Column("template_hash", Text),  # of all templates and wordings that its messages are made with
+        sa.Column("fetched_templates", JSONB),  # id of a template kept at Brevo -> content_hash, as it was checked
         sa.Column("status", Text, nullable=False, server_default="planned"),  # planned sending waiting done abandoned
         sa.Column("began_at", Stamp),  # first live call
         sa.Column("wait_until", Stamp),  # status waiting: goes on by itself from here on
-        sa.Column("wait_reason", Text),  # RAMP_UP OUTSIDE_WINDOW CLOSED_DAY SETTLING
+        # RAMP_UP OUTSIDE_WINDOW CLOSED_DAY SETTLING THROTTLED NOT_CONNECTED; without wait_until: why a person must act
+        sa.Column("wait_reason", Text),
         sa.Column("confirmed_by", Text),  # who let this exact plan go live
         sa.Column("confirmed_at", Stamp),
         sa.Column("ended_at", Stamp),
@@ -626,13 +628,15 @@ messages = _table(
         sa.Column("params", JSONB, nullable=False),
         sa.Column("status", Text, nullable=False),  # planned sending sent failed unknown superseded holdout
         sa.Column("planned_at", Stamp, nullable=False),
-        sa.Column("sent_at", Stamp),
+        sa.Column("sent_at", Stamp),  # when it left; of status sending or unknown: when it may have
         sa.Column("arm", Text),  # of an A/B test; null: none
         sa.Column("template", Text),  # kind of our own template, or brevo:<id>
         sa.Column("tag", Text),  # of the chunk that it is in; null while it has never been in one
         sa.Column("reason", Text),  # why it is superseded, failed or unknown: a code
         sa.Column("cluster_id", Text),  # of the customer when it was planned; null: in none
         sa.UniqueConstraint("campaign", "occurrence", "step", "address"),
+        # What a send asks before each call, of a few hundred messages at a time.
+        *(sa.Index(f"ix_messages_{name}", name) for name in ("address", "batch_id", "customer_id", "tag")),
     ],
 )
 
@@ -653,6 +657,7 @@ chunks = _table(
         sa.Column("status", Text, nullable=False),
         sa.Column("frozen_at", Stamp, nullable=False),
         sa.Column("first_tried_at", Stamp),
+        sa.Column("unknown_since", Stamp),  # when its answer was lost, or found to be: every wait counts from here
         sa.Column("looks", Int, nullable=False, server_default="0"),  # at Brevo's log that found nothing of it
         sa.Column("looked_at", Stamp),
         sa.Column("settled_at", Stamp),
@@ -877,6 +882,7 @@ events = _table(
         sa.Column("is_machine", Bool),  # opened by a mail proxy, not by a person
         sa.Column("origin", Text),  # poll webhook
         sa.Column("read_at", Stamp),
+        *(sa.Index(f"ix_events_{name}", name) for name in ("address", "tag")),
     ],
 )
 
