@@ -86,6 +86,34 @@ def cmd_up(config: Settings, args: argparse.Namespace) -> int:
     return up.up(config, say)
 
 
+def cmd_receiver(config: Settings, args: argparse.Namespace) -> int:
+    from crm_assets import receiver
+
+    say(f"Brevo's webhooks: POST http://{config.receiver_host}:{config.receiver_port}/brevo/<estate>")
+    receiver.serve(config)
+    return 0
+
+
+def cmd_pull(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import feedback
+    from crm_assets.clock import SystemClock
+    from crm_assets.resources import brevo
+
+    tenant, clock = _registry(config).get(args.tenant), SystemClock()
+    try:
+        client = brevo.client(tenant, config, clock, mode="read")
+    except brevo.LiveRefusedError as error:
+        raise RefusedError(str(error)) from None
+    found = feedback.pull(_warehouse(config, tenant.slug), tenant, client, tenant.business_rules, clock)
+    for name, feed in found.feeds.items():
+        say(f"{name}: {feed.n_read} read, {feed.n_new} new" + (f"; {feed.problem}" if feed.problem else ""))
+    for event, count in found.unknown.items():
+        say(f"unknown event {event!r}: {count}, kept as other:{event}")
+    if found.failed:
+        raise RefusedError(f"could not be read: {', '.join(found.failed)}; the next pull reads them again")
+    return {name: {"read": feed.n_read, "new": feed.n_new} for name, feed in found.feeds.items()}
+
+
 def cmd_down(config: Settings, args: argparse.Namespace) -> Result:
     from crm_assets import local
 
@@ -812,6 +840,8 @@ def parser() -> argparse.ArgumentParser:
 
     add("up", cmd_up, "start everything: PostgreSQL, the demo estate, the Dagster UI, sensors and schedules")
     add("down", cmd_down, "stop the embedded PostgreSQL that a command has left running")
+    add("receiver", cmd_receiver, "take Brevo's webhooks until it is stopped")
+    add_tenant(add("pull", cmd_pull, "read what came back from Brevo: events, refusals, campaigns of its own screens"))
     demo = add("demo", cmd_demo, "drop the sample files into an estate's folder")
     add_tenant(demo, required=False, default="demo")
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from crm_assets import databases, local
 from crm_assets.dbt_manifest import ensure_manifest
-from crm_assets.settings import ROOT, Settings
+from crm_assets.settings import ROOT, Settings, secret
 from crm_assets.tenants import Registry
 
 MARK = "CRM_UP"
@@ -35,9 +35,16 @@ class UpError(Exception):
     """The product cannot be started; the message says why and what to do."""
 
 
-def processes(config: Settings) -> dict[str, list[str]]:
-    """The long-running programs, by name, as docker/compose.yaml has them too."""
+def takes_webhooks(registry: Registry) -> bool:
+    """Whether an estate has a token for Brevo's webhooks: without any, nobody could be let in."""
+    return any(secret(tenant.brevo.webhook_token_variable) for tenant in registry)
+
+
+def processes(config: Settings, *, receives: bool = False) -> dict[str, list[str]]:
+    """The long-running programs, by name, as docker/compose.yaml has them too; `receives`: Brevo's webhooks as well."""
+    receiver = {"receiver": ["python", "-m", "crm_assets.cli", "receiver"]}
     return {
+        **(receiver if receives else {}),
         "code-server": [
             *("dagster", "code-server", "start", "-m", "crm_assets.definitions"),
             *("-h", config.code_host, "-p", str(config.code_port)),
@@ -228,7 +235,7 @@ def _supervise(config: Settings, url: str, say: Callable[[str], None]) -> int:
             say(f"dropped {len(dropped)} sample files of the demo estate" if dropped else "the samples are in place")
         logs = config.home / "logs"
         logs.mkdir(exist_ok=True)
-        for name, command in processes(config).items():
+        for name, command in processes(config, receives=takes_webhooks(registry)).items():
             children[name] = _spawn(command, environment, logs / f"{name}.log")
         deadline = time.monotonic() + READY_SECONDS
         announced, told, misses = False, False, 0
@@ -258,7 +265,7 @@ def _supervise(config: Settings, url: str, say: Callable[[str], None]) -> int:
         return 0
     finally:
         # The daemon first: it must not start runs while their code server goes away.
-        for name in ("daemon", "webserver", "code-server"):
+        for name in ("daemon", "receiver", "webserver", "code-server"):
             if name in children and children[name].poll() is None:
                 children[name].send_signal(signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS

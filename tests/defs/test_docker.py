@@ -17,9 +17,10 @@ from crm_assets import dbt_manifest, local, up
 from crm_assets.settings import ROOT, Settings
 
 DOCKER = ROOT / "docker"
-PROGRAMS = ("code-server", "webserver", "daemon")
+PROGRAMS = ("code-server", "webserver", "daemon", "receiver")
 # What a container must not take from the host's .env: where it listens, and which folders it sees.
 FIXED_INSIDE = {"home", "data", "tenants", "host", "port", "code_host", "code_port", "database_url"}
+FIXED_INSIDE |= {"receiver_host", "receiver_port"}
 
 Compose = dict[str, Any]
 
@@ -66,11 +67,11 @@ def copied(instructions: list[tuple[str, str]]) -> set[str]:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_service_runs_the_command_of_crm_up(compose: Compose, name: str) -> None:
     service = compose["services"][name]
-    assert service["command"] == ["exec", *up.processes(inside(service))[name]]
+    assert service["command"] == ["exec", *up.processes(inside(service), receives=True)[name]]
 
 
 def test_every_program_of_crm_up_is_a_service(compose: Compose) -> None:
-    assert set(up.processes(Settings(_env_file=None))) == set(PROGRAMS)
+    assert set(up.processes(Settings(_env_file=None), receives=True)) == set(PROGRAMS)
     assert set(ours(compose)) == {*PROGRAMS, "init", "crm"}
 
 
@@ -138,10 +139,20 @@ def test_named_volumes_are_declared(compose: Compose) -> None:
     assert used == set(compose["volumes"])
 
 
-def test_the_ui_is_published_to_this_machine_only(compose: Compose) -> None:
+def test_the_receiver_runs_only_where_webhooks_are_wanted(compose: Compose) -> None:
+    assert compose["services"]["receiver"]["profiles"] == ["webhooks"]
+    assert "receiver" not in up.processes(Settings(_env_file=None))
+
+
+def test_what_listens_is_published_to_this_machine_only(compose: Compose) -> None:
     services: dict[str, Compose] = compose["services"]
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
-    assert published == {"webserver": ["127.0.0.1:${CRM_PORT:-3000}:3000"]}
+    assert published == {
+        "webserver": ["127.0.0.1:${CRM_PORT:-3000}:3000"],
+        "receiver": ["127.0.0.1:${CRM_RECEIVER_PORT:-3020}:3020"],
+    }
+    assert inside(compose["services"]["receiver"]).receiver_port == 3020
+    assert Settings(_env_file=None).receiver_port == 3020
     assert inside(compose["services"]["webserver"]).port == 3000
     assert Settings(_env_file=None).port == 3000
 
