@@ -17,6 +17,7 @@ import yaml
 from babel import Locale
 from babel.dates import format_date, format_skeleton
 from babel.numbers import format_currency, format_decimal, format_percent
+from markupsafe import Markup, escape
 
 _NBSP = "\u00a0"
 # An estate that reads English lies in Europe: 31 December 2025.
@@ -69,6 +70,72 @@ def environment(locale: str) -> jinja2.Environment:
     made.globals["t"] = texts(locale)
     made.globals["locale"] = locale
     return made
+
+
+# What no text of a customer, a product or an estate needs, and what can do harm in a message: control characters, line
+# breaks of other alphabets, invisible marks, marks that turn the reading direction (a price would read backwards).
+_HARMFUL = dict.fromkeys(
+    [
+        *(code for code in range(0x20) if chr(code) not in "\t\n"),
+        *range(0x7F, 0xA0),
+        *(0x061C, 0x200B, 0x200E, 0x200F, 0x2028, 0x2029, 0xFEFF),
+        *range(0x202A, 0x202F),
+        *range(0x2060, 0x2070),
+        *range(0xD800, 0xE000),
+        *range(0xFFF9, 0xFFFC),
+    ]
+)
+# Brevo reads {{ }}, {% %} and {# #} in a message, and [NAME] in the older of its two template languages.
+_SYNTAX_AS_HTML = str.maketrans({"{": "&#123;", "}": "&#125;", "[": "&#91;", "]": "&#93;"})
+_SYNTAX_AS_TEXT = str.maketrans({"{": "(", "}": ")", "[": "(", "]": ")"})
+
+
+def harmless(value: Any) -> str:
+    """A value as text that shows what it says: without control characters and marks that turn the direction."""
+    return str(value).translate(_HARMFUL)
+
+
+def plain(value: Any) -> str:
+    """A value as plain text in which Brevo finds nothing of its template languages."""
+    return harmless(value).translate(_SYNTAX_AS_TEXT)
+
+
+def _as_html(value: Any) -> Markup:
+    """A value escaped for HTML and for Brevo's template languages; what our own templates have made is left alone."""
+    return value if isinstance(value, Markup) else Markup(str(escape(harmless(value))).translate(_SYNTAX_AS_HTML))
+
+
+@cache
+def message_environment(locale: str, *, is_html: bool = True) -> jinja2.Environment:
+    """Jinja2 for messages that go through Brevo: what a template is given is never read as markup or template syntax.
+
+    Not `is_html`: for plain text.
+    """
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=is_html,
+        finalize=_as_html if is_html else plain,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.globals["t"] = texts(locale)
+    made.globals["locale"] = locale
+    return made
+
+
+@cache
+def sources_hash(*names: str) -> str:
+    """First 16 hex of the SHA-256 of these files of the templates' folder."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(f"{name}\n".encode() + (FOLDER / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def email_wording(locale: str) -> tuple[str, ...]:
+    """The files whose wording an e-mail is made of: the notices of the law stand in French in every language."""
+    return tuple(sorted({f"{EMAIL_AREA}_{locale}.yaml", f"{EMAIL_AREA}_fr.yaml"}))
 
 
 @cache

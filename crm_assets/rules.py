@@ -711,6 +711,7 @@ class Activation(Section):
     carton_bottles: Count
     unit_min_cl: Positive
     forbidden_words: list[Word]
+    message_max_bytes: Annotated[int, Field(ge=10_000, le=102_000)]
     chunk_max_messages: Annotated[int, Field(ge=1, le=1000)]  # Brevo's own limits
     params_max_bytes: ParamsBytes
     chunk_max_bytes: Annotated[int, Field(ge=1, le=4_000_000)]

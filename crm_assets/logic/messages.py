@@ -6,27 +6,39 @@ No SQL, no network, no clock; who gets a message is decided in `logic/activation
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 import pandas as pd
 
 from crm_assets import rendering
-from crm_assets.campaigns import Campaign
+from crm_assets.campaigns import BREVO_TEMPLATE, NEWS, OWN_TEMPLATES, WELCOME, Campaign
 from crm_assets.rules import BusinessRules
 from crm_assets.tenants import Tenant
 
 EMAIL_TEMPLATE = "email.html.j2"
-SCENARIOS = ("rebuy", "cross_sell", "upsell", "winback", "nurture")
-WELCOME, NEWS = "welcome", "news"
-# Our own templates: one per scenario, a welcome, and news, which invites to an event too.
-KINDS = (*SCENARIOS, WELCOME, NEWS)
+TEXT_TEMPLATE = "email.txt.j2"
+# Our own templates, by kind: a scenario's differ in their wording alone.
+TEMPLATES = {
+    **dict.fromkeys(OWN_TEMPLATES, EMAIL_TEMPLATE),
+    WELCOME: "email_welcome.html.j2",
+    NEWS: "email_news.html.j2",
+}
+KINDS = tuple(TEMPLATES)
+SCENARIOS = tuple(kind for kind in KINDS if kind not in (WELCOME, NEWS))
+# How to order, by (reply address, phone), as `email.order` of the texts words it.
+_WAYS = {(True, True): "both", (True, False): "reply", (False, True): "phone", (False, False): None}
+_PREHEADER_ITEMS, _PREHEADER_CHARACTERS = 3, 110
 # fmt: off
 PRODUCT_COLUMNS = [
     "product_key", "wine_id", "kind", "label", "vintage", "format_cl", "price_ttc", "is_price_estimated",
-    "sold_by", "url",
+    "sold_by", "url", "image_url",
 ]
 # fmt: on
 ITEM_COLUMNS = ["customer_id", "wine_id", "product_key", "rank", "customer_sentence"]
@@ -59,6 +71,28 @@ def estate_of(campaign: Campaign, tenant: Tenant) -> dict[str, str]:
     }
 
 
+def web_address(value: Any, *schemes: str) -> str | None:
+    """The address of a page as a link may hold it; None where it is none, or of another scheme (http, https)."""
+    text = str(value).strip() if _present(value) else ""
+    if not text or any(char.isspace() or not char.isprintable() for char in text) or text != rendering.harmless(text):
+        return None
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # that it is no number is only found when it is asked for
+        host = parts.netloc.encode("idna").decode()
+    except ValueError:
+        return None
+    if parts.scheme not in (schemes or ("https", "http")) or not parts.hostname or parts.username is not None:
+        return None
+    # Braces, brackets and quotes are no part of an address; what is encoded stays as it is.
+    return quote(parts._replace(netloc=host).geturl(), safe="%/:?#@!$&()*+,;=~-._'")
+
+
+def siren_as_written(siren: str) -> str:
+    """123 456 789."""
+    return "\u00a0".join(siren[at : at + 3] for at in range(0, len(siren), 3))
+
+
 def _present(value: Any) -> bool:
     return not pd.isna(value) and str(value).strip() != ""
 
@@ -79,14 +113,16 @@ def product_pieces(
     Needed: name, vintage, format, TTC price, and a link where the estate has neither reply address nor phone;
     a gift box has no vintage, format or carton of its own and says none. A wine of which no product carries a
     vintage is non-vintage and says so; a null vintage beside dated ones is missing. An estimated price is
-    none: nobody has set it. A product whose sold_by is unknown is sold one by one.
+    none: nobody has set it. A product whose sold_by is unknown is sold one by one. A link
+    that is no address of a page is none; a picture is fetched by https or not at all.
     """
     words = rendering.texts(locale)["email"]
     dated = set(products.loc[products["vintage"].notna(), "wine_id"])
     pieces: dict[str, dict[str, Any]] = {}
     lacking: dict[str, list[str]] = {}
     for row in products[PRODUCT_COLUMNS].itertuples(index=False):
-        key, wine, kind, label, vintage, format_cl, price, is_estimated, sold_by, url = row
+        key, wine, kind, label, vintage, format_cl, price, is_estimated, sold_by, url, image_url = row
+        link, picture = web_address(url), web_address(image_url, "https")
         unit = sales_unit(kind, label, format_cl, rules)
         is_gift_box = unit == GIFT_BOX
         has_vintage = _present(vintage)
@@ -97,7 +133,7 @@ def product_pieces(
                 "vintage": is_gift_box or has_vintage or wine not in dated,
                 "format": is_gift_box or (_present(format_cl) and format_cl > 0),
                 "price": _present(price) and price > 0 and not (_present(is_estimated) and is_estimated),
-                "link": _present(url) or can_order_by_message,
+                "link": link is not None or can_order_by_message,
             }.items()
             if not is_there
         ]
@@ -107,7 +143,8 @@ def product_pieces(
         shown = {
             "unit": unit,
             "price": rendering.euros(float(price), locale),
-            "url": str(url) if _present(url) else None,
+            "url": link,
+            **({"image_url": picture} if picture else {}),
         }
         if is_gift_box:
             pieces[str(key)] = {"name": str(label).strip(), **shown}
@@ -161,14 +198,62 @@ def message_items(items: pd.DataFrame, pieces: dict[str, dict[str, Any]]) -> tup
     return frame, refused
 
 
-def kind_of(campaign: Campaign, scenario: str) -> str:
-    """The kind of our own template that a message of that scenario is made with (one of KINDS)."""
-    return scenario if campaign.kind == "reco" and scenario in SCENARIOS else NEWS
+def kind_of(campaign: Campaign, scenario: str, arm: str | None = None, step: int = 1) -> str:
+    """The kind of our own template that a message is made with: the one that its arm, step or campaign names, else its
+    scenario's own.
+    """
+    named = campaign.template_of(scenario, step, arm)
+    return named if named in KINDS else scenario if scenario in SCENARIOS else NEWS
+
+
+def _paragraphs(text: str) -> list[str]:
+    return [" ".join(paragraph.split()) for paragraph in text.split("\n\n") if paragraph.strip()]
 
 
 def subject_of(campaign: Campaign, tenant: Tenant, arm: str | None = None, step: int = 1) -> str:
-    """The subject line: one line, nothing that could be read as a header or as template syntax."""
-    return " ".join(campaign.subject[tenant.locale].split())
+    """The subject line in the estate's language: one line, in which no header and no template syntax can be read."""
+    return " ".join(rendering.plain(campaign.says(step, arm).subject[tenant.locale]).split())
+
+
+def _preheader(items: Sequence[Mapping[str, Any]], paragraphs: Sequence[str]) -> str:
+    """What an inbox shows beside the subject: the first wines by name, else how the text begins."""
+    names = [f"{item['name']} {item['vintage']}" if "vintage" in item else item["name"] for item in items]
+    shown = " · ".join(names[:_PREHEADER_ITEMS])
+    return shown or textwrap.shorten(paragraphs[0], _PREHEADER_CHARACTERS, placeholder="…")
+
+
+def _values(
+    campaign: Campaign, tenant: Tenant, params: Mapping[str, Any], kind: str, arm: str | None, step: int
+) -> dict[str, Any]:
+    """What the template of a kind asks for (see email.html.j2)."""
+    locale = tenant.locale
+    words = rendering.texts(locale)["email"]
+    wording = words["kinds"][kind]
+    estate = estate_of(campaign, tenant)
+    items = params["items"]
+    subject = subject_of(campaign, tenant, arm, step)
+    text = campaign.says(step, arm).text.get(locale)
+    paragraphs = _paragraphs(text) if text else wording.get("intro", [])
+    leads = bool(items) and (bool(text) or kind in (WELCOME, NEWS))
+    is_private = set(campaign.audience.types) <= {"private"}
+    return {
+        "subject": subject,
+        "preheader": _preheader(items, paragraphs or [subject]),
+        "heading": wording.get("heading", subject),
+        "paragraphs": paragraphs,
+        "lead": wording["lead"] if leads else None,
+        "closing": words["closing"],
+        "items": items,
+        "estate": estate,
+        "website": web_address(tenant.website),
+        "site": tenant.website.removeprefix("https://").removeprefix("http://").strip("/"),
+        "way": _WAYS[bool(estate["reply_to"]), bool(estate["phone"])],
+        "phone_number": re.sub(r"[^+\d]", "", estate["phone"]),
+        "why": words["why"]["private" if is_private else "professional"].format(name=tenant.name),
+        "is_chosen": kind in SCENARIOS,
+        "siren": siren_as_written(tenant.siren),
+        "french": rendering.texts("fr")["legal"],
+    }
 
 
 def render(
@@ -176,34 +261,78 @@ def render(
     tenant: Tenant,
     params: Mapping[str, Any],
     *,
-    kind: str | None = None,
+    kind: str,
     arm: str | None = None,
     step: int = 1,
 ) -> str:
-    """The HTML of one message. `kind`: one of KINDS, from `kind_of`."""
-    text = campaign.text.get(tenant.locale)
-    paragraphs = text.split("\n\n") if text else [rendering.texts(tenant.locale)["email"]["intro"]]
-    template = rendering.environment(tenant.locale).get_template(EMAIL_TEMPLATE)
-    return template.render(
-        subject=subject_of(campaign, tenant, arm, step),
-        paragraphs=[" ".join(paragraph.split()) for paragraph in paragraphs if paragraph.strip()],
-        items=params["items"],
-        estate=estate_of(campaign, tenant),
-        french=rendering.texts("fr")["legal"],
-    )
+    """The HTML of one message. `kind`: one of KINDS, as `Campaign.template_of` names it."""
+    template = rendering.message_environment(tenant.locale).get_template(TEMPLATES[kind])
+    return template.render(_values(campaign, tenant, params, kind, arm, step))
+
+
+def render_text(
+    campaign: Campaign,
+    tenant: Tenant,
+    params: Mapping[str, Any],
+    *,
+    kind: str,
+    arm: str | None = None,
+    step: int = 1,
+) -> str:
+    """The same message as plain text (Brevo's textContent)."""
+    template = rendering.message_environment(tenant.locale, is_html=False).get_template(TEXT_TEMPLATE)
+    return template.render(_values(campaign, tenant, params, kind, arm, step))
 
 
 def brevo_params(params: Mapping[str, Any], tenant: Tenant) -> dict[str, Any]:
-    """What a template kept at Brevo is given as `params`: the items of one message, as plain texts."""
-    return {"items": [dict(item) for item in params["items"]]}
+    """What a template kept at Brevo is given as `params` for one message: `items`, each with texts ready to be shown:
+    name, vintage, format, sentence, price (15,00 € TTC la bouteille), carton, sold_by, url, image_url.
+
+    What an item has not (a gift box its vintage, a wine a link) is left out: Brevo renders it empty, and `{% if
+    item.url %}` works. The estate's data and the notices of the law stand in the template itself.
+    """
+    words = rendering.texts(tenant.locale)["email"]
+    items = []
+    for item in params["items"]:
+        unit = words["units"][item["unit"]]
+        shown = {
+            "name": item["name"],
+            "sentence": item["sentence"],
+            "price": unit["price"].format(price=item["price"]),
+            **{name: item[name] for name in ("vintage", "format", "url", "image_url") if item.get(name)},
+        }
+        if item["unit"] != GIFT_BOX:
+            multiple = item["sold_by"]
+            shown["carton"] = words["per_carton"].format(price=item["price_carton"], bottles=item["carton_bottles"])
+            shown["sold_by"] = unit["sold_by_one"] if multiple == 1 else unit["sold_by"].format(count=multiple)
+        items.append({name: rendering.plain(text) for name, text in shown.items()})
+    return {"items": items}
 
 
 def template_hash_of(campaign: Campaign, tenant: Tenant, rules: BusinessRules, fetched: Mapping[int, str]) -> str:
-    """First 16 hex over every template and wording that the campaign's arms, steps and scenarios can use.
+    """First 16 hex over all that decides what the campaign's messages look like, whoever gets them: its texts and
+    subjects, our templates and wording or the Brevo templates it names, the estate, how prices and cartons are worded.
 
-    `fetched`: id of a Brevo template -> its content hash (`brevo_templates.FetchedTemplate.content_hash`).
+    A test of one hash is no test of another. `fetched`: id of a Brevo template -> its content hash; KeyError when one
+    that the campaign names is missing.
     """
-    digest = hashlib.sha256(rendering.template_hash(EMAIL_TEMPLATE, tenant.locale).encode())
-    for template_id in sorted(fetched):
-        digest.update(f"\n{template_id}:{fetched[template_id]}".encode())
-    return digest.hexdigest()[:16]
+    variants = [(step, arm, asdict(campaign.says(step, arm))) for step, arm in campaign.variants]
+    named = [said["template"] or "" for _, _, said in variants]
+    at_brevo = {name.removeprefix(BREVO_TEMPLATE) for name in named if name.startswith(BREVO_TEMPLATE)}
+    ids = sorted({tenant.brevo.templates[name] for name in at_brevo})
+    is_all_at_brevo = all(name.startswith(BREVO_TEMPLATE) for name in named)
+    content = {
+        "variants": variants,
+        "types": sorted(campaign.audience.types),
+        "estate": {**estate_of(campaign, tenant), "website": tenant.website, "locale": tenant.locale},
+        "sender": sender_of(campaign, tenant),
+        "own": None if is_all_at_brevo else _own_templates(tenant.locale),
+        "brevo": [[number, fetched[number]] for number in ids],
+        "cartons": [rules.activation.carton_bottles, rules.activation.unit_min_cl],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def _own_templates(locale: str) -> str:
+    """Hash of our own templates and their wording."""
+    return rendering.sources_hash(*sorted({*TEMPLATES.values(), TEXT_TEMPLATE}), *rendering.email_wording(locale))

@@ -43,7 +43,7 @@ create table audit.customer_facts (
 create table curated.dim_products (
     product_key text, wine_id text, kind text, label text, vintage integer, format_cl numeric, family text,
     sweetness text, price_ttc numeric, price_75cl_ttc numeric, is_price_estimated boolean, stock_status text,
-    sold_by integer, url text, is_active boolean, is_archived boolean, is_inferred boolean);
+    sold_by integer, url text, image_url text, is_active boolean, is_archived boolean, is_inferred boolean);
 create table curated.dim_customers (customer_id text, profiling_objected boolean);
 create table rfm.customer_rfm (customer_id text, segment text);
 create table rfm.customer_wines (customer_id text, wine_id text, last_date date);

@@ -99,6 +99,7 @@ def product(product_key: str = "p1", **changes: Any) -> dict[str, Any]:
         "stock_status": "in",
         "sold_by": 1,
         "url": None,
+        "image_url": None,
         "is_active": True,
         "is_archived": False,
         "is_inferred": False,

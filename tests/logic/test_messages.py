@@ -10,6 +10,7 @@ import pytest
 from crm_assets import rules as rules_module
 from crm_assets.campaigns import Campaign
 from crm_assets.logic import messages
+from crm_assets.logic.message_checks import text_of
 from tests.logic import estate
 from tests.logic.estate import item, items, product, products
 
@@ -100,9 +101,9 @@ class TestWhatAMessageSays:
             "url": None,
         }
         linked = {**pieces["p1"], "sentence": "Un coffret.", "url": "https://demo.example.com/p1"}
-        html = messages.render(campaign(), estate.tenant(), {"items": [linked]})
+        html = messages.render(campaign(), estate.tenant(), {"items": [linked]}, kind="rebuy")
         assert "Voir ce coffret" in html
-        assert "15,00\u00a0€ TTC le coffret" in html
+        assert "15,00 € TTC le coffret" in text_of(html)
         assert not re.search("non millésimé|carton|bouteille| cl<", html)
         assert self.shown({**box, "price_ttc": None, "label": None})[1] == {"p1": ["name", "price"]}
 
@@ -116,7 +117,7 @@ class TestWhatAMessageSays:
     )
     def test_a_bag_in_box_is_not_priced_as_a_bottle(self, changes: dict[str, Any], price: str) -> None:
         piece = self.shown(product("p1", **changes))[0]["p1"]
-        html = messages.render(campaign(), estate.tenant(), {"items": [{**piece, "sentence": "Un vin."}]})
+        html = messages.render(campaign(), estate.tenant(), {"items": [{**piece, "sentence": "Un vin."}]}, kind="rebuy")
         assert html.count(price) == 1
         assert ("Vendu à la bouteille" in html) is (price == "TTC la bouteille")
 
@@ -126,29 +127,30 @@ class TestWhatAMessageSays:
         assert self.shown(row, locale="en")[0]["p1"]["price"] == "€8.50"
 
     def test_the_mail_carries_all_that_the_law_and_the_spec_ask_for(self) -> None:
-        html = messages.render(campaign(), estate.tenant(), params())
-        for text in (
-            "EARL Domaine Demo",
-            "12 rue des Vignerons, 68420 Husseren",
-            "123456789",
-            "L&#39;abus d&#39;alcool est dangereux pour la santé, à consommer avec modération.",
+        html = messages.render(campaign(), estate.tenant(), params(), kind="rebuy")
+        text = text_of(html)
+        for piece in (
+            "EARL Domaine Demo · 12 rue des Vignerons, 68420 Husseren · SIREN 123 456 789",
+            "L'abus d'alcool est dangereux pour la santé, à consommer avec modération.",
             "Vente interdite aux mineurs",
             "Vous recevez ce message parce que",
-            'mailto:cave@demo.example.com?subject=D%C3%A9sinscription"',
-            "Pour commander\u202f:\n",
+            "Ne plus recevoir nos messages",
+            "Pour commander, répondez simplement à ce message ou appelez-nous au +33 3 89 00 00 00.",
             "Riesling p1",
-            "15,00\u00a0€ TTC la bouteille",
-            "90,00\u00a0€ TTC le carton de 6",
+            "15,00 € TTC la bouteille",
+            "90,00 € TTC le carton de 6",
         ):
-            assert text in html
+            assert piece in text
+        assert 'href="{{ unsubscribe }}"' in html
+        assert 'href="mailto:cave@demo.example.com?subject=D%C3%A9sinscription"' in html
         assert "None" not in html
 
     def test_another_language_keeps_the_notice_in_french(self) -> None:
         tenant = estate.tenant(locale="en")
-        html = messages.render(campaign(subject={"en": "Our selection"}), tenant, {"items": []})
+        html = messages.render(campaign(subject={"en": "Our selection"}), tenant, {"items": []}, kind="rebuy")
         assert "à consommer avec modération" in html
         assert "Alcohol abuse is dangerous" in html
 
     def test_markup_in_a_label_is_shown_not_obeyed(self) -> None:
-        html = messages.render(campaign(), estate.tenant(), params(product("p1", label="Riesling <b>&")))
+        html = messages.render(campaign(), estate.tenant(), params(product("p1", label="Riesling <b>&")), kind="rebuy")
         assert "Riesling &lt;b&gt;&amp;" in html
