@@ -40,6 +40,46 @@ _HIDING = re.compile(
 _COLOUR = re.compile(r"(?:^|;)\s*color\s*:\s*([^;!]+)", re.IGNORECASE)
 _BACKGROUND = re.compile(r"(?:^|;)\s*background(?:-color)?\s*:\s*([^;!]+)", re.IGNORECASE)
 
+# What is wrong, in words; a code may go on after a colon.
+PROBLEMS = {
+    "LEGAL_NAME": "the estate's legal name is missing",
+    "ADDRESS": "the estate's address is missing",
+    "SIREN": "the estate's SIREN is missing",
+    "WHY": "it does not say why the person receives it",
+    "UNSUBSCRIBE": "no visible link to unsubscribe ({{ unsubscribe }}, or a mail to the estate)",
+    "ALCOHOL_FRENCH": "the French sentence on alcohol is missing",
+    "ALCOHOL_TRANSLATED": "the sentence on alcohol does not follow in the estate's language",
+    "MINORS": "« Vente interdite aux mineurs » is missing",
+    "MINORS_TRANSLATED": "that minors are not sold to is not said in the estate's language",
+    "NO_SUBJECT": "it has no subject",
+    "SUBJECT_NOT_ONE_LINE": "its subject holds line breaks, control characters or marks that turn the direction",
+    "SUBJECT_TEMPLATE_SYNTAX": "its subject holds template syntax",
+    "SUBJECT_FORBIDDEN_WORD": "a forbidden word in its subject",
+    "FORBIDDEN_WORD": "a forbidden word",
+    "TEMPLATE_SYNTAX": "it holds template syntax that Brevo would read",
+    "NOT_SAFE": "it holds a script, a form, or a picture that is not fetched by https",
+    "TOO_LONG": "it is so long that mail programmes would cut its end off",
+    "ITEM_1": "a wine by the bottle, with a link, is not shown whole",
+    "ITEM_2": "a wine sold by the carton, without a link, is not shown whole",
+    "ITEM_3": "a gift box is not shown whole",
+    "NO_ITEMS": "it shows no wines (params.items)",
+    "PARAM_UNKNOWN": "it asks for a param that no message brings",
+    "UNREADABLE": "its template syntax cannot be read",
+    "INACTIVE": "it is not active",
+}
+
+
+def in_words(codes: Sequence[str]) -> str:
+    """Problems as one line for a person."""
+    said = []
+    for code in codes:
+        kind, _, detail = code.partition(":")
+        said.append(
+            PROBLEMS.get(kind, "an item is not shown whole" if kind.startswith("ITEM_") else kind)
+            + (f" ({detail})" if detail else "")
+        )
+    return "; ".join(said)
+
 
 @dataclass
 class Page:
