@@ -1,24 +1,26 @@
 """What a person asks of campaigns that leave, or have left: where they stand, stop, go on, confirm, try dead letters
 again, give up what is left, decide what nobody can know (spec.md §7).
 
-Shared by `crm activation …` and the jobs of the UI; runs without Dagster. Nothing here calls Brevo but `reconcile`,
-which only reads; calls that write to people are made in `sending.py` and, for tests, in `test_sends.py`. Every change
+Shared by `crm activation …` and the jobs of the UI; runs without Dagster. Nothing here calls Brevo but `look_up`, which
+only reads; calls that write to people are made in `sending.py` and, for tests, in `test_sends.py`. Every change
 names the person who asked for it.
 """
 
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
 
-from crm_assets import instances, safeguards
+from crm_assets import instances, safeguards, settlement
 from crm_assets.activation import stored_plan
 from crm_assets.campaigns import CampaignFiles
+from crm_assets.clock import Clock
 from crm_assets.logic.activation import RefusalError
+from crm_assets.resources.brevo import Brevo
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.rules import BusinessRules
 from crm_assets.settings import Settings
@@ -49,7 +51,8 @@ def named(by: str) -> str:
     return " ".join(by.split())
 
 
-def _plan(estate: Estate, campaign: str, occurrence: str | None) -> dict[str, Any]:
+def plan_of(estate: Estate, campaign: str, occurrence: str | None) -> dict[str, Any]:
+    """The row of activation.campaigns of an occurrence (None: the newest); RefusalError when nothing is planned."""
     stored = stored_plan(estate.warehouse, campaign, occurrence)
     if stored is None:
         which = f" {occurrence}" if occurrence else ""
@@ -151,20 +154,22 @@ def _unknown_chunks(connection: psycopg.Connection, rules: BusinessRules, now: d
     found = _rows(
         connection,
         "select tag, campaign, occurrence, step, n_messages, looks, looked_at,"
-        " coalesce(first_tried_at, frozen_at) as tried_at from activation.chunks"
+        " coalesce(unknown_since, first_tried_at, frozen_at) as since from activation.chunks"
         " where status in ('sending', 'unknown') order by 8, 1",
     )
     for chunk in found:
-        age = now - chunk["tried_at"]
+        age = now - chunk["since"]
         chunk["age_minutes"] = int(age / timedelta(minutes=1))
         if age >= timedelta(hours=settling.person_after_hours):
-            chunk["next"] = "a person decides: crm activation reconcile --tag TAG --as sent|failed --by NAME"
-        else:
-            absent_from = chunk["tried_at"] + timedelta(minutes=settling.absent_minutes)
-            again = (chunk["looked_at"] or chunk["tried_at"]) + timedelta(minutes=settling.look_gap_minutes)
             chunk["next"] = (
-                f"the next send looks it up in Brevo's log; absent, it is sent again from {max(absent_from, again).isoformat(timespec='minutes')} on"  # noqa: E501
+                "a person decides, once Brevo's log was looked at: crm activation reconcile --tag TAG --as sent|failed"
+                " --by NAME"
             )
+        else:
+            absent_from = chunk["since"] + timedelta(minutes=settling.absent_minutes)
+            again = (chunk["looked_at"] or chunk["since"]) + timedelta(minutes=settling.look_gap_minutes)
+            at = max(absent_from, again) if chunk["looks"] else again
+            chunk["next"] = f"looked up in Brevo's log by the next send from {at.isoformat(timespec='minutes')} on"
     return found
 
 
@@ -237,7 +242,7 @@ def confirm(
     estate: Estate, campaign: str, plan_hash: str, by: str, now: datetime, occurrence: str | None = None
 ) -> dict[str, Any]:
     """Let exactly the plan of that hash go live, in the name of a person. Nothing is sent by it."""
-    stored, who = _plan(estate, campaign, occurrence), named(by)
+    stored, who = plan_of(estate, campaign, occurrence), named(by)
     if plan_hash.strip() != stored["plan_hash"]:
         raise RefusalError(
             "PLAN_HASH",
@@ -256,16 +261,23 @@ def retry(estate: Estate, campaign: str, by: str, now: datetime, occurrence: str
 
     A message that a person has given up as failed without anybody knowing stays: it may have been received.
     """
-    stored, who = _plan(estate, campaign, occurrence), named(by)
+    stored, who = plan_of(estate, campaign, occurrence), named(by)
     with estate.warehouse.transaction() as connection:
         again = connection.execute(
             f"""
             update activation.messages as messages set status = 'planned', reason = null, tag = null
             where
                 {_OF} and status = 'failed'
-                and exists (
-                    select 1 from activation.chunks as chunks
-                    where chunks.tag = messages.tag and chunks.status = 'rejected'
+                and (
+                    messages.tag is null
+                    or exists (
+                        select 1 from activation.chunks as chunks
+                        where chunks.tag = messages.tag and chunks.status = 'rejected'
+                    )
+                )
+                and not exists (
+                    select 1 from activation.interventions as decided
+                    where decided.tag = messages.tag and decided.what = 'failed'
                 )
                 and not exists (
                     select 1 from outcomes.events as events
@@ -288,7 +300,7 @@ def retry(estate: Estate, campaign: str, by: str, now: datetime, occurrence: str
 
 def abandon(estate: Estate, campaign: str, by: str, now: datetime, occurrence: str | None = None) -> dict[str, Any]:
     """Give up what is left of an occurrence: planned messages are superseded; what has left stays as it is."""
-    stored, who = _plan(estate, campaign, occurrence), named(by)
+    stored, who = plan_of(estate, campaign, occurrence), named(by)
     key = _key(stored)
     with estate.warehouse.transaction() as connection:
         given_up = connection.execute(
@@ -306,3 +318,54 @@ def abandon(estate: Estate, campaign: str, by: str, now: datetime, occurrence: s
         )
         _intervened(connection, key, "abandon", given_up, who, now)
     return {**key, "given_up": given_up, "by": who}
+
+
+# --- what nobody knows
+
+
+def look_up(estate: Estate, client: Brevo, clock: Clock) -> dict[str, Any]:
+    """Look every call of unknown fate up in Brevo's log now, as a send would. Only for who holds the estate's lock."""
+    settled = settlement.settle(estate.warehouse, estate.tenant, client, estate.rules, clock)
+    return asdict(settled)
+
+
+def decide(estate: Estate, tag: str, is_sent: bool, by: str, now: datetime) -> dict[str, Any]:
+    """A person says what became of a call's messages that the log did not settle within a day.
+
+    Said to be sent, they count as contacts; said to have failed, they are dead letters that no retry takes up, since
+    nobody knows.
+    """
+    who, what = named(by), "sent" if is_sent else "failed"
+    hours = estate.rules.activation.settling.person_after_hours
+    with estate.warehouse.transaction() as connection:
+        found = connection.execute(
+            "select campaign, occurrence, step, coalesce(unknown_since, first_tried_at, frozen_at)"
+            " from activation.chunks where tag = %s and status = 'unknown' for update",
+            [tag],
+        ).fetchone()
+        if found is None:
+            raise RefusalError("NOT_UNKNOWN", f"no call {tag} of unknown fate; see crm activation status")
+        campaign, occurrence, step, since = found
+        from_then = since + timedelta(hours=hours)
+        if now < from_then:
+            raise RefusalError(
+                "TOO_EARLY",
+                f"Brevo's log may still settle it by itself; a person decides from"
+                f" {from_then.astimezone(estate.tenant.zone):%Y-%m-%d %H:%M} ({estate.tenant.timezone}) on",
+            )
+        decided = connection.execute(
+            "update activation.messages set status = %(what)s, reason = 'DECIDED',"
+            " sent_at = case when %(is_sent)s then coalesce(sent_at, %(since)s) end"
+            " where tag = %(tag)s and status = 'unknown'",
+            {"what": what, "is_sent": is_sent, "since": since, "tag": tag},
+        ).rowcount
+        connection.execute(
+            "update activation.chunks set status = %s, settled_at = %s, settled_by = %s where tag = %s",
+            ["accepted" if is_sent else "rejected", now, who, tag],
+        )
+        key = {"campaign": campaign, "occurrence": occurrence, "step": step}
+        _intervened(connection, key, what, decided, who, now, tag)
+    from crm_assets.resources.control import Control
+
+    Control(estate.config).recover(estate.tenant.slug, f"SETTLING {tag}", now)
+    return {**key, "tag": tag, "decided": what, "messages": decided, "by": who}

@@ -31,7 +31,10 @@ from crm_assets.tenants import Tenant
 AUTOMATIC = "automatic"  # who paused, where no person did
 CONTINUE_SENDS = "continue_sends"  # the one schedule that may go on with what a person has begun
 # What a campaign that waits goes on after by itself.
-WAITS = ("RAMP_UP", sending_calendar.OUTSIDE_WINDOW, sending_calendar.CLOSED_DAY, "SETTLING")
+WAITS = (
+    *("RAMP_UP", sending_calendar.OUTSIDE_WINDOW, sending_calendar.CLOSED_DAY),
+    *("SETTLING", "THROTTLED", "NOT_CONNECTED"),
+)
 # Tags of a Dagster run that no person has started with this very configuration.
 _SCHEDULE_TAG = "dagster/schedule_name"
 _AUTOMATIC_TAGS = {
