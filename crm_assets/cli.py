@@ -937,6 +937,12 @@ def parser() -> argparse.ArgumentParser:
         made = add(name, function, text)
         add_tenant(made)
         made.add_argument("--campaign", required=True, metavar="NAME")
+    from crm_assets.cli_activation import Commands
+
+    sent = commands.add_parser("activation", help="campaigns that leave: status, stop, test, confirm, arm, settle")
+    verbs = "status|stop|resume|confirm|test|accept-test|retry|abandon|reconcile|rearm"
+    within_activation = sent.add_subparsers(dest="subcommand", required=True, metavar=verbs)
+    Commands(say, RefusedError).register(add, add_tenant, within_activation)
     rank = add("rank", cmd_rank, "rank the next products of customers, from any file of order lines")
     rank.add_argument("--customers", type=Path, metavar="FILE.csv", help="customer_id to rank for; default: everybody")
     rank.add_argument("--as-of", type=_day, metavar="YYYY-MM-DD", help="last day known; default: the file's newest")

@@ -120,6 +120,45 @@ def status(estate: Estate, now: datetime) -> dict[str, Any]:
     }
 
 
+def status_lines(found: dict[str, Any]) -> list[str]:
+    """`status` as lines for a person."""
+    live = found["live"]
+    switched = "on" if live["tenant_file"] and live["CRM_LIVE"] else "off"
+    lines = [f"{found['tenant']}: live sending is switched {switched}"]
+    if not live["armed"]:
+        lines.append(f"  DISARMED: {live['disarmed_because']}")
+    elif live["armed_by"]:
+        lines.append(f"  armed by {live['armed_by']}, {_at(live['armed_at'])}")
+    if live["closed_now"]:
+        lines.append(f"  {live['closed_now']}: messages may leave again from {_at(live['opens_at'])} on")
+    lines += [f"  STOP: {found['stop_sign']}"] if found["stop_sign"] else []
+    for stop in found["stops"]:
+        what = "all campaigns" if stop["campaign"] == ALL else stop["campaign"]
+        lines.append(f"  stopped: {what}: {stop['reason']} ({stop['paused_by']}, {_at(stop['paused_at'])})")
+    for each in found["campaigns"]:
+        counts = ", ".join(f"{count} {state}" for state, count in each["messages"].items())
+        waits = f", {each['wait_reason']} until {_at(each['wait_until'])}" if each["wait_reason"] else ""
+        by = f", confirmed by {each['confirmed_by']}" if each["confirmed_by"] else ""
+        lines.append(
+            f"  {each['campaign']} {each['occurrence']} step {each['step']}: {each['status']}{waits}{by}: {counts}"
+        )
+    for chunk in found["unknown"]:
+        lines.append(
+            f"  unknown: {chunk['tag']}: {chunk['n_messages']} messages, {chunk['age_minutes']} minutes old;"
+            f" {chunk['next']}"
+        )
+    for each in found["dead_letters"]:
+        lines.append(f"  dead letters: {each['campaign']} {each['occurrence']}: {each['messages']} {each['reason']}")
+    for pull in found["pulls"]:
+        problem = f"; the last try failed: {pull['problem']}" if pull["problem"] else ""
+        lines.append(f"  {pull['feed']} of Brevo read until {_at(pull['read_until'])}{problem}")
+    return lines
+
+
+def _at(moment: datetime | None) -> str:
+    return moment.isoformat(timespec="minutes") if moment else "a person acts"
+
+
 def _rows(connection: psycopg.Connection, statement: str, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     cursor = connection.execute(statement.encode(), params)
     names = [column.name for column in cursor.description or ()]
