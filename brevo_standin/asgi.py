@@ -47,8 +47,8 @@ class App:
             {name.decode().lower(): value.decode("latin-1") for name, value in scope["headers"]},
             body,
         )
-        if request.path == "/standin/clock" and request.method == "POST":
-            # It may call a webhook's receiver: the loop must be free to answer what that asks meanwhile.
+        if request.path.startswith("/standin/") and request.method == "POST":
+            # Some of them call a webhook's receiver: the loop must be free to answer what that asks meanwhile.
             reply = await asyncio.to_thread(self.standin.handle, request)
         else:
             reply = self.standin.handle(request)

@@ -95,6 +95,12 @@ class Log:
             self._by_tag[tag].append(event)
         self._by_email[event.message.address.lower()].append(event)
 
+    def replace(self, events: list[Event]) -> None:
+        """Keep these only."""
+        self.forget()
+        for event in events:
+            self.write(event)
+
     def of(self, message: Message) -> list[Event]:
         return [event for event in self._by_email[message.address.lower()] if event.message is message]
 

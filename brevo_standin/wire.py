@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Request:
         """A request for a path with its query."""
         parts = urlsplit(url)
         lowered = {name.lower(): value for name, value in (headers or {}).items()}
-        return cls(method.upper(), parts.path, parse_qs(parts.query, keep_blank_values=True), lowered, body)
+        return cls(method.upper(), unquote(parts.path), parse_qs(parts.query, keep_blank_values=True), lowered, body)
 
     def first(self, name: str) -> str | None:
         """A parameter of the query, the first where it stands twice."""
