@@ -36,7 +36,12 @@ def keep(connection: psycopg.Connection, content: bytes, now: datetime) -> str:
 def kept(connection: psycopg.Connection, digest: str) -> bytes | None:
     """The bytes of that hash; None once they are forgotten."""
     found = connection.execute("select content from activation.payloads where content_hash = %s", [digest]).fetchone()
-    return zlib.decompress(found[0]) if found else None
+    return kept_content(found[0]) if found else None
+
+
+def kept_content(stored: bytes) -> bytes:
+    """The bytes of a row of activation.payloads."""
+    return zlib.decompress(stored)
 
 
 def begin(

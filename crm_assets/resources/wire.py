@@ -193,10 +193,9 @@ class Wire:
             return Broken("unreadable", status)
         except httpx.TransportError:
             return Broken("disconnected", status)
-        secret = self._secret.get_secret_value().encode()
-        content = b"".join(blocks).replace(
-            secret, b"[key]"
-        )  # a server that echoes it must not bring it into the ledger
+        content = b"".join(blocks)
+        if secret := self._secret.get_secret_value().encode():
+            content = content.replace(secret, b"[key]")  # echoed by a server, it must not come into the ledger
         return Reply(status, {name.lower(): value for name, value in response.headers.items()}, content)
 
     def close(self) -> None:
