@@ -7,28 +7,39 @@ Shared by the Dagster asset and by `crm plan`; runs without Dagster. Every refus
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from datetime import date, datetime
-from typing import Any
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
+import orjson
 import pandas as pd
 import psycopg
 
 from crm_assets import gating, tables
 from crm_assets.campaigns import Campaign, CampaignFiles
-from crm_assets.logic import activation, messages
-from crm_assets.logic.activation import Gate, RefusalError
+from crm_assets.logic import activation, gate, messages, review
+from crm_assets.logic.activation import EMAIL, FIRST_STEP, PHONE, Gate, RefusalError
 from crm_assets.resources.warehouse import Warehouse, copy_frame
 from crm_assets.rules import BusinessRules
 from crm_assets.run_context import GATE_IN_FORCE, TenantRun
 from crm_assets.tenants import Tenant
 
+if TYPE_CHECKING:
+    from crm_assets.resources.brevo import Brevo
+
 _GATE = "select run_id, as_of, status, reasons from gate.decisions" + GATE_IN_FORCE
+_STEP = "campaign = %s and occurrence = %s and step = %s"
+# Feeds of activation.pulls that tell of messages sent from Brevo's own screens.
+_FOREIGN_CONTACTS = ("campaigns", "events")
+_CHANNEL_COLUMNS = ["customer_id", "status", "phone", "phone_opt_out", "post_opt_out", "address", "postal_code", "city"]
 
 
 @dataclass(frozen=True)
 class PlanSummary:
-    """What `crm plan` says. `is_new` is false when this occurrence had been planned before: nothing was
+    """What `crm plan` says. `is_new` is false when this step had been planned before, or was only counted: nothing was
     changed.
+
+    `audience` = messages planned and held out. `addressed`, `eligible`, `left_out`, `arms` and `calls` (about how many
+    to Brevo) are known while it is planned or counted, not afterwards.
     """
 
     campaign: str
@@ -43,8 +54,13 @@ class PlanSummary:
     as_of: date
     expires_on: date
     is_new: bool
+    addressed: int | None = None
+    eligible: int | None = None
+    calls: int | None = None
+    arms: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     refused_products: dict[str, list[str]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -71,37 +87,112 @@ def require_running(connection: psycopg.Connection, campaign: str) -> None:
         raise RefusalError("PAUSED", f"{what} paused: {paused[1]}")
 
 
-def _people(warehouse: Warehouse, gate: Gate, campaign: Campaign) -> pd.DataFrame:
-    """One row per customer of the run, with what an audience may ask for (see `logic.activation.plan`)."""
-    actions = warehouse.read(
-        "gate",
-        "next_actions",
-        ["customer_id", "permitted", "scenario", "eligible"],
-        "run_id = %s",
-        [gate.run_id],
-    )
-    found = warehouse.read("audit", "findings", ["customer_id", "rule_no", "severity"], "run_id = %s", [gate.run_id])
+def _people(
+    warehouse: Warehouse, tenant: Tenant, gate_row: Gate, campaign: Campaign, rules: BusinessRules, as_of: date
+) -> pd.DataFrame:
+    """One row per customer of the run, with what an audience may ask for (see `logic.activation.Known`)."""
+    run = [gate_row.run_id]
+    columns = ["customer_id", "permitted", "permission_reason", "scenario", "eligible", "reason"]
+    actions = warehouse.read("gate", "next_actions", columns, "run_id = %s", run)
+    found = warehouse.read("audit", "findings", ["customer_id", "rule_no", "rule_code", "severity"], "run_id = %s", run)
     facts = warehouse.read("audit", "customer_facts", ["customer_id", "email", "type", "postal_code", "country"])
     segments = warehouse.read("rfm", "customer_rfm", ["customer_id", "segment"])
     clusters = warehouse.read("customers", "clusters", ["customer_id", "cluster_id", "cluster_name"])
-    people = actions.assign(eligible=activation.eligible_for(campaign, actions, found))
+    said = activation.verdicts(campaign, actions, found, rules)
+    if campaign.kind == "reco" and campaign.channel != EMAIL:
+        held = _held_by_review(warehouse, tenant, gate_row, actions.loc[said["eligible"], "customer_id"], rules)
+        said = activation.verdicts(campaign, actions, found, rules, held)
+    people = actions[["customer_id", "scenario"]].assign(**said)
     for more in (facts.rename(columns={"email": "address"}), segments, clusters):
         people = people.merge(more, on="customer_id", how="left", validate="one_to_one")
+    people["holdout_key"] = people["address"].astype("str").str.strip().str.lower()
+    if campaign.channel != EMAIL:
+        people = _on_channel(warehouse, campaign, people, rules, as_of)
     # An address may have been erased since the run was made.
-    people["eligible"] &= people["address"].notna()
+    people = _bar(people, people["address"].isna(), "NO_ADDRESS")
+    if campaign.is_profiled:
+        objected = warehouse.read("curated", "dim_customers", ["customer_id"], "profiling_objected")["customer_id"]
+        people = _bar(people, people["customer_id"].isin(objected), "PROFILING_OBJECTED")
     return people
 
 
-def stored_plan(warehouse: Warehouse, campaign: str, occurrence: str | None) -> dict[str, Any] | None:
-    """The stored plan of an occurrence (None: the campaign's latest), with its counts."""
+def _bar(people: pd.DataFrame, is_barred: pd.Series, code: str | pd.Series) -> pd.DataFrame:
+    """`people`, of whom those barred are not eligible: for the reason they had, else for that code."""
+    reason = people["reason"].where(~(is_barred & people["eligible"]), code)
+    return people.assign(eligible=people["eligible"] & ~is_barred, reason=reason)
+
+
+def _held_by_review(
+    warehouse: Warehouse, tenant: Tenant, gate_row: Gate, customers: pd.Series, rules: BusinessRules
+) -> dict[str, str]:
+    """What review says of customers whom the gate never asked it about: by telephone and post, those without e-mail."""
+    run = [gate_row.run_id]
+    proposed = pd.DataFrame(columns=review.ITEM_KEY)
+    if tenant.review != "auto":
+        proposed = warehouse.read("recommendations", "items", review.ITEM_KEY, "run_id = %s", run)
+    decided = [*review.ITEM_KEY, "decision"]
+    held = gate.review_verdicts(
+        customers,
+        proposed,
+        warehouse.read("review", "applied_decisions", decided, "run_id = %s", run),
+        warehouse.read("review", "samples", ["customer_id"], "run_id = %s", run)["customer_id"],
+        tenant.review,
+        rules,
+    )
+    return {str(customer): str(code) for customer, code in held.items()}
+
+
+def _on_channel(
+    warehouse: Warehouse, campaign: Campaign, people: pd.DataFrame, rules: BusinessRules, as_of: date
+) -> pd.DataFrame:
+    """`people` with the telephone number or the postal address as address, and who may not be reached that way."""
+    cards = warehouse.read("curated", "dim_customers", _CHANNEL_COLUMNS)
+    street = cards["address"] + ", " + cards["postal_code"] + ", " + cards["city"]  # null where a part is unknown
+    cards["address"] = cards["phone"] if campaign.channel == PHONE else street
+    cards = cards.drop(columns=["phone", "postal_code", "city"])
+    people = people.drop(columns="address").merge(cards, on="customer_id", how="left", validate="one_to_one")
+    people["holdout_key"] = people["holdout_key"].where(people["holdout_key"].notna(), people["address"])
+    barred = activation.barred_from_channel(campaign, people)
+    people = _bar(people, barred.notna(), barred)
+    # Rules 6 and 7 look at the e-mail address: contacts of people who have none are counted here.
+    since = as_of - timedelta(days=rules.audit.fatigue_days)
+    contacts = warehouse.read(
+        "curated", "contact_events", ["customer_id", "contact_date"],
+        "is_contact and address is null and customer_id is not null and contact_date > %s", [since],
+    )  # fmt: skip
+    told = contacts.groupby("customer_id")["contact_date"].agg(["max", "size"])
+    recent = pd.Timestamp(as_of) - people["customer_id"].map(told["max"]) < pd.Timedelta(days=rules.audit.silence_days)
+    people = _bar(people, recent, "SILENCE_WINDOW")
+    tired = people["customer_id"].map(told["size"]).fillna(0) >= rules.audit.fatigue_contacts
+    return _bar(people, tired, "MARKETING_FATIGUE")
+
+
+def stored_plan(
+    warehouse: Warehouse, campaign: str, occurrence: str | None, step: int | None = None
+) -> dict[str, Any] | None:
+    """The stored plan of an occurrence (None: the campaign's latest) and step (None: its latest), with its counts."""
     found = warehouse.query(
         "select c.*, (select count(*) from activation.batches b where b.campaign = c.campaign"
         " and b.occurrence = c.occurrence and b.step = c.step) as batches from activation.campaigns c"
-        " where c.campaign = %s and c.occurrence = coalesce(%s, c.occurrence)"
-        ' order by c.planned_at desc, c.occurrence collate "C" desc limit 1',
-        [campaign, occurrence],
+        " where c.campaign = %s and c.occurrence = coalesce(%s, c.occurrence) and c.step = coalesce(%s, c.step)"
+        ' order by c.planned_at desc, c.occurrence collate "C" desc, c.step desc limit 1',
+        [campaign, occurrence, step],
     )
     return {str(name): value for name, value in found.to_dict("records")[0].items()} if len(found) else None
+
+
+def fetched_of(stored: dict[str, Any]) -> dict[int, str]:
+    """The templates kept at Brevo that a stored plan was made with: id -> hash of the content that was checked."""
+    return {int(template): str(content) for template, content in (stored.get("fetched_templates") or {}).items()}
+
+
+def plan_is_unchanged(tenant: Tenant, campaign: Campaign, stored: dict[str, Any], planned: pd.DataFrame) -> bool:
+    """Whether the step's messages, its campaign's file, templates, wording, sender and estate are what was planned.
+
+    `stored`: of `stored_plan`. `planned`: every message of that step, whatever became of it.
+    """
+    again = activation.plan_hash(tenant, campaign, stored["occurrence"], stored["run_id"], planned, fetched_of(stored))
+    return again == stored["plan_hash"]
 
 
 def _summary(stored: dict[str, Any]) -> PlanSummary:
@@ -121,73 +212,234 @@ def _summary(stored: dict[str, Any]) -> PlanSummary:
     )
 
 
+def history_warnings(warehouse: Warehouse, tenant: Tenant) -> list[str]:
+    """Why contacts made from Brevo's own screens may be missing here; while they are, silence may be broken."""
+    known = {
+        feed: (read_until, problem)
+        for feed, read_until, problem in warehouse.rows("select feed, read_until, problem from activation.pulls")
+    }
+    said = []
+    for feed in _FOREIGN_CONTACTS:
+        read_until, problem = known.get(feed, (None, None))
+        if not problem and (read_until or not tenant.brevo.live):
+            continue
+        why = f"the last try failed ({problem})" if problem else "it has never been read"
+        until = f"; what is here ends at {read_until:%Y-%m-%d %H:%M} UTC" if read_until else ""
+        said.append(
+            f"{feed} of Brevo cannot be read: {why}{until}. Messages sent from Brevo's own screens since do not count"
+            " as contacts here: somebody may be written to within the days of silence"
+        )
+    return said
+
+
+def _step_to_plan(
+    warehouse: Warehouse, tenant: Tenant, campaign: Campaign, occurrence: str, as_of: date
+) -> tuple[int, dict[str, Any] | None, str]:
+    """The step that comes next; else the last one planned, as it is stored, and why the next one has to wait."""
+    stored = stored_plan(warehouse, campaign.name, occurrence)
+    if stored is None:
+        return FIRST_STEP, None, ""
+    last = int(stored["step"])
+    if last >= campaign.n_steps:
+        return last, stored, ""
+    open_messages, newest = warehouse.rows(
+        "select count(*) filter (where status in ('planned', 'sending', 'unknown')), max(sent_at) filter"
+        f" (where status = 'sent') from activation.messages where {_STEP}",
+        [campaign.name, occurrence, last],
+    )[0]
+    has_ended = stored["status"] in ("done", "abandoned") or as_of > stored["expires_on"].date()
+    if open_messages and not has_ended:
+        return (
+            last,
+            stored,
+            f"step {last + 1} waits until step {last} has been sent ({open_messages} messages have not)",
+        )
+    if newest is None:
+        return last, stored, f"there is no step {last + 1}: nothing of step {last} was sent"
+    due = newest.astimezone(tenant.zone).date() + timedelta(days=campaign.after_days(last + 1))
+    if as_of < due:
+        return last, stored, f"step {last + 1} is due on {due}"
+    return last + 1, None, ""
+
+
+def _followers(
+    warehouse: Warehouse, tenant: Tenant, campaign: Campaign, occurrence: str, step: int
+) -> pd.DataFrame | None:
+    """What became of the step before (see `logic.activation.followers`); None for the first step."""
+    if step == FIRST_STEP:
+        return None
+    columns = ["address", "customer_id", "status", "sent_at", "planned_at"]
+    key = [campaign.name, occurrence, step - 1]
+    previous = warehouse.read("activation", "messages", columns, _STEP, key)
+    since = previous[["sent_at", "planned_at"]].min().min().date()
+    orders = warehouse.read(
+        "curated", "fct_orders", ["customer_id", "order_date"], "is_qualifying and order_date >= %s", [since]
+    )
+    events = warehouse.read(
+        "outcomes", "events", ["address", "event", "occurred_at", "is_machine"], "occurred_at >= %s", [since]
+    )
+    return activation.followers(previous, orders, events, campaign, tenant.zone)
+
+
+def _known(
+    warehouse: Warehouse,
+    tenant: Tenant,
+    campaign: Campaign,
+    gate_row: Gate,
+    rules: BusinessRules,
+    as_of: date,
+    step: int,
+    fetched: dict[int, str],
+) -> activation.Known:
+    """Everything that planning a step looks at."""
+    occurrence = campaign.occurrence_on(as_of)
+    asks_for_purchases = campaign.audience.bought or campaign.audience.not_bought
+    purchases = ["customer_id", "wine_id", "sale_date"]
+    key = [campaign.name, occurrence, step]
+    written = warehouse.read("activation", "messages", [*activation.HASHED, "status"], _STEP, key)
+    numbers = warehouse.rows(f"select coalesce(max(batch_no), 0) from activation.batches where {_STEP}", key)[0]
+    return activation.Known(
+        people=_people(warehouse, tenant, gate_row, campaign, rules, as_of),
+        items=gating.listed_items(warehouse, gate_row.run_id, [*messages.ITEM_COLUMNS, "scenario"]),
+        products=warehouse.read("curated", "dim_products", [*messages.PRODUCT_COLUMNS, "family"]),
+        purchases=warehouse.read("rfm", "purchases", purchases) if asks_for_purchases else None,
+        followers=_followers(warehouse, tenant, campaign, occurrence, step),
+        written=written if len(written) else None,
+        n_batches=max(int(numbers[0]), written["batch_id"].nunique()),
+        fetched=fetched,
+    )
+
+
 def plan_campaign(
-    warehouse: Warehouse, tenant: Tenant, campaign: Campaign, rules: BusinessRules, as_of: date, now: datetime
+    warehouse: Warehouse,
+    tenant: Tenant,
+    campaign: Campaign,
+    rules: BusinessRules,
+    as_of: date,
+    now: datetime,
+    *,
+    client: Brevo | None = None,
+    count_only: bool = False,
 ) -> PlanSummary:
-    """Plan the occurrence of `campaign` that `as_of` belongs to, once: a second call returns what was
+    """Plan the step of `campaign` that comes next in the occurrence of `as_of`, once: a second call returns what was
     planned.
 
-    Nothing is sent. RefusalError: NO_DECISION, GATE_CLOSED, HISTORICAL, STALE_GATE, PAUSED, NOT_ACTIVE,
-    NOT_DUE, EMPTY_AUDIENCE, GATE_CHANGED, ALREADY_PLANNED.
+    Nothing is sent. `client` reads the templates that a campaign has at Brevo. `count_only`: nothing is written either;
+    what would refuse the plan only for now is a warning. RefusalError: NO_DECISION, GATE_CLOSED, HISTORICAL,
+    STALE_GATE, PAUSED, NOT_ACTIVE, NOT_DUE, LAST_ORDER_PAST, EMPTY_AUDIENCE, GATE_CHANGED, ALREADY_PLANNED,
+    TEMPLATE_UNREADABLE, TEMPLATE_UNFIT, PARAMS_TOO_LARGE.
     """
-    stored = stored_plan(warehouse, campaign.name, campaign.occurrence_on(as_of))
-    if stored:
-        return _summary(stored)
-    if not campaign.active:
-        raise RefusalError("NOT_ACTIVE", f"the file of campaign {campaign.name} says active: false")
-    if not campaign.is_due(as_of, rules):
-        raise RefusalError("NOT_DUE", f"campaign {campaign.name} leaves on {campaign.send_on}; today is {as_of}")
-    gate = activation.require_open(gate_in_force(warehouse), as_of, rules)
-    plan = activation.plan(
-        tenant,
-        campaign,
-        gate,
-        _people(warehouse, gate, campaign),
-        gating.listed_items(warehouse, gate.run_id, messages.ITEM_COLUMNS),
-        warehouse.read("curated", "dim_products", messages.PRODUCT_COLUMNS),
-        rules,
-        as_of,
-    )
-    is_new = _store(warehouse, plan, gate, as_of, now)
-    stored = stored_plan(warehouse, plan.campaign, plan.occurrence)
+    occurrence = campaign.occurrence_on(as_of)
+    warnings = history_warnings(warehouse, tenant)
+    step, stored, wait = _step_to_plan(warehouse, tenant, campaign, occurrence, as_of)
+    if stored is not None:
+        return PlanSummary(**{**asdict(_summary(stored)), "warnings": [*warnings, *filter(None, [wait])]})
+    for refusal in _not_now(campaign, rules, as_of, step):
+        if not count_only:
+            raise refusal
+        warnings.append(str(refusal))
+    despite = activation.closures_that_do_not_count(campaign)
+    gate_row = activation.require_open(gate_in_force(warehouse), as_of, rules, despite=despite)
+    fetched = _fetched(warehouse, tenant, campaign, client, now, count_only=count_only)
+    known = _known(warehouse, tenant, campaign, gate_row, rules, as_of, step, fetched)
+    plan = activation.plan(tenant, campaign, gate_row, known, rules, as_of, step)
+    is_new = not count_only and _store(warehouse, campaign, plan, gate_row, as_of, now, fetched)
+    if is_new or count_only:
+        return PlanSummary(
+            campaign=plan.campaign,
+            occurrence=plan.occurrence,
+            step=step,
+            run_id=plan.run_id,
+            plan_hash=plan.plan_hash,
+            audience=len(plan.messages),
+            planned=plan.n_planned,
+            holdout=plan.n_holdout,
+            batches=len(plan.batches),
+            as_of=as_of,
+            expires_on=plan.expires_on,
+            is_new=is_new,
+            addressed=plan.addressed,
+            eligible=plan.eligible,
+            calls=plan.calls,
+            arms=plan.arms,
+            left_out=plan.left_out,
+            refused_products=plan.refused_products,
+            warnings=warnings,
+        )
+    stored = stored_plan(warehouse, plan.campaign, plan.occurrence, step)
     assert stored is not None
-    return PlanSummary(
-        **{
-            **asdict(_summary(stored)),
-            "is_new": is_new,
-            "left_out": plan.left_out if is_new else {},
-            "refused_products": plan.refused_products if is_new else {},
-        }
-    )
+    return PlanSummary(**{**asdict(_summary(stored)), "warnings": warnings})
 
 
-def _store(warehouse: Warehouse, plan: activation.Plan, gate: Gate, as_of: date, now: datetime) -> bool:
-    """Write a plan in one transaction; False when somebody else had planned this occurrence meanwhile."""
+def _not_now(campaign: Campaign, rules: BusinessRules, as_of: date, step: int) -> list[RefusalError]:
+    """What keeps a campaign from being planned on that day, by its own file."""
+    refusals = []
+    if not campaign.active:
+        refusals.append(RefusalError("NOT_ACTIVE", f"the file of campaign {campaign.name} says active: false"))
+    if step == FIRST_STEP and not campaign.is_due(as_of, rules):
+        day = f"campaign {campaign.name} leaves on {campaign.send_on}; today is {as_of}"
+        refusals.append(RefusalError("NOT_DUE", day))
+    return refusals
+
+
+def _fetched(
+    warehouse: Warehouse, tenant: Tenant, campaign: Campaign, client: Brevo | None, now: datetime, *, count_only: bool
+) -> dict[int, str]:
+    """id -> hash of the content of each template that the campaign has at Brevo, read, checked and stored now."""
+    wanted = activation.brevo_template_ids(tenant, campaign)
+    if not wanted:
+        return {}
+    raise RefusalError("TEMPLATE_UNREADABLE", f"campaign {campaign.name} uses templates kept at Brevo")
+
+
+def _store(
+    warehouse: Warehouse,
+    campaign: Campaign,
+    plan: activation.Plan,
+    gate_row: Gate,
+    as_of: date,
+    now: datetime,
+    fetched: dict[int, str],
+) -> bool:
+    """Write a plan in one transaction; False when somebody else had planned this step meanwhile."""
+    row = {
+        "campaign": plan.campaign,
+        "occurrence": plan.occurrence,
+        "step": plan.step,
+        "run_id": plan.run_id,
+        "plan_hash": plan.plan_hash,
+        "audience": len(plan.messages) + plan.n_written,
+        "holdout": plan.n_holdout + plan.n_written_holdout,
+        "as_of": as_of,
+        "planned_at": now,
+        "expires_on": plan.expires_on,
+        "kind": campaign.kind,
+        "channel": campaign.channel,
+        "template_hash": plan.template_hash,
+        "fetched_templates": orjson.dumps({str(k): v for k, v in fetched.items()}).decode() if fetched else None,
+    }
+    names, marks = ", ".join(row), ", ".join(f"%({name})s" for name in row)
     with warehouse.transaction() as connection:
         require_running(connection, plan.campaign)
         # The campaign's row is the lock: a second planner waits here for the first to commit, then finds
         # it taken.
         taken = connection.execute(
-            "insert into activation.campaigns (campaign, occurrence, step, run_id, plan_hash, audience,"
-            " holdout, as_of, planned_at, expires_on) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-            " on conflict (campaign, occurrence, step) do nothing",
-            [
-                plan.campaign,
-                plan.occurrence,
-                plan.step,
-                plan.run_id,
-                plan.plan_hash,
-                len(plan.messages),
-                plan.n_holdout,
-                as_of,
-                now,
-                plan.expires_on,
-            ],
+            f"insert into activation.campaigns ({names}) values ({marks})"
+            " on conflict (campaign, occurrence, step) do nothing".encode(),
+            row,
         ).rowcount
         if not taken:
             return False
         current = connection.execute(_GATE.encode()).fetchone()
-        if current is None or current[0] != gate.run_id or current[2] != "open":
+        if (
+            current is None
+            or current[0] != plan.run_id
+            or (current[2], tuple(current[3]))
+            != (
+                gate_row.status,
+                gate_row.reasons,
+            )
+        ):
             raise RefusalError("GATE_CHANGED", "a newer decision of the gate came in while planning; plan again")
         copy_frame(connection, tables.batches, plan.batches)
         try:
@@ -198,7 +450,41 @@ def _store(warehouse: Warehouse, plan: activation.Plan, gate: Gate, as_of: date,
                 "ALREADY_PLANNED",
                 f"an address has a message of {plan.campaign} {plan.occurrence} already; nothing was planned",
             ) from None
+        if campaign.occurrence == "weekly":
+            _supersede_older(connection, plan, now)
     return True
+
+
+def _supersede_older(connection: psycopg.Connection, plan: activation.Plan, now: datetime) -> None:
+    """What older occurrences of a weekly campaign still hold unsent is dropped: nobody gets last week's too."""
+    key = {
+        "campaign": plan.campaign,
+        "occurrence": plan.occurrence,
+        "reason": activation.NEWER_OCCURRENCE,
+        "now": now,
+    }
+    older = "campaign = %(campaign)s and occurrence <> %(occurrence)s"
+    connection.execute(
+        f"update activation.messages set status = 'superseded', reason = %(reason)s"
+        f" where {older} and status = 'planned'".encode(),
+        key,
+    )
+    connection.execute(
+        f"update activation.batches as batches set status = 'superseded' where {older} and status = 'planned'"
+        " and not exists (select 1 from activation.messages as messages where messages.batch_id = batches.batch_id"
+        " and messages.status <> 'superseded')".encode(),
+        key,
+    )
+    connection.execute(
+        "update activation.campaigns as campaigns set ended_at = %(now)s, wait_until = null, wait_reason = %(reason)s,"
+        " status = case when began_at is null then 'abandoned' else 'done' end"
+        f" where {older} and status in ('planned', 'waiting') and not exists ("
+        "select 1 from activation.messages as messages"
+        " where (messages.campaign, messages.occurrence, messages.step)"
+        " = (campaigns.campaign, campaigns.occurrence, campaigns.step)"
+        " and messages.status in ('planned', 'sending', 'unknown'))".encode(),
+        key,
+    )
 
 
 def settle_reviews(run: TenantRun) -> None:
@@ -208,8 +494,10 @@ def settle_reviews(run: TenantRun) -> None:
     reviews.settle(run)
 
 
-def plan(run: TenantRun, name: str) -> dict[str, Any]:
-    """Plan the campaign `name` of the run's tenant, as of the run's day."""
+def plan(run: TenantRun, name: str, *, count_only: bool = False) -> dict[str, Any]:
+    """Plan the campaign `name` of the run's tenant, as of the run's day, or only count whom it would reach."""
     settle_reviews(run)
     campaign = CampaignFiles(run.config.tenants, run.tenant).get(name)
-    return plan_campaign(run.warehouse, run.tenant, campaign, run.rules, run.as_of, run.now).as_dict()
+    return plan_campaign(
+        run.warehouse, run.tenant, campaign, run.rules, run.as_of, run.now, count_only=count_only
+    ).as_dict()

@@ -1,8 +1,8 @@
 """Planning, the plain part: who gets which message in which batch (spec.md §7).
 
-`plan` turns a gated run and a campaign into messages, batches and a hash of their exact content: same inputs, same
-ids. No SQL, no network, no clock; the transaction that stores a plan is in `crm_assets/activation.py`, what a message
-says in `logic/messages.py`, how messages become calls in `logic/outbox.py`.
+`plan` turns a gated run and a campaign into the messages of one step, its batches and a hash of their exact content:
+same inputs, same ids. No SQL, no network, no clock; the transaction that stores a plan is in
+`crm_assets/activation.py`, what a message says in `logic/messages.py`, how messages become calls in `logic/outbox.py`.
 """
 
 from __future__ import annotations
@@ -10,23 +10,39 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
+import orjson
 import pandas as pd
 
-from crm_assets import rendering
-from crm_assets.campaigns import Campaign
-from crm_assets.logic import audit
-from crm_assets.logic.messages import EMAIL_TEMPLATE, estate_of, message_items, product_pieces, sender_of
+from crm_assets.campaigns import BREVO_TEMPLATE, Campaign, Purchase
+from crm_assets.logic import audit, sending_calendar
+from crm_assets.logic.gate import NO_ELIGIBLE_CUSTOMER
+from crm_assets.logic.messages import (
+    brevo_params,
+    estate_of,
+    message_items,
+    product_pieces,
+    render,
+    sender_of,
+    template_hash_of,
+)
 from crm_assets.rules import BusinessRules
 from crm_assets.tenants import Tenant
 
-PLANNED, HOLDOUT = "planned", "holdout"
+PLANNED, HOLDOUT, SENT, SUPERSEDED = "planned", "holdout", "sent", "superseded"
 FIRST_STEP = 1
+NEWER_OCCURRENCE = "NEWER_OCCURRENCE"
+EMAIL, PHONE, POST = "email", "phone", "post"
+# Rules of the audit that look at the e-mail address: whom nobody writes an e-mail to may be called (spec.md §7).
+EMAIL_ONLY_RULES = frozenset({1, 2, 3, 5})
+MOVED = "moved"  # status of a customer that bars letters
+_SAMPLE_RENDERED = 20  # messages rendered to estimate the calls that a plan needs
 
 
 class RefusalError(Exception):
@@ -49,11 +65,13 @@ class Gate:
 
 @dataclass(frozen=True)
 class Plan:
-    """One occurrence of a campaign, ready to be stored.
+    """One step of one occurrence of a campaign, ready to be stored.
 
-    `messages`: columns of activation.messages without planned_at and sent_at; `batches`: columns of
-    activation.batches. `left_out`: how many customers of the audience were not planned, by reason.
-    `refused_products`: product_key -> the pieces that its item lacks.
+    `messages`: columns of activation.messages that a plan decides; `batches`: columns of activation.batches.
+    `addressed`: customers of the audience (a later step: addresses of the step before); `eligible`: of them, those whom
+    the gate lets through. `left_out`: how many of them were not planned, by reason. `refused_products`: product_key ->
+    the pieces that its item lacks. `calls`: about how many calls to Brevo the messages need. `n_written`: messages that
+    the outbox held already, `n_written_holdout` of them held out.
     """
 
     campaign: str
@@ -61,11 +79,17 @@ class Plan:
     step: int
     run_id: str
     plan_hash: str
+    template_hash: str
     expires_on: date
     messages: pd.DataFrame
     batches: pd.DataFrame
+    addressed: int
+    eligible: int
     left_out: dict[str, int]
     refused_products: dict[str, list[str]]
+    calls: int
+    n_written: int = 0
+    n_written_holdout: int = 0
 
     @property
     def n_planned(self) -> int:
@@ -74,6 +98,12 @@ class Plan:
     @property
     def n_holdout(self) -> int:
         return int((self.messages["status"] == HOLDOUT).sum())
+
+    @property
+    def arms(self) -> dict[str, int]:
+        """Messages of each arm of an A/B test, the holdout apart."""
+        arms = self.messages.loc[self.messages["status"] == PLANNED, "arm"].dropna()
+        return {str(name): int(count) for name, count in arms.value_counts().sort_index().items()}
 
 
 def canonical(value: Any) -> bytes:
@@ -111,6 +141,27 @@ def require_open(
     return gate
 
 
+def closures_that_do_not_count(campaign: Campaign) -> frozenset[str]:
+    """Reasons of a closed gate in spite of which this campaign may be planned and sent.
+
+    That no list of wines has passed audit and review says nothing of a message about no wine.
+    """
+    return frozenset() if campaign.kind == "reco" else frozenset({NO_ELIGIBLE_CUSTOMER})
+
+
+def require_before_last_order(campaign: Campaign, as_of: date, rules: BusinessRules) -> None:
+    """RefusalError when the message would leave after the last order date of the feast it speaks of."""
+    if campaign.feast is None:
+        return
+    leaves = max(campaign.send_on or as_of, as_of)
+    last = sending_calendar.last_order_day(campaign.feast, leaves, rules.activation.calendar)
+    if leaves > last:
+        raise RefusalError(
+            "LAST_ORDER_PAST",
+            f"campaign {campaign.name} is about {campaign.feast}, and the last day for such orders was {last}",
+        )
+
+
 def departments(postal_code: pd.Series, country: pd.Series) -> pd.Series:
     """French department of each row, null outside France: 67, 2A, 974."""
     code = postal_code.astype("str").where(country == "FR")
@@ -142,17 +193,119 @@ def in_audience(people: pd.DataFrame, campaign: Campaign, home_country: str) -> 
     return inside.astype(bool)
 
 
-def eligible_for(campaign: Campaign, actions: pd.DataFrame, found: pd.DataFrame) -> pd.Series:
-    """Whether each row of gate.next_actions may get this campaign.
+def purchase_filter(
+    people: pd.DataFrame, wanted: Purchase, purchases: pd.DataFrame, products: pd.DataFrame, as_of: date
+) -> pd.Series:
+    """Whether each customer bought what `wanted` names, within its days.
 
-    A recommendation needs an eligible next action. An event or news is about no wine: rules 8 to 15 and the
-    review of wines do not apply (spec.md §7), permission and the errors of rules 1 to 7 do. `found`:
-    audit.findings.
+    `purchases`: rows of rfm.purchases (customer_id, wine_id, sale_date). A product key stands for its wine.
     """
-    if campaign.kind == "reco":
-        return actions["eligible"].astype(bool)
-    errors = found[(found["severity"] == audit.ERROR) & (found["rule_no"] <= audit.LAST_RULE_OF_ANY_MESSAGE)]
-    return actions["permitted"].astype(bool) & ~actions["customer_id"].isin(errors["customer_id"])
+    age = (pd.Timestamp(as_of) - pd.to_datetime(purchases["sale_date"])).dt.days
+    inside = purchases[(age >= 0) & (age <= wanted.days)]
+    if wanted.wines or wanted.families:
+        named = named_wines(products, [*wanted.wines, *wanted.families])
+        inside = inside[inside["wine_id"].isin(named | set(wanted.wines))]
+    return people["customer_id"].isin(inside["customer_id"])
+
+
+def named_wines(products: pd.DataFrame, names: Sequence[str]) -> set[str]:
+    """The wine_ids of the catalogue that `names` mean: wine_ids, product keys, families."""
+    is_meant = products["wine_id"].isin(names) | products["product_key"].isin(names) | products["family"].isin(names)
+    return set(products.loc[is_meant, "wine_id"])
+
+
+def _first_said(causes: Sequence[tuple[pd.Series, Any]]) -> pd.Series:
+    """Per row the code (or the row's own of a series of codes) of the first cause that holds, null where none does."""
+    said = pd.Series(None, index=causes[0][0].index, dtype="object")
+    for holds, code in reversed(causes):
+        said = said.mask(holds.astype("boolean").fillna(False).astype(bool), code)
+    return said
+
+
+def verdicts(
+    campaign: Campaign,
+    actions: pd.DataFrame,
+    found: pd.DataFrame,
+    rules: BusinessRules,
+    held: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Per row of gate.next_actions, whether the customer may get this campaign, and why not: eligible, reason.
+
+    A recommendation by e-mail needs an eligible next action. An event or news is about no wine: rules 8 to 15 and the
+    review of wines do not apply (spec.md §7), permission and the errors of rules 1 to 7 do. By telephone and post the
+    rules about the e-mail address fall away; `held` is then what review says of a customer, about whom the gate may
+    never have asked it. `found`: audit.findings.
+    """
+    is_error = found["severity"] == audit.ERROR
+    permitted = actions["permitted"].astype(bool)
+    if campaign.kind == "reco" and campaign.channel == EMAIL:
+        eligible = actions["eligible"].astype(bool)
+        said = actions["reason"] if "reason" in actions else pd.Series(None, index=actions.index, dtype="object")
+        return pd.DataFrame({"eligible": eligible, "reason": said.astype("object").where(~eligible, None)})
+    counts = pd.Series(True, index=found.index)
+    if campaign.channel != EMAIL:
+        counts &= ~found["rule_no"].isin(EMAIL_ONLY_RULES)
+    if campaign.kind != "reco":
+        counts &= is_error & (found["rule_no"] <= audit.LAST_RULE_OF_ANY_MESSAGE)
+    counted = found[counts]
+    errors = counted[is_error[counts]].sort_values("rule_no", kind="stable").drop_duplicates("customer_id")
+    points = np.where(counted["severity"] == audit.ERROR, rules.audit.error_points, rules.audit.warning_points)
+    lost = pd.Series(points, index=counted.index).groupby(counted["customer_id"]).sum()
+    score = 100 - actions["customer_id"].map(lost).fillna(0)
+    why = actions["customer_id"].map(errors.set_index("customer_id")["rule_code"] if len(errors) else {})
+    review = actions["customer_id"].map(dict(held or {}))
+    refused = actions["permission_reason"] if "permission_reason" in actions else pd.Series(None, index=actions.index)
+    said = _first_said(
+        [
+            (~permitted, refused.astype("object").fillna("NOT_PERMITTED")),
+            (why.notna(), why.astype("object")),
+            (review.notna(), review.astype("object")),
+            (score < rules.audit.min_score, "LOW_SCORE"),
+        ]
+    )
+    return pd.DataFrame({"eligible": said.isna(), "reason": said})
+
+
+def barred_from_channel(campaign: Campaign, people: pd.DataFrame) -> pd.Series:
+    """Why a channel other than e-mail is closed to each customer, null where it is open.
+
+    `people`: phone_opt_out, post_opt_out, status, address; of curated.dim_customers.
+    """
+    opted_out = people["phone_opt_out" if campaign.channel == PHONE else "post_opt_out"]
+    has_moved = (people["status"] == MOVED) & (campaign.channel == POST)
+    code = "PHONE_OPT_OUT" if campaign.channel == PHONE else "POST_OPT_OUT"
+    has_none = "NO_PHONE" if campaign.channel == PHONE else "NO_POSTAL_ADDRESS"
+    return _first_said([(opted_out, code), (has_moved, "MOVED"), (people["address"].isna(), has_none)])
+
+
+def followers(
+    previous: pd.DataFrame, orders: pd.DataFrame, events: pd.DataFrame, campaign: Campaign, zone: ZoneInfo
+) -> pd.DataFrame:
+    """The addresses of a step's messages and what keeps each out of the next step: address, is_held_out, reason.
+
+    `previous`: address, customer_id, status, sent_at, planned_at of the step before. `orders`: customer_id, order_date
+    of qualifying orders. `events`: address, event, occurred_at, is_machine of outcomes.events. reason: NOT_SENT,
+    ORDERED, CLICKED or UNSUBSCRIBED; null: goes on. The holdout goes on as holdout; it is asked about orders alike, or
+    the two could not be compared.
+    """
+    held = previous["status"] == HOLDOUT
+    start = pd.to_datetime(previous["sent_at"].where(~held, previous["planned_at"]), utc=True)
+    day = start.dt.tz_convert(zone).dt.tz_localize(None).dt.normalize()
+    last_order = previous["customer_id"].map(pd.to_datetime(orders["order_date"]).groupby(orders["customer_id"]).max())
+
+    def happened(names: Iterable[str]) -> pd.Series:
+        theirs = events[events["event"].isin(list(names)) & ~events["is_machine"].fillna(False).astype(bool)]
+        last = pd.to_datetime(theirs["occurred_at"], utc=True).groupby(theirs["address"].str.lower()).max()
+        return previous["address"].map(last) >= start
+
+    causes = [(~held & (previous["status"] != SENT), "NOT_SENT")]
+    if "order" in campaign.stop_on:
+        causes.append((last_order >= day, "ORDERED"))
+    if "click" in campaign.stop_on:
+        causes.append((happened(["clicked"]), "CLICKED"))
+    causes.append((happened(["unsubscribed", "spam"]), "UNSUBSCRIBED"))
+    reason = _first_said(causes)
+    return pd.DataFrame({"address": previous["address"], "is_held_out": held, "reason": reason})
 
 
 def quarter(day: date) -> str:
@@ -166,6 +319,20 @@ def is_held_out(tenant: str, day: date, addresses: Iterable[str], share: float) 
     prefix = f"{tenant}\n{quarter(day)}\n"
     draws = [int.from_bytes(hashlib.sha256((prefix + a).encode()).digest()[:8]) for a in addresses]
     return np.array([draw < threshold for draw in draws], dtype=bool)
+
+
+def arm_of(tenant: str, campaign: Campaign, occurrence: str, addresses: Iterable[str]) -> list[str | None]:
+    """The arm of each address, by its share: hash(tenant, campaign, occurrence, address), the same in every step.
+
+    Nothing of the holdout's hash is in it, so that the arms hold the same kind of people.
+    """
+    if not campaign.arms:
+        return [None for _ in addresses]
+    names = sorted(campaign.arms)
+    bounds = [math.floor(bound * 2**64) for bound in np.cumsum([campaign.arms[name].share for name in names])[:-1]]
+    prefix = f"arm\n{tenant}\n{campaign.name}\n{occurrence}\n"
+    draws = (int.from_bytes(hashlib.sha256((prefix + a).encode()).digest()[:8]) for a in addresses)
+    return [names[sum(draw >= bound for bound in bounds)] for draw in draws]
 
 
 def batch_sizes(count: int, rules: BusinessRules) -> list[int]:
@@ -184,12 +351,25 @@ def batch_sizes(count: int, rules: BusinessRules) -> list[int]:
     return [base + 1] * more + [base] * (number - more)
 
 
-def plan_hash(tenant: Tenant, campaign: Campaign, occurrence: str, run_id: str, messages: pd.DataFrame) -> str:
-    """SHA-256 over the exact content of a plan: campaign file, template and wording, sender, estate, every
-    message.
+# What of a message its plan's hash covers: all that decides who gets what.
+HASHED = ["message_id", "batch_id", "address", "customer_id", "scenario", "arm", "template", "params"]
 
-    Nothing that a send changes is in it, so it can be computed again from what is stored and compared.
+
+def plan_hash(
+    tenant: Tenant,
+    campaign: Campaign,
+    occurrence: str,
+    run_id: str,
+    messages: pd.DataFrame,
+    fetched: Mapping[int, str] | None = None,
+) -> str:
+    """SHA-256 over the exact content of a step's plan: campaign file, templates and wording, sender, estate, every
+    message with its arm.
+
+    `messages`: all of the step. `fetched`: id of a template kept at Brevo -> the hash of its content. Nothing that a
+    send changes is in it, so it can be computed again from what is stored and compared.
     """
+    rules = tenant.business_rules
     digest = hashlib.sha256(
         canonical(
             {
@@ -197,83 +377,158 @@ def plan_hash(tenant: Tenant, campaign: Campaign, occurrence: str, run_id: str, 
                 "campaign": campaign.model_dump(mode="json"),
                 "occurrence": occurrence,
                 "run_id": run_id,
-                "template": rendering.template_hash(EMAIL_TEMPLATE, tenant.locale),
+                "template": template_hash_of(campaign, tenant, rules, fetched or {}),
                 "sender": sender_of(campaign, tenant),
                 "estate": estate_of(campaign, tenant),
             }
         )
     )
-    columns = ["message_id", "batch_id", "address", "customer_id", "params"]
-    for message in messages.sort_values("message_id")[columns].itertuples(index=False):
-        digest.update(canonical([None if not isinstance(v, dict) and pd.isna(v) else v for v in message]))
+    rows = messages.sort_values("message_id")[HASHED].astype("object")
+    texts = rows.drop(columns="params").where(rows.drop(columns="params").notna(), None).to_numpy().tolist()
+    for row, params in zip(texts, rows["params"], strict=True):
+        digest.update(orjson.dumps([*row, params], option=orjson.OPT_SORT_KEYS))
     return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Known:
+    """What planning looks at beside the campaign: rows of a tenant's tables, each read once.
+
+    people: one row per customer of the gate's run: customer_id, address (e-mail, telephone number or postal address, by
+    the channel), holdout_key (what the holdout is drawn by), type, segment, cluster_id, cluster_name, scenario,
+    postal_code, country, eligible, reason (of `verdicts`). items: the run's list as it stands
+    (messages.ITEM_COLUMNS, scenario). products: curated.dim_products. purchases: rfm.purchases, where the audience
+    asks for them. followers: of the step before; None for the first step. written: messages of this very step that the
+    outbox holds already, in n_batches batches. fetched: id of a template kept at Brevo -> hash of its content.
+    """
+
+    people: pd.DataFrame
+    items: pd.DataFrame
+    products: pd.DataFrame
+    purchases: pd.DataFrame | None = None
+    followers: pd.DataFrame | None = None
+    written: pd.DataFrame | None = None
+    n_batches: int = 0
+    fetched: Mapping[int, str] = field(default_factory=dict)
+
+
+def _audience(
+    tenant: Tenant, campaign: Campaign, known: Known, as_of: date, left_out: dict[str, int]
+) -> tuple[pd.DataFrame, int]:
+    """The customers addressed, with is_held_out, and how many were; who is left out of a later step is counted."""
+    people = known.people.assign(address=known.people["address"].astype("str").str.strip().str.lower())
+    people["address"] = people["address"].where(known.people["address"].notna())
+    if known.followers is not None:
+        gone_on = known.followers[known.followers["reason"].isna()]
+        left_out |= {str(code): int(n) for code, n in known.followers["reason"].dropna().value_counts().items()}
+        left_out["ADDRESS_GONE"] = int((~gone_on["address"].isin(people["address"])).sum())
+        chosen = people.merge(gone_on[["address", "is_held_out"]], on="address", how="inner", validate="many_to_one")
+        return chosen, len(known.followers)
+    inside = in_audience(people, campaign, tenant.country)
+    for wanted, should in ((campaign.audience.bought, True), (campaign.audience.not_bought, False)):
+        if wanted is not None:
+            assert known.purchases is not None
+            inside &= purchase_filter(people, wanted, known.purchases, known.products, as_of) == should
+    chosen = people[inside].assign(is_held_out=False)
+    return chosen, len(chosen)
+
+
+def _written_texts(campaign: Campaign, once: pd.DataFrame) -> pd.DataFrame:
+    """The messages of an event or news: the same for everybody, about no wine."""
+    nothing: list[Callable[[], Any]] = [list, list, lambda: {"items": []}]
+    made = {
+        name: pd.Series([make() for _ in range(len(once))], index=once.index, dtype="object")
+        for name, make in zip(("wine_ids", "product_keys", "params"), nothing, strict=True)
+    }
+    return once.assign(scenario=campaign.kind, **made)
+
+
+def _with_items(
+    tenant: Tenant,
+    campaign: Campaign,
+    known: Known,
+    once: pd.DataFrame,
+    rules: BusinessRules,
+    left_out: dict[str, int],
+) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """The customers with the wines that their message shows, and what products lack that cannot be shown."""
+    estate = estate_of(campaign, tenant)
+    can_order = bool(estate["reply_to"] or estate["phone"])
+    pieces, every_lack = product_pieces(known.products, can_order, tenant.locale, rules)
+    offered = known.items[known.items["customer_id"].isin(once["customer_id"])]
+    if campaign.wines.exclude:
+        offered = offered[~offered["wine_id"].isin(named_wines(known.products, campaign.wines.exclude))]
+    content, refused = message_items(offered, pieces)
+    lacking = {key: every_lack.get(key, ["catalogue"]) for key in sorted(set(offered["product_key"]) - set(pieces))}
+    left_out |= {f"ITEMS_WITHOUT_{name.upper()}": count for name, count in refused.items() if count}
+    with_content = once.merge(content, on="customer_id", how="inner", validate="one_to_one")
+    left_out["NO_ITEM_TO_SHOW"] = len(once) - len(with_content)
+    if campaign.wines.push or campaign.wines.exclude:
+        # Another wine may lead the list now: its scenario is what the message is about.
+        leads = pd.MultiIndex.from_arrays([with_content["customer_id"], with_content["wine_ids"].str[0]])
+        scenarios = offered.drop_duplicates(["customer_id", "wine_id"]).set_index(["customer_id", "wine_id"])[
+            "scenario"
+        ]
+        with_content = with_content.assign(scenario=scenarios.reindex(leads).to_numpy())
+    return with_content, lacking
 
 
 def plan(
     tenant: Tenant,
     campaign: Campaign,
     gate: Gate,
-    people: pd.DataFrame,
-    items: pd.DataFrame,
-    products: pd.DataFrame,
+    known: Known,
     rules: BusinessRules,
     as_of: date,
+    step: int = FIRST_STEP,
 ) -> Plan:
-    """The messages of one occurrence, held out or in balanced batches.
+    """The messages of one step of one occurrence, held out or in balanced batches.
 
-    `people`: one row per customer of the gate's run: customer_id, address (e-mail), type, segment,
-    cluster_id, cluster_name, scenario, postal_code, country, eligible (by `eligible_for`). `items`: the run's
-    rows of recommendations.items. `products`: curated.dim_products. RefusalError when nobody is left to write
-    to.
+    RefusalError: EMPTY_AUDIENCE when nobody is left to write to, LAST_ORDER_PAST, PARAMS_TOO_LARGE.
     """
-    audience = people[in_audience(people, campaign, tenant.country)]
-    left_out = {"NOT_ELIGIBLE": int((~audience["eligible"].astype(bool)).sum())}
-    chosen = audience[audience["eligible"].astype(bool)]
-    chosen = chosen.assign(address=chosen["address"].astype("str").str.strip().str.lower())
-    chosen = chosen.sort_values(["address", "customer_id"], kind="stable")
+    require_before_last_order(campaign, as_of, rules)
+    left_out: dict[str, int] = {}
+    audience, addressed = _audience(tenant, campaign, known, as_of, left_out)
+    is_eligible = audience["eligible"].astype(bool)
+    why = audience.loc[~is_eligible, "reason"].fillna("NOT_ELIGIBLE")
+    left_out |= {str(code): int(count) for code, count in sorted(why.value_counts().items())}
+    chosen = audience[is_eligible].sort_values(["address", "customer_id"], kind="stable")
     once = chosen.drop_duplicates("address")
     left_out["SAME_ADDRESS"] = len(chosen) - len(once)
+    if known.written is not None:
+        is_written = once["address"].isin(known.written["address"])
+        left_out["ALREADY_WRITTEN"] = int(is_written.sum())
+        once = once[~is_written]
+    eligible = len(once)
 
     lacking: dict[str, list[str]] = {}
     if campaign.kind == "reco":
-        estate = estate_of(campaign, tenant)
-        pieces, every_lack = product_pieces(products, bool(estate["reply_to"] or estate["phone"]), tenant.locale, rules)
-        offered = items[items["customer_id"].isin(once["customer_id"])]
-        content, refused = message_items(offered, pieces)
-        lacking = {key: every_lack.get(key, ["catalogue"]) for key in sorted(set(offered["product_key"]) - set(pieces))}
-        left_out |= {f"ITEMS_WITHOUT_{name.upper()}": count for name, count in refused.items() if count}
-        with_content = once.merge(content, on="customer_id", how="inner", validate="one_to_one")
-        left_out["NO_ITEM_TO_SHOW"] = len(once) - len(with_content)
+        with_content, lacking = _with_items(tenant, campaign, known, once, rules, left_out)
     else:
-        with_content = once.assign(
-            scenario=campaign.kind,
-            wine_ids=pd.Series([[] for _ in range(len(once))], index=once.index, dtype="object"),
-            product_keys=pd.Series([[] for _ in range(len(once))], index=once.index, dtype="object"),
-            params=pd.Series([{"items": []} for _ in range(len(once))], index=once.index, dtype="object"),
-        )
+        with_content = _written_texts(campaign, once)
     if with_content.empty:
         counts = ", ".join(f"{name} {count}" for name, count in left_out.items() if count) or "the audience is empty"
         raise RefusalError("EMPTY_AUDIENCE", f"nobody is left to write to in campaign {campaign.name} ({counts})")
 
     occurrence = campaign.occurrence_on(as_of)
-    identity = (tenant.slug, campaign.name, occurrence, FIRST_STEP)
+    identity = (tenant.slug, campaign.name, occurrence, step)
     messages = with_content.assign(
         message_id=[short_hash(*identity, address) for address in with_content["address"]],
         campaign=campaign.name,
         occurrence=occurrence,
-        step=FIRST_STEP,
+        step=step,
         run_id=gate.run_id,
     ).sort_values(["scenario", "message_id"], kind="stable", ignore_index=True)
-    has_holdout = (
-        campaign.holdout and campaign.kind != "event" and len(messages) >= rules.activation.holdout_min_eligible
-    )
-    held = np.zeros(len(messages), dtype=bool)
-    if has_holdout:
-        held = is_held_out(tenant.slug, as_of, messages["address"], rules.activation.holdout_share)
+    held = _held_out(tenant, campaign, known, messages, rules, as_of)
     messages["status"] = np.where(held, HOLDOUT, PLANNED)
+    arms = arm_of(tenant.slug, campaign, occurrence, messages["address"])
+    messages["arm"] = pd.Series(arms, dtype="object", index=messages.index).where(~held, None)
+    messages["template"] = _templates(tenant, campaign, messages, step)
 
+    first_batch = known.n_batches + 1
     sizes = batch_sizes(int((~held).sum()), rules)
-    batch_ids = [short_hash(*identity, gate.run_id, number, length=16) for number in range(1, len(sizes) + 1)]
+    numbers = range(first_batch, first_batch + len(sizes))
+    batch_ids = [short_hash(*identity, gate.run_id, number, length=16) for number in numbers]
     messages["batch_id"] = pd.Series([None] * len(messages), dtype="object")
     messages.loc[~held, "batch_id"] = np.repeat(np.array(batch_ids, dtype=object), sizes)
     batches = pd.DataFrame(
@@ -281,8 +536,8 @@ def plan(
             "batch_id": batch_ids,
             "campaign": campaign.name,
             "occurrence": occurrence,
-            "step": FIRST_STEP,
-            "batch_no": range(1, len(sizes) + 1),
+            "step": step,
+            "batch_no": numbers,
             "run_id": gate.run_id,
             "n_messages": sizes,
             "status": PLANNED,
@@ -291,19 +546,101 @@ def plan(
     # fmt: off
     columns = [
         "message_id", "campaign", "occurrence", "step", "address", "customer_id", "run_id", "batch_id",
-        "scenario", "wine_ids", "product_keys", "params", "status", "cluster_id",
+        "scenario", "wine_ids", "product_keys", "params", "status", "cluster_id", "arm", "template",
     ]
     # fmt: on
     messages = messages[columns]
+    every = messages if known.written is None else pd.concat([known.written[HASHED], messages[HASHED]])
     return Plan(
         campaign=campaign.name,
         occurrence=occurrence,
-        step=FIRST_STEP,
+        step=step,
         run_id=gate.run_id,
-        plan_hash=plan_hash(tenant, campaign, occurrence, gate.run_id, messages),
+        plan_hash=plan_hash(tenant, campaign, occurrence, gate.run_id, every, known.fetched),
+        template_hash=template_hash_of(campaign, tenant, rules, known.fetched),
         expires_on=as_of + timedelta(days=rules.activation.plan_expires_days),
         messages=messages,
         batches=batches,
+        addressed=addressed,
+        eligible=eligible,
         left_out={name: count for name, count in left_out.items() if count},
         refused_products=lacking,
+        calls=_calls(tenant, campaign, messages[messages["status"] == PLANNED], rules, step),
+        n_written=0 if known.written is None else len(known.written),
+        n_written_holdout=0 if known.written is None else int((known.written["status"] == HOLDOUT).sum()),
     )
+
+
+def _held_out(
+    tenant: Tenant, campaign: Campaign, known: Known, messages: pd.DataFrame, rules: BusinessRules, as_of: date
+) -> np.ndarray:
+    """Which messages are the holdout.
+
+    Who was held out of the step before stays so. Whom a quarter that began since holds out gets nothing of it either:
+    held out once in a quarter, held out of every campaign of it.
+    """
+    kept = messages["is_held_out"].to_numpy(dtype=bool)
+    if known.followers is None:
+        draws = len(messages) >= rules.activation.holdout_min_eligible
+    else:
+        draws = bool(known.followers["is_held_out"].any())
+    if not campaign.holdout or campaign.kind == "event" or not draws:
+        return kept
+    return kept | is_held_out(tenant.slug, as_of, messages["holdout_key"], rules.activation.holdout_share)
+
+
+def _templates(tenant: Tenant, campaign: Campaign, messages: pd.DataFrame, step: int) -> pd.Series:
+    """The template of each message: a kind of our own, or brevo:<id>; none by telephone or post."""
+    if campaign.channel != EMAIL:
+        return pd.Series(None, index=messages.index, dtype="object")
+    made: dict[tuple[str, str | None], str] = {}
+    pairs = list(zip(messages["scenario"], messages["arm"], strict=True))
+    for scenario, arm in set(pairs):
+        template = campaign.template_of(scenario, step, arm)
+        if template.startswith(BREVO_TEMPLATE):
+            template = f"{BREVO_TEMPLATE}{tenant.brevo.templates[template.removeprefix(BREVO_TEMPLATE)]}"
+        made[scenario, arm] = template
+    return pd.Series([made[pair] for pair in pairs], index=messages.index, dtype="object")
+
+
+def brevo_template_ids(tenant: Tenant, campaign: Campaign, step: int | None = None) -> list[int]:
+    """The templates kept at Brevo that a campaign (or one step of it) is made with."""
+    said = {campaign.says(*variant).template for variant in campaign.variants if step in (None, variant[0])}
+    names = {name.removeprefix(BREVO_TEMPLATE) for name in said if name and name.startswith(BREVO_TEMPLATE)}
+    return sorted(tenant.brevo.templates[name] for name in names)
+
+
+def _calls(tenant: Tenant, campaign: Campaign, messages: pd.DataFrame, rules: BusinessRules, step: int) -> int:
+    """About how many calls the messages need, by Brevo's limits of count and bytes.
+
+    Exact for the params of templates kept at Brevo, where RefusalError PARAMS_TOO_LARGE names a message that is more
+    than Brevo takes; of our own HTML a sample is rendered.
+    """
+    if campaign.channel != EMAIL or messages.empty:
+        return 0
+    limits, calls = rules.activation, 0
+    is_brevo = messages["template"].str.startswith(BREVO_TEMPLATE)
+    for _, group in messages[is_brevo].groupby("template"):
+        sizes = np.array([len(orjson.dumps(brevo_params(params, tenant))) for params in group["params"]])
+        if (largest := int(sizes.max())) > limits.params_max_bytes.version:
+            raise RefusalError(
+                "PARAMS_TOO_LARGE",
+                f"message {group['message_id'].iloc[int(sizes.argmax())]} has {largest} bytes of params; Brevo takes"
+                f" {limits.params_max_bytes.version} a message. Show fewer wines, or shorten their sentences",
+            )
+        calls += _packed(len(group), float(sizes.mean()), limits.params_max_bytes.call, rules)
+    own = messages[~is_brevo]
+    if len(own):
+        sample = own.iloc[:: max(1, len(own) // _SAMPLE_RENDERED)].head(_SAMPLE_RENDERED)
+        rendered = [
+            len(canonical(render(campaign, tenant, params, kind=kind, arm=arm, step=step)))
+            for params, kind, arm in sample[["params", "template", "arm"]].itertuples(index=False)
+        ]
+        calls += _packed(len(own), float(np.mean(rendered)), limits.chunk_max_bytes, rules)
+    return calls
+
+
+def _packed(count: int, mean_bytes: float, room: int, rules: BusinessRules) -> int:
+    """Calls that `count` messages of that size need."""
+    each = min(rules.activation.chunk_max_messages, max(1, int(room // max(mean_bytes, 1.0))))
+    return math.ceil(count / each)

@@ -366,7 +366,8 @@ def _blocked_for(known: Known, campaign: Campaign) -> tuple[str, str] | None:
         return own
     actions = pd.DataFrame([known.action])
     found = known.findings.assign(customer_id=known.action["customer_id"])
-    return None if activation.eligible_for(campaign, actions, found)[0] else own
+    held = {known.action["customer_id"]: own[0]} if own[0] in (gate.REVIEW_PENDING, gate.REVIEW_FAILED) else None
+    return None if activation.verdicts(campaign, actions, found, known.rules, held)["eligible"][0] else own
 
 
 def held_back_now(known: Known) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from datetime import date
 from typing import Any
 
@@ -37,24 +38,27 @@ def people(count: int = 3, **changes: Any) -> pd.DataFrame:
         "postal_code": "68000",
         "country": "FR",
         "eligible": True,
+        "reason": None,
     }
-    return pd.DataFrame({"customer_id": ids, "address": [f"{i}@example.com" for i in ids], **row, **changes})
+    addresses = [f"{i}@example.com" for i in ids]
+    return pd.DataFrame({"customer_id": ids, "address": addresses, "holdout_key": addresses, **row, **changes})
 
 
 def plan(**changes: Any) -> activation.Plan:
+    """The plan of a step; `changes`: arguments of `activation.plan`, or what `activation.Known` holds."""
     given: dict[str, Any] = {
         "tenant": estate.tenant(),
         "campaign": campaign(),
         "gate": GATE,
-        "people": people(),
-        "products": products(),
         "rules": RULES,
         "as_of": estate.AS_OF,
     }
-    given |= changes
-    ids = given["people"]["customer_id"]
-    given.setdefault("items", items(*[item(i, k, r) for i in ids for r, k in enumerate(["p1", "p2"], start=1)]))
-    return activation.plan(**given)
+    known: dict[str, Any] = {"people": people(), "products": products()}
+    for name, value in changes.items():
+        (known if name in {entry.name for entry in fields(activation.Known)} else given)[name] = value
+    ids = known["people"]["customer_id"]
+    known.setdefault("items", items(*[item(i, k, r) for i in ids for r, k in enumerate(["p1", "p2"], start=1)]))
+    return activation.plan(known=activation.Known(**known), **given)
 
 
 def test_the_same_inputs_are_the_same_plan() -> None:
@@ -217,12 +221,12 @@ def test_an_event_needs_permission_and_an_address_but_no_wine() -> None:
         }
     )
     found = pd.DataFrame(
-        [("c1", 11, "ERROR"), ("c2", 5, "ERROR"), ("c3", 14, "WARN")],
-        columns=["customer_id", "rule_no", "severity"],
+        [("c1", 11, "NO_RECOMMENDATION", "ERROR"), ("c2", 5, "BOUNCED", "ERROR"), ("c3", 14, "SUGAR_MISMATCH", "WARN")],
+        columns=["customer_id", "rule_no", "rule_code", "severity"],
     )
     event = campaign(kind="event", text={"fr": "Venez."})
-    assert activation.eligible_for(event, actions, found).tolist() == [True, False, True, False]
-    assert activation.eligible_for(campaign(), actions, found).tolist() == [False, False, True, False]
+    assert activation.verdicts(event, actions, found, RULES)["eligible"].tolist() == [True, False, True, False]
+    assert activation.verdicts(campaign(), actions, found, RULES)["eligible"].tolist() == [False, False, True, False]
 
 
 def test_a_refused_item_leaves_the_message_and_a_message_without_items_is_not_planned() -> None:
