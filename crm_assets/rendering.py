@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import date
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +97,22 @@ def harmless(value: Any) -> str:
 
 def plain(value: Any) -> str:
     """A value as plain text in which Brevo finds nothing of its template languages."""
-    return harmless(value).translate(_SYNTAX_AS_TEXT)
+    return _plain(str(value))
+
+
+@lru_cache(maxsize=10_000)
+def _plain(text: str) -> str:
+    return harmless(text).translate(_SYNTAX_AS_TEXT)
 
 
 def _as_html(value: Any) -> Markup:
     """A value escaped for HTML and for Brevo's template languages; what our own templates have made is left alone."""
-    return value if isinstance(value, Markup) else Markup(str(escape(harmless(value))).translate(_SYNTAX_AS_HTML))
+    return value if isinstance(value, Markup) else _escaped(str(value))
+
+
+@lru_cache(maxsize=10_000)  # a campaign says the same of the same wines thousands of times
+def _escaped(text: str) -> Markup:
+    return Markup(str(escape(harmless(text))).translate(_SYNTAX_AS_HTML))
 
 
 @cache
