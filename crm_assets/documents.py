@@ -89,6 +89,10 @@ def export_run(warehouse: Warehouse, run_id: str, directory: Path) -> list[Path]
     return [write_whole(directory / name, content) for name, content in exports.files(frames).items()]
 
 
+# Of outcomes.campaign_results: the row of a whole occurrence.
+WHOLE_OCCURRENCE = "dimension = 'all' and occurrence <> '*'"
+
+
 def _where_built(warehouse: Warehouse, schema: str, name: str, columns: list[str], where: str = "true") -> pd.DataFrame:
     """A table of a stage that may never have run for this estate: then none of its rows."""
     if warehouse.rows("select to_regclass(%s)", [f"{schema}.{name}"])[0][0] is None:
@@ -166,10 +170,10 @@ def weekly_report(warehouse: Warehouse, tenant: Tenant, rules: BusinessRules, ru
             "value_at_stake_ht"]),
         results=_where_built(warehouse, "outcomes", "campaign_results", [
             "campaign", "occurrence", "holdout", "sent", "delivered", "opened", "clicked", "bounced",
-            "unsubscribed", "ordered", "converted", "revenue_ht", "last_sent_on", "is_final"]),
+            "unsubscribed", "ordered", "converted", "revenue_ht", "last_sent_on", "is_final"], WHOLE_OCCURRENCE),
         uplift=_where_built(warehouse, "outcomes", "campaign_uplift", [
             "campaign", "occurrence", "treated", "treated_ordered", "held_out", "held_out_ordered", "uplift",
-            "uplift_low", "uplift_high", "is_final"]),
+            "uplift_low", "uplift_high", "is_final"], "scope = 'occurrence'"),
         files=warehouse.read("raw", "files", [
             "file_id", "path", "dataset", "status", "reason", "row_count"],
             "deleted_at is null and first_seen_at > coalesce(%s::timestamptz, '-infinity')", [decided_at]),

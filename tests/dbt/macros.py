@@ -13,7 +13,10 @@ import jinja2
 
 from crm_assets.dbt_manifest import PROJECT
 
-FILES = ("parameters.sql", "text_values.sql", "parse_number.sql", "parse_date.sql", "quarantine_codes.sql", "kpis.sql")
+FILES = (
+    *("parameters.sql", "text_values.sql", "parse_number.sql", "parse_date.sql", "quarantine_codes.sql", "kpis.sql"),
+    *("wilson.sql", "outcomes.sql"),
+)
 
 
 @cache

@@ -56,10 +56,10 @@ insert into kpis.anomalies values
 create table outcomes.campaign_results (
     campaign text, occurrence text, holdout bigint, sent bigint, delivered bigint, opened bigint, clicked bigint,
     bounced bigint, unsubscribed bigint, ordered bigint, converted bigint, revenue_ht numeric, last_sent_on date,
-    is_final boolean);
+    is_final boolean, dimension text);
 create table outcomes.campaign_uplift (
     campaign text, occurrence text, held_out bigint, uplift double precision, uplift_low double precision,
-    uplift_high double precision, is_final boolean);
+    uplift_high double precision, is_final boolean, scope text);
 create table curated.dim_products (product_key text, family text);
 create table curated.dim_customers (
     customer_id text, client_code text, last_name text, first_name text, full_name text);

@@ -1,89 +1,130 @@
-{#- Interval of a difference of two proportions by their Wilson scores: R. G. Newcombe, "Interval estimation for the
-    difference between independent proportions", Statistics in Medicine 17 (1998), 873-890, method 10. -#}
+{#- Intention to treat: whoever was drawn for a message counts with it, whether it arrived, failed, or was held back by
+    what became known between plan and send; of the control group nobody is checked again, so nobody is left out of it
+    either. Both are counted from the day on which the sending began. -#}
+{%- set people = [('treated', 'not is_held_out'), ('held_out', 'is_held_out')] -%}
 
-with sendings as (
-    select
-        campaign,
-        occurrence,
-        min((sent_at at time zone 'UTC')::date) as sent_on
-    from {{ source('activation', 'messages') }}
-    where status = 'sent' and sent_at is not null
-    group by campaign, occurrence
-),
-
--- Intention to treat: whoever was drawn for the message counts with it, whether or not it arrived.
-people as (
+-- Only the first step is drawn by chance: who gets a later one depends on what the first one did.
+with drawn as (
     select
         messages.campaign,
         messages.occurrence,
         messages.address,
-        sendings.sent_on,
+        min(messages.customer_id) as customer_id,
         bool_or(messages.status = 'holdout') as is_held_out,
-        min(messages.customer_id) as customer_id
+        sendings.quarter,
+        sendings.began_on
     from {{ source('activation', 'messages') }} as messages
-    inner join sendings on messages.campaign = sendings.campaign and messages.occurrence = sendings.occurrence
-    where messages.status <> 'superseded'
-    group by messages.campaign, messages.occurrence, messages.address, sendings.sent_on
+    inner join {{ ref('sendings') }} as sendings
+        on
+            sendings.campaign = messages.campaign
+            and sendings.occurrence = messages.occurrence
+            and sendings.step = messages.step
+            -- Rows of an earlier plan of the occurrence, which this one replaced, were not drawn for it.
+            and sendings.run_id = messages.run_id
+            and sendings.is_first_step
+    group by messages.campaign, messages.occurrence, messages.address, sendings.quarter, sendings.began_on
 ),
 
-ordered as (
+compared as (
+    select
+        *,
+        bool_or(is_held_out) over (partition by campaign, occurrence)
+        and bool_or(not is_held_out) over (partition by campaign, occurrence) as has_both
+    from drawn
+),
+
+-- An address stays in its group all quarter: of the pooled row it counts once, from its first campaign on.
+units as (
+    select
+        'occurrence' as scope,
+        quarter,
+        campaign,
+        occurrence,
+        address,
+        customer_id,
+        is_held_out,
+        began_on
+    from compared
+    where has_both
+    union all
+    select
+        'quarter' as scope,
+        quarter,
+        '*' as campaign,
+        '*' as occurrence,
+        address,
+        customer_id,
+        is_held_out,
+        began_on
+    from (
+        select
+            *,
+            row_number() over (
+                partition by quarter, address order by began_on, campaign collate "C", occurrence collate "C"
+            ) as turn
+        from compared
+        where has_both
+    ) as turns
+    where turn = 1
+),
+
+buyers as (
     select distinct
-        people.campaign,
-        people.occurrence,
-        people.address
-    from people
+        units.scope,
+        units.quarter,
+        units.campaign,
+        units.occurrence,
+        units.address
+    from units
     inner join {{ ref('fct_orders') }} as orders
         on
-            people.customer_id = orders.customer_id
+            orders.customer_id = units.customer_id
             and orders.is_qualifying
-            and orders.order_date between people.sent_on
-            and people.sent_on + {{ rule_number('activation.conversion_days') }}::integer
+            and orders.order_date between units.began_on and units.began_on + {{ conversion_days() }}
+),
+
+judged as (
+    select
+        units.*,
+        buyers.address is not null as has_ordered
+    from units
+    left join buyers
+        on
+            buyers.scope = units.scope
+            and buyers.quarter = units.quarter
+            and buyers.campaign = units.campaign
+            and buyers.occurrence = units.occurrence
+            and buyers.address = units.address
 ),
 
 counted as (
     select
-        people.campaign,
-        people.occurrence,
-        people.sent_on,
-        count(*) filter (where not people.is_held_out) as treated,
-        count(ordered.address) filter (where not people.is_held_out) as treated_ordered,
-        count(*) filter (where people.is_held_out) as held_out,
-        count(ordered.address) filter (where people.is_held_out) as held_out_ordered
-    from people
-    left join ordered
-        on
-            people.campaign = ordered.campaign
-            and people.occurrence = ordered.occurrence
-            and people.address = ordered.address
-    group by people.campaign, people.occurrence, people.sent_on
+        scope,
+        quarter,
+        campaign,
+        occurrence,
+        make_date(left(quarter, 4)::integer, 3 * right(quarter, 1)::integer, 1) as last_month,
+        {%- for name, which in people %}
+        count(*) filter (where {{ which }}) as {{ name }},
+        count(*) filter (where {{ which }} and has_ordered) as {{ name }}_ordered,
+        {%- endfor %}
+        min(began_on) as began_on,
+        max(began_on) + {{ conversion_days() }} as final_on
+    from judged
+    group by scope, quarter, campaign, occurrence
 ),
 
 shares as (
     select
         *,
-        treated_ordered::double precision / treated as treated_share,
-        held_out_ordered::double precision / held_out as held_out_share
+        {%- for name, _ in people %}
+        {{ name }}_ordered::double precision / nullif({{ name }}, 0) as {{ name }}_share,
+        {%- endfor %}
+        case
+            when scope = 'quarter' then greatest(final_on, (last_month + interval '1 month')::date)
+            else final_on
+        end as known_on
     from counted
-    where treated > 0 and held_out > 0
-),
-
-scored as (
-    select
-        *,
-        {{ wilson('treated_share', 'treated', '-') }} as treated_low,
-        {{ wilson('treated_share', 'treated', '+') }} as treated_high,
-        {{ wilson('held_out_share', 'held_out', '-') }} as held_out_low,
-        {{ wilson('held_out_share', 'held_out', '+') }} as held_out_high
-    from shares
-),
-
-bounded as (
-    select
-        *,
-        treated_share - held_out_share as uplift,
-        sqrt((treated_share - treated_low) ^ 2 + (held_out_high - held_out_share) ^ 2) as below,
-        sqrt((treated_high - treated_share) ^ 2 + (held_out_share - held_out_low) ^ 2) as above
-    from scored
 ),
 
 newest_sale as (
@@ -93,18 +134,22 @@ newest_sale as (
 )
 
 select
-    bounded.campaign,
-    bounded.occurrence,
-    bounded.sent_on,
-    bounded.treated,
-    bounded.treated_ordered,
-    bounded.held_out,
-    bounded.held_out_ordered,
-    round(bounded.uplift::numeric, 6)::double precision as uplift,
-    round((bounded.uplift - bounded.below)::numeric, 6)::double precision as uplift_low,
-    round((bounded.uplift + bounded.above)::numeric, 6)::double precision as uplift_high,
-    coalesce(
-        newest_sale.order_date >= bounded.sent_on + {{ rule_number('activation.conversion_days') }}::integer, false
-    ) as is_final
-from bounded
+    shares.scope,
+    shares.quarter,
+    shares.campaign,
+    shares.occurrence,
+    shares.began_on,
+    shares.treated,
+    shares.treated_ordered,
+    shares.held_out,
+    shares.held_out_ordered,
+    round((shares.treated_share - shares.held_out_share)::numeric, 6)::double precision as uplift,
+    {%- for name, sign in [('uplift_low', '-'), ('uplift_high', '+')] %}
+    round(
+        ({{ newcombe('treated_share', 'treated', 'held_out_share', 'held_out', sign) }})::numeric, 6
+    )::double precision as {{ name }},
+    {%- endfor %}
+    shares.known_on as final_on,
+    coalesce(newest_sale.order_date >= shares.known_on, false) as is_final
+from shares
 cross join newest_sale
