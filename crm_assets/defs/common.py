@@ -186,6 +186,7 @@ def bars(counts: pd.Series, title: str) -> dg.MarkdownMetadataValue:
 # External assets: what later stages write and earlier ones read, as of the run's start (no cycle).
 STATE_TABLES = (
     tables.messages,
+    tables.chunks,
     tables.activation_contacts,
     tables.events,
     tables.review_decisions,

@@ -29,6 +29,8 @@ from crm_assets.resources.warehouse import Warehouse
 
 project = DbtProject(project_dir=PROJECT)
 _STATE = {(table.schema, table.name) for table in STATE_TABLES}
+# Of these, what no asset of its own writes: also the outcomes read it as it was when the run started.
+_ONLY_STATE = {("outcomes", "events"), ("activation", "chunks")}
 
 if not MANIFEST.exists():
     raise FileNotFoundError(f"{MANIFEST} is missing: every ./crm command makes it; or run: ./crm check")
@@ -46,7 +48,7 @@ class StageTranslator(DagsterDbtTranslator):
         props = self.get_resource_props(manifest, unique_id)
         if props["resource_type"] == "source":
             schema, name = props["source_name"], props["name"]
-            is_state = (schema, name) in _STATE and (self.reads_state or schema == "outcomes")
+            is_state = (schema, name) in _STATE and (self.reads_state or (schema, name) in _ONLY_STATE)
             return spec.replace_attributes(key=dg.AssetKey(["state" if is_state else schema, name]))
         stage = props["fqn"][1]
         return spec.replace_attributes(
