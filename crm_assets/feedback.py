@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -114,10 +113,16 @@ def barred(connection: psycopg.Connection, addresses: Sequence[str]) -> dict[str
     What the audit saw is as of the last refresh; this is as of the last pull or webhook. A refusal that Brevo still
     states holds; one that it states no more holds until a newer dated opt-in with a source (spec.md §3).
     """
-    rows = connection.execute(_BARRED.encode(), {"addresses": list(addresses)}).fetchall()
-    return dict(rows)
+    known = connection.execute("select to_regclass('staging.address_refusals') is not null").fetchone()
+    lifted = _LIFTED if known and known[0] else "false"  # before the first refresh no opt-in is known
+    statement = _BARRED.format(lifted=lifted)
+    return dict(connection.execute(statement.encode(), {"addresses": list(addresses)}).fetchall())
 
 
+_LIFTED = """exists (
+    select from staging.address_refusals as said
+    where said.address = contacts.address and said.opted_in_on > (contacts.refused_at at time zone 'UTC')::date
+)"""
 _BARRED = """
 with asked as (select unnest(%(addresses)s::text[]) as address)
 select asked.address, case when bool_or(reason = 'OPT_OUT') then 'OPT_OUT' else 'BOUNCED' end
@@ -125,14 +130,10 @@ from asked
 inner join (
     select contacts.address, 'OPT_OUT' as reason
     from activation.contacts as contacts
-    left join staging.address_refusals as known on known.address = contacts.address
     where
         coalesce(contacts.is_unsubscribed_now, contacts.is_unsubscribed)
         or coalesce(contacts.is_blocked_now, contacts.is_blocked)
-        or (
-            (contacts.is_unsubscribed or contacts.is_blocked)
-            and not coalesce(known.opted_in_on > (contacts.refused_at at time zone 'UTC')::date, false)
-        )
+        or ((contacts.is_unsubscribed or contacts.is_blocked) and not {lifted})
     union all
     select address, 'BOUNCED'
     from outcomes.events
@@ -317,6 +318,11 @@ class _Reading:
     def overlapping(self, since: datetime) -> datetime:
         return since - timedelta(days=self.rules.activation.pulls.overlap_days)
 
+    def counts_from(self, now: datetime) -> datetime:
+        """Contacts before it count for nothing: neither silence nor fatigue looks back so far."""
+        rules = self.rules.audit
+        return now - timedelta(days=max(rules.fatigue_days, rules.silence_days))
+
 
 def _events(reading: _Reading, since: datetime | None, now: datetime, found: FeedSummary) -> None:
     """Brevo's log of transactional mail, from two days before the last reading on."""
@@ -337,11 +343,12 @@ def _blocked(reading: _Reading, since: datetime | None, now: datetime, found: Fe
     """The recipients that Brevo sends no transactional mail to, whichever sender they refused: all, each time."""
     listed: list[str] = []
     for entries in _batches(reading.client.blocked_contacts()):
-        rows = pd.DataFrame([(e.email, e.reason, e.blocked_at) for e in entries])
-        rows.columns = pd.Index(["address", "blocked_reason", "refused_at"])
+        rows = pd.DataFrame(
+            [(e.email, e.reason, e.blocked_at) for e in entries], columns=["address", "blocked_reason", "refused_at"]
+        )
         said = rows.assign(
             address=events.normalised(rows["address"]),
-            refused_at=events.moments(rows["refused_at"]),
+            refused_at=pd.to_datetime(rows["refused_at"], utc=True),
             is_blocked=True,
             is_blocked_now=True,
         )
@@ -360,13 +367,19 @@ def _contacts(reading: _Reading, since: datetime | None, now: datetime, found: F
     """Contacts changed at Brevo: who is unsubscribed from its campaigns, and whose opens may be followed."""
     changed = reading.client.contacts(modified_since=reading.overlapping(since) if since else None)
     for entries in _batches(changed):
-        rows = pd.DataFrame([(e.email, e.is_blacklisted, e.modified_at, _consent(e.attributes)) for e in entries])
-        rows.columns = pd.Index(["address", "is_unsubscribed", "refused_at", "tracking_consent"])
+        # Where an account lets people leave single lists, who left one has said no too.
+        rows = pd.DataFrame(
+            [
+                (e.email, e.is_unsubscribed or bool(e.unsubscribed_list_ids), e.modified_at, _consent(e.attributes))
+                for e in entries
+            ],
+            columns=["address", "is_unsubscribed", "refused_at", "tracking_consent"],
+        )
         rows = rows[rows["address"].notna() & (rows["address"] != "")]
         refuses = rows["is_unsubscribed"].astype("boolean")
         said = rows.assign(
             address=events.normalised(rows["address"]),
-            refused_at=events.moments(rows["refused_at"]).where(refuses),
+            refused_at=pd.to_datetime(rows["refused_at"], utc=True).where(refuses),
             is_unsubscribed_now=refuses,
         )
         with reading.warehouse.transaction() as connection:
@@ -383,10 +396,9 @@ def _campaigns(reading: _Reading, since: datetime | None, now: datetime, found: 
     """Campaigns sent from Brevo's own screens, and who got them: contacts like ours (spec.md §7)."""
     _list_campaigns(reading, since, now, found)
     _read_recipients(reading, now, found)
-    rules = reading.rules.audit
-    counts_from = now - timedelta(days=max(rules.fatigue_days, rules.silence_days))
     untold = reading.warehouse.rows(
-        "select count(*) from outcomes.brevo_campaigns where not has_recipients and sent_at >= %s", [counts_from]
+        "select count(*) from outcomes.brevo_campaigns where not has_recipients and sent_at >= %s",
+        [reading.counts_from(now)],
     )[0][0]
     if untold:
         found.problem = f"who got {untold} of the campaigns sent from Brevo's own screens is not known yet"
@@ -401,17 +413,17 @@ _FEEDS: dict[str, Callable[[_Reading, datetime | None, datetime, FeedSummary], N
 
 
 def _list_campaigns(reading: _Reading, since: datetime | None, now: datetime, found: FeedSummary) -> None:
+    # Whatever became of them since: one that was archived after it was sent is asked for without a status.
     rows = [
         (c.campaign_id, c.name, c.status, c.sent_at, c.n_recipients)
-        for status in ("sent", "archive")
-        for c in reading.client.email_campaigns(status=status)
+        for c in reading.client.email_campaigns(since=reading.counts_from(now).date(), statistics="globalStats")
         if c.sent_at
     ]
     if not rows:
         return
     frame = pd.DataFrame(rows, columns=["campaign_id", "name", "status", "sent_at", "n_recipients"])
     frame = frame.drop_duplicates("campaign_id").assign(
-        sent_at=events.moments(frame["sent_at"]), has_recipients=False, read_at=now
+        sent_at=pd.to_datetime(frame["sent_at"], utc=True), has_recipients=False, read_at=now
     )
     found.n_read += len(frame)
     names = ", ".join(frame.columns)
@@ -427,14 +439,12 @@ def _list_campaigns(reading: _Reading, since: datetime | None, now: datetime, fo
 
 def _read_recipients(reading: _Reading, now: datetime, found: FeedSummary) -> None:
     """Have the recipients of each campaign exported, and read the exports that are ready."""
-    rules = reading.rules
-    counts_from = now - timedelta(days=max(rules.audit.fatigue_days, rules.audit.silence_days))
     waiting = {
         campaign_id: (name, sent_at, process_id)
         for campaign_id, name, sent_at, process_id in reading.warehouse.rows(
             "select campaign_id, name, sent_at, process_id from outcomes.brevo_campaigns"
             " where not has_recipients and sent_at >= %s order by sent_at desc",
-            [counts_from],
+            [reading.counts_from(now)],
         )
     }
     for campaign_id, (name, sent_at, process_id) in waiting.items():
@@ -448,10 +458,10 @@ def _read_recipients(reading: _Reading, now: datetime, found: FeedSummary) -> No
         if not waiting:
             return
         if attempt:
-            reading.clock.sleep(rules.brevo.contacts.process_poll_seconds)
+            reading.clock.sleep(reading.rules.brevo.contacts.process_poll_seconds)
         for campaign_id, (name, sent_at, process_id) in list(waiting.items()):
             process = reading.client.process(process_id)
-            if process.status in ("queued", "processing"):
+            if not process.is_over:
                 continue
             del waiting[campaign_id]
             content = reading.client.exported(process.export_url) if process.export_url else None
@@ -539,7 +549,19 @@ def windows(first: date, last: date) -> Iterator[tuple[date, date]]:
 
 
 def _batches(entries: Iterable[Any]) -> Iterator[list[Any]]:
-    """Entries by the ten thousands: memory stays flat however long the log is."""
-    whole = iter(entries)
-    while batch := list(itertools.islice(whole, _BATCH_ROWS)):
+    """Entries by the ten thousands: memory stays flat however long the log is. What came before Brevo stopped
+    answering is handed on first.
+    """
+    batch: list[Any] = []
+    try:
+        for entry in entries:
+            batch.append(entry)
+            if len(batch) == _BATCH_ROWS:
+                yield batch
+                batch = []
+    except brevo.BrevoUnavailableError:
+        if batch:
+            yield batch
+        raise
+    if batch:
         yield batch

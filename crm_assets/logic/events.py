@@ -245,7 +245,8 @@ def _said(item: Mapping[str, Any]) -> dict[str, Any]:
     campaign_id = item.get("camp_id")
     # `ts` is left aside: it has been seen shifted to local time. `date` is what the clock in Paris showed.
     moment = next((item[name] for name in ("ts_event", "ts_epoch", "date_event", "date") if item.get(name)), None)
-    if not isinstance(moment, str) and not (isinstance(moment, int | float) and abs(moment) < _NO_MOMENT_FROM):
+    is_number = isinstance(moment, int | float) and not isinstance(moment, bool) and abs(moment) < _NO_MOMENT_FROM
+    if not is_number and not isinstance(moment, str):
         moment = None
     tag = one_tag(item.get("tags")) or one_tag(item.get("tag"))
     custom = one_tag(item.get("X-Mailin-custom"))
@@ -264,7 +265,7 @@ def _said(item: Mapping[str, Any]) -> dict[str, Any]:
 
 def _text(value: Any) -> str | None:
     """A value as text that a database can keep: no NUL, no half of a character."""
-    return None if value is None else str(value).replace("\0", "").encode("utf-8", "ignore").decode()
+    return None if value is None else str(value).replace("\0", "").encode("utf-8", "ignore").decode().strip()
 
 
 def campaign_ref(campaign_id: int | str) -> str:
@@ -285,5 +286,6 @@ def said_of_recipients(
 ) -> pd.DataFrame:
     """The recipients of a campaign sent from Brevo's own screens as SAID rows: one event each, of when it was sent."""
     frame = pd.DataFrame({"address": pd.Series(list(addresses), dtype="object")})
-    said = {"event": event, "moment": sent_at.isoformat(), "message_ref": campaign_ref(campaign_id), "campaign": name}
+    said = {"event": event, "moment": sent_at.isoformat(), "message_ref": campaign_ref(campaign_id)}
+    said["campaign"] = name.strip()
     return frame.assign(**said).reindex(columns=SAID).astype("object")
