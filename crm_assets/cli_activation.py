@@ -182,8 +182,8 @@ class Commands:
     def abandon(self, config: Settings, args: argparse.Namespace) -> Result:
         from crm_assets import operations
 
-        with self._refusals(), self._alone(config, args) as estate:
-            result = operations.abandon(estate, args.campaign, args.by, _now(), args.occurrence)
+        with self._refusals():
+            result = operations.abandon(self._estate(config, args), args.campaign, args.by, _now(), args.occurrence)
         self.say(f"{result['given_up']} messages of {result['campaign']} {result['occurrence']} given up")
         return result
 

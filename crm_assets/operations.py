@@ -342,6 +342,12 @@ def abandon(estate: Estate, campaign: str, by: str, now: datetime, occurrence: s
     stored, who = plan_of(estate, campaign, occurrence), named(by)
     key = _key(stored)
     with estate.warehouse.transaction() as connection:
+        # First, since a send under way locks it before each call, and ends when it finds this.
+        connection.execute(
+            "update activation.campaigns set status = 'abandoned', ended_at = %(now)s, wait_until = null,"
+            f" wait_reason = null where {_OF}".encode(),
+            {**key, "now": now},
+        )
         given_up = connection.execute(
             "update activation.messages set status = 'superseded', reason = %(why)s"
             f" where {_OF} and status = 'planned'".encode(),
@@ -349,11 +355,6 @@ def abandon(estate: Estate, campaign: str, by: str, now: datetime, occurrence: s
         ).rowcount
         connection.execute(
             f"update activation.batches set status = 'superseded' where {_OF} and status = 'planned'".encode(), key
-        )
-        connection.execute(
-            "update activation.campaigns set status = 'abandoned', ended_at = %(now)s, wait_until = null,"
-            f" wait_reason = null where {_OF}".encode(),
-            {**key, "now": now},
         )
         _intervened(connection, key, "abandon", given_up, who, now)
     return {**key, "given_up": given_up, "by": who}

@@ -244,8 +244,9 @@ def allowance(
     """How many messages may leave with the call that is being frozen in this transaction.
 
     Stop file and pauses first, then window and calendar, then the ramp-up: `ramp_up.messages`, its wait, and news of
-    how they were received.
+    how they were received. News that came in since the call before is judged too.
     """
+    _judge_news(connection, warehouse, stored_plan, rules, now)
     if found := stop_sign(tenant, config or settings()):
         return Allowance(0, None, found[0])
     try:
@@ -286,6 +287,28 @@ def _ramp_up(
         # How the first messages were received is not known yet: the next send reads it before it begins.
         return Allowance(0, now, "RAMP_UP")
     return Allowance(rules.activation.chunk_max_messages)
+
+
+# What had been read of a campaign's results when they were last judged, by this process.
+_judged: dict[tuple[str, tuple[Any, ...]], tuple[Any, ...] | None] = {}
+
+
+def _judge_news(
+    connection: psycopg.Connection,
+    warehouse: Warehouse,
+    stored_plan: Mapping[str, Any],
+    rules: BusinessRules,
+    now: datetime,
+) -> None:
+    """`judge`, where events have been read since this process last did: it counts all messages of the step."""
+    news = connection.execute(
+        "select (select tried_at from activation.pulls where feed = 'events'),"
+        " (select max(read_at) from outcomes.received)"
+    ).fetchone()
+    what = (warehouse.url, tuple(_key(stored_plan).values()))
+    if what not in _judged or _judged[what] != news:
+        judge(warehouse, stored_plan, rules, now)
+        _judged[what] = news
 
 
 def judge(warehouse: Warehouse, stored_plan: Mapping[str, Any], rules: BusinessRules, now: datetime) -> str | None:
