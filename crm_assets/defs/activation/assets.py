@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from crm_assets import activation, reviews, run_context, sending, tables
+from crm_assets import activation, reviews, run_context, safeguards, sending, tables
 from crm_assets.campaigns import Campaign, CampaignFiles
 from crm_assets.defs.common import AFTER_REFRESH, TRIGGER_TAG, WEEK_TAG, TenantRun, materialized, table_spec
 from crm_assets.logic.activation import RefusalError
@@ -36,7 +36,9 @@ class SendConfig(dg.Config):
     """Which campaign to send, and the confirmation that a live send needs."""
 
     campaign: str = Field("", description="Name of a campaign file; empty: every planned campaign, as a dry run.")
+    occurrence: str = Field("", description="once, or an ISO week like 2026-W11; empty: the latest plan.")
     confirmed_plan_hash: str = Field("", description="Hash of the exact plan, to ask for a live send of one campaign.")
+    confirmed_by: str = Field("", description="Who confirms that plan: a live send is a named person's.")
 
 
 def _campaigns(run: run_context.TenantRun, name: str) -> list[Campaign]:
@@ -125,49 +127,52 @@ def plan_campaign(
             tables.attempts,
             deps=[(str(table.schema), table.name) for table in _PLANNED],
             description="A dry run writes the same rows each time and leaves the messages planned.",
-        )
+        ),
+        table_spec(
+            tables.chunks,
+            deps=[(str(table.schema), table.name) for table in _PLANNED],
+            description="Of live sends only; never sent twice, settled by Brevo's log where an answer was lost.",
+        ),
     ],
 )
 def send_campaign(
     context: dg.AssetExecutionContext, config: SendConfig, tenant_run: TenantRun
-) -> dg.MaterializeResult[Any]:
-    """Pack planned messages into calls and pass them to Brevo's client, which runs dry."""
-    if config.confirmed_plan_hash and not config.campaign:
+) -> Iterator[dg.MaterializeResult[Any]]:
+    """Send planned messages: live with the confirmed hash of one plan, in a run that a person started; else dry."""
+    is_live = bool(config.confirmed_plan_hash)
+    if is_live and not config.campaign:
         raise dg.Failure("a plan's hash confirms one campaign: name it")
-    reviews.settle(tenant_run)
     said: list[str] = []
     sends: list[sending.SendSummary] = []
     for campaign in _campaigns(tenant_run, config.campaign):
+        given: dict[str, Any] = {"occurrence": config.occurrence or None}
+        if is_live:
+            given |= {"confirmed_hash": config.confirmed_plan_hash, "by": config.confirmed_by}
         try:
-            send = sending.send_campaign(
-                tenant_run.warehouse,
-                tenant_run.tenant,
-                campaign,
-                tenant_run.rules,
-                tenant_run.as_of,
-                tenant_run.now,
-                live_allowed=tenant_run.config.live,
-                confirmed_plan_hash=config.confirmed_plan_hash or None,
-            )
+            if is_live:
+                safeguards.refuse_automatic(tenant_run.tags)
+            sends.append(sending.send_campaign(sending.sending_of(tenant_run, campaign.name, **given)))
         except RefusalError as refusal:
             if config.campaign:
                 raise dg.Failure(str(refusal), metadata={"refused": refusal.code}) from refusal
             said.append(f"{campaign.name}: refused, {refusal}")
             continue
-        sends.append(send)
-        held = ", ".join(f"{reason} {count}" for reason, count in send.held_back.items())
-        said.append(
-            f"{send.campaign} {send.occurrence}: dry run of {send.messages} messages in {send.chunks} calls,"
-            f" {send.bytes} bytes" + (f"; held back: {held}" if held else "")
-        )
+        said.append(sends[-1].sentence())
     for line in said:
         context.log.info(line)
-    return materialized(
-        tenant_run.warehouse.count("activation", "attempts"),
-        run=tenant_run,
-        messages=sum(send.messages for send in sends),
-        chunks=sum(send.chunks for send in sends),
-        bytes=sum(send.bytes for send in sends),
-        dry_run=True,
-        what_happened=_said(said),
-    )
+    for table in (tables.attempts, tables.chunks):
+        yield materialized(
+            tenant_run.warehouse.count(str(table.schema), table.name),
+            table,
+            tenant_run,
+            messages=sum(send.messages for send in sends),
+            calls=sum(send.chunks for send in sends),
+            bytes=sum(send.bytes for send in sends),
+            found_sent=sum(send.found for send in sends),
+            unknown=sum(send.unknown for send in sends),
+            refused=sum(send.failed for send in sends),
+            held_back=sum(sum(send.held_back.values()) for send in sends),
+            still_planned=sum(send.remaining for send in sends),
+            dry_run=not is_live,
+            what_happened=_said(said),
+        )
