@@ -323,7 +323,7 @@ def sample_items(tenant: Tenant, rules: BusinessRules) -> list[dict[str, Any]]:
             "price": euros(14.5),
             "price_carton": euros(14.5 * carton),
             "sold_by": 1,
-            "sentence": "«\u202fRiesling Zinnkoepflé\u202f».",
+            "sentence": "Un vin blanc sec, droit et salin.",
             "url": page,
             "image_url": f"{page}.jpg",
             **wine,
@@ -337,14 +337,14 @@ def sample_items(tenant: Tenant, rules: BusinessRules) -> list[dict[str, Any]]:
             "price": euros(21.3),
             "price_carton": euros(21.3 * carton),
             "sold_by": carton,
-            "sentence": "«\u202fPinot Gris Clos Sainte-Odile\u202f».",
+            "sentence": "Un vin blanc moelleux, ample et rond.",
             "url": None,
         },
         {
             "name": "Coffret des Quatre Terroirs",
             "unit": messages.GIFT_BOX,
             "price": euros(59.9),
-            "sentence": "«\u202fCoffret des Quatre Terroirs\u202f».",
+            "sentence": "Quatre vins, quatre lieux.",
             "url": f"{page}s",
         },
     ]
@@ -400,6 +400,7 @@ def _filled(source: str, tenant: Tenant, items: Sequence[Mapping[str, Any]], ask
             for name in ("safe", "escape", "upper", "lower", "title", "default")
         }
     )
+    environment.filters["slice"] = _first
     environment.globals = {}
     listed = messages.brevo_params({"items": items}, tenant)["items"]
     fields = {name for item in listed for name in item}
@@ -409,6 +410,12 @@ def _filled(source: str, tenant: Tenant, items: Sequence[Mapping[str, Any]], ask
         **{name: Markup(f"{{{{ {name} }}}}") for name in ("unsubscribe", "mirror", "update_profile")},
     }
     return environment.from_string(_as_jinja(source)).render(values)
+
+
+def _first(rows: Any, span: str) -> Any:
+    """The first rows, as `slice:":3"` asks for them."""
+    count = str(span).removeprefix(":")
+    return rows[: int(count)] if str(span).startswith(":") and count.isdecimal() else rows
 
 
 def _as_jinja(source: str) -> str:

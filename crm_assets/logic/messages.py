@@ -67,7 +67,6 @@ def estate_of(campaign: Campaign, tenant: Tenant) -> dict[str, str]:
         "siren": tenant.siren,
         "phone": tenant.phone,
         "reply_to": reply_to,
-        "unsubscribe_to": reply_to,
     }
 
 
