@@ -200,8 +200,8 @@ def advance(connection: psycopg.Connection) -> int:
     return int(found[0])
 
 
-def keep(config: Settings, slug: str, mark: int) -> None:
-    """Write the mark into CRM_HOME: after the commit of `advance`, before the call.
+def keep(config: Settings, slug: str, mark: int, now: datetime | None = None) -> None:
+    """Write the mark into CRM_HOME: after the commit of `advance`, before the call. `now`: by the sender's clock.
 
     RefusalError when CRM_HOME is not behind it: then another database sends with this CRM_HOME, or the file is gone.
     """
@@ -210,7 +210,7 @@ def keep(config: Settings, slug: str, mark: int) -> None:
         raise disarmed(slug, "CRM_HOME has lost the id of the instance while it was sending")
     if file.mark >= mark:
         raise disarmed(slug, "another database has sent with this CRM_HOME meanwhile")
-    write(config, slug, Kept(file.instance_id, mark, file.identity, datetime.now(UTC)))
+    write(config, slug, Kept(file.instance_id, mark, file.identity, now or datetime.now(UTC)))
 
 
 def write(config: Settings, slug: str, what: Kept) -> None:
