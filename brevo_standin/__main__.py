@@ -26,14 +26,16 @@ def main() -> int:
     parser.add_argument("--mode", choices=["body", "http", "none"], default="body", help="where idempotency keys count")
     parser.add_argument("--virtual-clock", type=_moment, metavar="ISO", help="a clock that moves only when told to")
     parser.add_argument("--key", default="xkeysib-standin", help="the API key it knows")
+    parser.add_argument("--key-file", type=Path, help="a file that holds that key")
     parser.add_argument("--no-limits", action="store_true", help="throttle nobody")
     parser.add_argument("--state", type=Path, help="a file in which accepted calls outlive a restart")
     parser.add_argument("--seed", type=Path, help="a JSON file: senders, templates, contacts … as POST /standin/seed")
     parser.add_argument("--audience", action="store_true", help="made-up people get, open and click the mails")
     parser.add_argument("--sender", action="append", default=[], help="a registered sender's address; repeatable")
     args = parser.parse_args()
+    key = args.key_file.read_text().strip() if args.key_file else args.key
     standin = StandIn(
-        mode=args.mode, key=args.key, start=args.virtual_clock, limits=None if args.no_limits else dict(GENERAL)
+        mode=args.mode, key=key, start=args.virtual_clock, limits=None if args.no_limits else dict(GENERAL)
     )
     if args.sender:
         standin.seed(senders=args.sender)

@@ -139,7 +139,7 @@ class StandIn:
 
     def handle(self, request: Request) -> Reply:
         """The answer to a request, and what was changed by it is changed."""
-        with self.lock:
+        with self.lock, self.times.one_moment():
             self._target = None
             if request.path.startswith("/v3/"):
                 reply = self._handle_api(request)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -52,6 +53,16 @@ class Times:
     def set(self, moment: datetime | None) -> None:
         """Put a clock somewhere without doing anything: to play a record back, and None to the machine's clock."""
         self._now = moment
+
+    @contextmanager
+    def one_moment(self) -> Iterator[None]:
+        """All that is done inside happens at one moment, also by the machine's clock."""
+        was = self._now
+        self._now = self.now()
+        try:
+            yield
+        finally:
+            self._now = self._now if self.is_virtual else was
 
     def forget(self) -> None:
         """Drop what waits; a virtual clock stays where it is, for time only ever passes."""

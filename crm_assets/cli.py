@@ -83,7 +83,7 @@ def _counts(text: str) -> list[int]:
 def cmd_up(config: Settings, args: argparse.Namespace) -> int:
     from crm_assets import up
 
-    return up.up(config, say)
+    return up.up(config, say, with_brevo_standin=args.with_brevo_standin)
 
 
 def cmd_receiver(config: Settings, args: argparse.Namespace) -> int:
@@ -855,7 +855,10 @@ def parser() -> argparse.ArgumentParser:
         levels = ("DEBUG", "INFO", "WARNING", "ERROR")
         made.add_argument("--log-level", default="WARNING", choices=levels, help="how much of Dagster's log to show")
 
-    add("up", cmd_up, "start everything: PostgreSQL, the demo estate, the Dagster UI, sensors and schedules")
+    up = add("up", cmd_up, "start everything: PostgreSQL, the demo estate, the Dagster UI, sensors and schedules")
+    up.add_argument(
+        "--with-brevo-standin", action="store_true", help="with a stand-in for Brevo: the demo really sends, to nobody"
+    )
     add("down", cmd_down, "stop the embedded PostgreSQL that a command has left running")
     add("receiver", cmd_receiver, "take Brevo's webhooks until it is stopped")
     add_tenant(add("pull", cmd_pull, "read what came back from Brevo: events, refusals, campaigns of its own screens"))

@@ -25,7 +25,7 @@ from crm_assets.logic.gate import NO_ELIGIBLE_CUSTOMER
 from crm_assets.resources.drop_zone import DropZone, DropZoneError
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.rules import BusinessRules
-from crm_assets.settings import Settings, secret, settings
+from crm_assets.settings import Settings, brevo_key, settings
 from crm_assets.tenants import Tenant
 
 AUTOMATIC = "automatic"  # who paused, where no person did
@@ -128,7 +128,7 @@ def _require_switched_on(tenant: Tenant, config: Settings) -> None:
         raise RefusalError("LIVE_REFUSED", f"tenants/{tenant.slug}.yaml does not say brevo.live: true")
     if not config.live:
         raise RefusalError("LIVE_REFUSED", "CRM_LIVE is not 1 where this runs: set it there, and start it again")
-    if secret(tenant.brevo.api_key_variable) is None:
+    if brevo_key(config, tenant.brevo.api_key_variable) is None:
         raise RefusalError("LIVE_REFUSED", f"there is no Brevo key: set the variable {tenant.brevo.api_key_variable}")
 
 

@@ -15,6 +15,8 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from crm_assets import standin
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -62,6 +64,9 @@ class Settings(BaseSettings):
     )
     receiver_host: str = Field("127.0.0.1", description="Address that the receiver of Brevo's webhooks listens on.")
     receiver_port: int = Field(3020, description="Its port.")
+    standin_port: int | None = Field(
+        None, description="Port of the stand-in of --with-brevo-standin, on this machine; unset: a free one."
+    )
     live: bool = Field(
         False, description="1 allows live sending where the tenant's file does too; else all is a dry run."
     )
@@ -105,7 +110,18 @@ def secret(name: str) -> SecretStr | None:
     return SecretStr(value) if value else None
 
 
+def brevo_key(config: Settings, variable: str) -> SecretStr | None:
+    """The key of Brevo's API that belongs to `config.brevo_url`; None when there is none that may go there."""
+    value = secret(variable)
+    found = standin.key_for(config.brevo_url, value.get_secret_value() if value else None, variable, config.home)
+    return SecretStr(found) if found else None
+
+
 @cache
 def settings() -> Settings:
-    """The settings of this process."""
-    return Settings()
+    """The settings of this process: Brevo's stand-in in Brevo's place while one runs beside `crm up`."""
+    made = Settings()
+    mark = standin.running(made.home)
+    if mark is None or "brevo_url" in made.model_fields_set:
+        return made
+    return made.model_copy(update={"brevo_url": mark.url, "live": True})

@@ -21,14 +21,16 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from crm_assets import databases, local
+from crm_assets import databases, local, standin
+from crm_assets.campaigns import CampaignFiles
 from crm_assets.dbt_manifest import ensure_manifest
 from crm_assets.settings import ROOT, Settings, secret
-from crm_assets.tenants import Registry
+from crm_assets.tenants import Registry, Tenant
 
 MARK = "CRM_UP"
 READY_SECONDS = 180
 STOP_SECONDS = 25
+STANDIN_ESTATE = "demo"  # the one that --with-brevo-standin sends for
 
 
 class UpError(Exception):
@@ -200,7 +202,43 @@ def _load_error(url: str) -> str | None:
     return None
 
 
-def up(config: Settings, say: Callable[[str], None]) -> int:
+def require_standin(config: Settings, registry: Registry) -> Tenant:
+    """The estate that may send to Brevo's stand-in; UpError when something of the real Brevo is in the way."""
+    tenant = registry.tenants.get(STANDIN_ESTATE)
+    if not (ROOT / "brevo_standin").is_dir():
+        raise UpError("--with-brevo-standin: the stand-in is no part of this installation")
+    if tenant is None:
+        raise UpError(f"--with-brevo-standin sends for the estate {STANDIN_ESTATE}, and {config.tenants} has none")
+    variable = tenant.brevo.api_key_variable
+    if secret(variable) is not None:
+        raise UpError(f"{variable} has a value: --with-brevo-standin takes no real key's place; unset it first")
+    if others := [other.slug for other in registry if other is not tenant and other.brevo.api_key_variable == variable]:
+        raise UpError(f"{variable} is the variable of {', '.join(others)} too: give {STANDIN_ESTATE} one of its own")
+    if "brevo_url" in Settings().model_fields_set:  # what our children will find
+        raise UpError("CRM_BREVO_URL is set: --with-brevo-standin leads there by itself; unset it first")
+    return tenant
+
+
+def start_standin(
+    config: Settings, tenant: Tenant, environment: dict[str, str], say: Callable[[str], None]
+) -> subprocess.Popen[bytes]:
+    """Start the stand-in and mark it, so that every process of this CRM_HOME finds it."""
+    campaigns = CampaignFiles(config.tenants, tenant).campaigns.values()
+    senders = {tenant.brevo.sender_email, *(campaign.sender_email or "" for campaign in campaigns)} - {""}
+    port = config.standin_port or _free_port()
+    if not _is_free("127.0.0.1", port):
+        raise UpError(f"port {port} of 127.0.0.1 is taken; free it, or choose another with CRM_STANDIN_PORT")
+    log = config.home / "logs" / "brevo-standin.log"
+    child = _spawn(standin.command(config.home, port, senders), environment, log)
+    root = standin.announce(config.home, port, child.pid, [tenant.brevo.api_key_variable])
+    if root is None:
+        child.kill()
+        raise UpError(f"Brevo's stand-in did not answer; its log: {log}")
+    say(f"Brevo's stand-in, which sends to nobody: {root}   ({tenant.slug} is live there; every other estate is dry)")
+    return child
+
+
+def up(config: Settings, say: Callable[[str], None], *, with_brevo_standin: bool = False) -> int:
     """Run the product until a signal, or until one of its programs ends; 0 or 1."""
     config.home.mkdir(parents=True, exist_ok=True)
     url = f"http://{config.host}:{config.port}"
@@ -215,10 +253,13 @@ def up(config: Settings, say: Callable[[str], None]) -> int:
             raise UpError(f"port {config.port} of {config.host} is taken; free it, or choose another with CRM_PORT")
         if "code_port" not in config.model_fields_set:
             config = config.model_copy(update={"code_port": _free_port()})
-        return _supervise(config, url, say)
+        standin.forget(config.home)
+        if with_brevo_standin:
+            require_standin(config, Registry(config.tenants))
+        return _supervise(config, url, say, with_brevo_standin)
 
 
-def _supervise(config: Settings, url: str, say: Callable[[str], None]) -> int:
+def _supervise(config: Settings, url: str, say: Callable[[str], None], with_brevo_standin: bool) -> int:
     from crm_assets.resources.control import Control
 
     stopped_by: list[int] = []
@@ -235,6 +276,9 @@ def _supervise(config: Settings, url: str, say: Callable[[str], None]) -> int:
             say(f"dropped {len(dropped)} sample files of the demo estate" if dropped else "the samples are in place")
         logs = config.home / "logs"
         logs.mkdir(exist_ok=True)
+        if with_brevo_standin:
+            tenant = require_standin(config, registry)
+            children["brevo-standin"] = start_standin(config, tenant, environment, say)
         for name, command in processes(config, receives=takes_webhooks(registry)).items():
             children[name] = _spawn(command, environment, logs / f"{name}.log")
         deadline = time.monotonic() + READY_SECONDS
@@ -265,7 +309,7 @@ def _supervise(config: Settings, url: str, say: Callable[[str], None]) -> int:
         return 0
     finally:
         # The daemon first: it must not start runs while their code server goes away.
-        for name in ("daemon", "receiver", "webserver", "code-server"):
+        for name in ("daemon", "receiver", "webserver", "code-server", "brevo-standin"):
             if name in children and children[name].poll() is None:
                 children[name].send_signal(signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
@@ -274,5 +318,6 @@ def _supervise(config: Settings, url: str, say: Callable[[str], None]) -> int:
         _end(config.home, grace=10)
         for child in children.values():
             child.wait()
+        standin.forget(config.home)
         if config.database_url is None:
             local.stop_server(config)

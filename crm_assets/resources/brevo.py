@@ -42,7 +42,7 @@ from crm_assets.logic.brevo_rows import (
 )
 from crm_assets.resources.throttle import Throttle
 from crm_assets.rules import BrevoRules
-from crm_assets.settings import Settings, secret
+from crm_assets.settings import Settings, brevo_key
 from crm_assets.tenants import Tenant
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ _ADVICE: Mapping[str, str] = {
 
 # Rows of a page: what Brevo gives at most, and what it gives where nothing is said. A page shorter than the latter is
 # the last one even on a server that ignores what was asked for.
-_EVENTS_PAGE, _BLOCKED_PAGE, _CONTACTS_PAGE, _LISTS_PAGE, _CAMPAIGNS_PAGE = (
-    (5000, 2500), (100, 50), (1000, 50), (50, 10), (100, 50),
+_EVENTS_PAGE, _BLOCKED_PAGE, _CONTACTS_PAGE, _MEMBERS_PAGE, _LISTS_PAGE, _CAMPAIGNS_PAGE = (
+    (5000, 2500), (100, 50), (1000, 50), (500, 50), (50, 10), (100, 50),
 )  # fmt: skip
 _EVENTS_SPAN = timedelta(days=89)  # Brevo: 90 days at most, both included
 
@@ -225,7 +225,9 @@ class Brevo:
         if self._wire is None:
             return Answer("dry_run", "dry_run")
         bucket = bucket_of("POST", path)
-        if self._throttle is not None and (far := self._throttle.wait(bucket)):
+        # Who was checked before a message was frozen is not checked again while it waits.
+        patience = self._rules.backoff_seconds.send if n_versions is not None else None
+        if self._throttle is not None and (far := self._throttle.wait(bucket, patience)):
             return Answer("not_sent", "throttled", retry_after=far)
         reply = self._wire.call("POST", path, headers=headers, content=body)
         answer = classify(reply, n_versions=n_versions)
@@ -296,6 +298,13 @@ class Brevo:
         """The lists of contacts."""
         return list(self._pages("/contacts/lists", "lists", _LISTS_PAGE, ContactList.of, sort="asc"))
 
+    def list_contacts(self, list_id: int) -> Iterator[Contact]:
+        """Who is in a list, in the order in which they were made contacts."""
+        endpoint = "/contacts/lists/{listId}/contacts"
+        return self._pages(
+            f"/contacts/lists/{list_id}/contacts", "contacts", _MEMBERS_PAGE, Contact.of, endpoint, sort="asc"
+        )
+
     def attributes(self) -> list[Attribute]:
         """What contacts can have."""
         said = self._read("/contacts/attributes", {})
@@ -355,12 +364,19 @@ class Brevo:
         raise self._unavailable(classify(reply).reason if isinstance(reply, Broken) else "not_found", endpoint)
 
     def _pages(
-        self, path: str, name: str, page: tuple[int, int], of: Callable[[Mapping[str, Any]], T], **params: str
+        self,
+        path: str,
+        name: str,
+        page: tuple[int, int],
+        of: Callable[[Mapping[str, Any]], T],
+        endpoint: str | None = None,
+        **params: str,
     ) -> Iterator[T]:
         limit, unasked = page
         offset = 0
         while True:
-            rows = self._rows(self._read(path, {**params, "limit": limit, "offset": offset}), name, of, path)
+            said = self._read(path, {**params, "limit": limit, "offset": offset}, endpoint)
+            rows = self._rows(said, name, of, endpoint or path)
             yield from rows
             if len(rows) < unasked:
                 return
@@ -431,7 +447,7 @@ def client(
         )
     if mode == "live" and not config.live:
         raise LiveRefusedError("live sending is not allowed: CRM_LIVE is not 1; set it, or run it dry")
-    key = secret(tenant.brevo.api_key_variable)
+    key = brevo_key(config, tenant.brevo.api_key_variable)
     if key is None:
         raise LiveRefusedError(
             f"Brevo cannot be asked: no Brevo key in {tenant.brevo.api_key_variable}; put it there, or run it dry"
