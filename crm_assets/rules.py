@@ -651,8 +651,13 @@ class ApiSeconds(Section):
 
 
 class Backoff(Section):
+    RELATION = "send <= most"
     first: Positive
+    send: Positive
     most: Positive
+
+    def _broken(self) -> str | None:
+        return None if self.send <= self.most else f"they are {self.send} and {self.most}"
 
 
 class Pace(Section):
@@ -681,6 +686,8 @@ class BrevoContacts(Section):
     import_max_bytes: Annotated[int, Field(ge=1, le=10_000_000)]
     list_max_rows: Annotated[int, Field(ge=1, le=150)]
     process_poll_seconds: Annotated[float, Field(ge=36)]  # 100 calls an hour
+    process_polls: Annotated[int, Field(ge=1, le=100)]
+    give_up_after: Count
 
 
 class BrevoRules(Section):
@@ -692,15 +699,18 @@ class BrevoRules(Section):
 
 
 class WebhookRules(Section):
-    RELATION = "every try after the first has its backoff"
+    RELATION = "every try after the first has its backoff; what is news is kept, or it would be told twice"
     max_tries: Annotated[int, Field(ge=1, le=10)]
     backoff_minutes: list[Positive]
-    timeout_seconds: Positive
+    timeout_seconds: Annotated[float, Field(gt=0, le=30)]  # a tick of the sensor that delivers has 60
+    news_days: Annotated[int, Field(ge=1, le=31)]
     keep_days: Days
+    codes_per_notice: Annotated[int, Field(ge=1, le=1000)]
 
     def _broken(self) -> str | None:
-        held = len(self.backoff_minutes) == self.max_tries - 1
-        return None if held else f"{self.max_tries} tries, {len(self.backoff_minutes)} backoffs"
+        if len(self.backoff_minutes) != self.max_tries - 1:
+            return f"{self.max_tries} tries, {len(self.backoff_minutes)} backoffs"
+        return None if self.news_days < self.keep_days else f"{self.news_days} days of news, {self.keep_days} kept"
 
 
 class Activation(Section):

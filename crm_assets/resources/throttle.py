@@ -46,21 +46,23 @@ class Throttle:
         pace: Pace = getattr(self._rules.buckets, bucket)
         return pace
 
-    def wait(self, bucket: str) -> float:
+    def wait(self, bucket: str, patience: float | None = None) -> float:
         """Take the group's next slot and return when it has come: 0.
 
-        Where it lies further away than `backoff_seconds.most`, nothing is taken or waited for: the seconds until
-        then. WarehouseError when the control database cannot be asked: without a pace there is no call.
+        Where it lies further away than `patience` seconds (`backoff_seconds.most` unless said), nothing is taken or
+        waited for: the seconds until then. WarehouseError when the control database cannot be asked: without a pace
+        there is no call.
         """
+        patience = self._rules.backoff_seconds.most if patience is None else patience
         with self._control.transaction() as connection:
-            wait = self._take(connection, bucket)
-        if wait > self._rules.backoff_seconds.most:
+            wait = self._take(connection, bucket, patience)
+        if wait > patience:
             return wait
         if wait > 0:
             self._clock.sleep(wait)
         return 0.0
 
-    def _take(self, connection: psycopg.Connection, bucket: str) -> float:
+    def _take(self, connection: psycopg.Connection, bucket: str, patience: float) -> float:
         key = [self._account, bucket]
         step = interval(self._pace(bucket))
         early = timedelta(seconds=step * (self._pace(bucket).at_once - 1))
@@ -77,7 +79,7 @@ class Throttle:
         next_at = row[0] if row[1] <= now + _CLOCKS_DIFFER else now - early
         slot = max(now, next_at)
         wait = (slot - now).total_seconds()
-        if wait <= self._rules.backoff_seconds.most:
+        if wait <= patience:
             after = max(next_at + early, slot) + timedelta(seconds=step) - early
             connection.execute(
                 "update brevo.buckets set next_at = %s, updated_at = %s where account = %s and bucket = %s",
