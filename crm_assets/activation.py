@@ -6,6 +6,8 @@ Shared by the Dagster asset and by `crm plan`; runs without Dagster. Every refus
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -64,6 +66,26 @@ class PlanSummary:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def sentences(self) -> list[str]:
+        """What people are told, without a name: the plan or the count, who is left out and why, what to mind."""
+        state = "counted, nothing written" if self.addressed is not None else "had been planned"
+        state = "planned" if self.is_new else state
+        step = f" step {self.step}" if self.step > FIRST_STEP else ""
+        calls = f" (about {self.calls} calls to Brevo)" if self.calls else ""
+        arms = "".join(f", {count} in arm {name}" for name, count in self.arms.items())
+        plan_hash = f", plan hash {self.plan_hash}" if self.is_new or self.addressed is None else ""
+        told = []
+        if self.addressed is not None:
+            told.append(f"{self.addressed} addressed, {self.eligible} of them may be written to")
+        told += [f"left out, {reason} {count}" for reason, count in self.left_out.items()]
+        told += [f"product {key} not shown, it lacks {', '.join(each)}" for key, each in self.refused_products.items()]
+        told += [f"mind: {warning}" for warning in self.warnings]
+        return [
+            f"{self.campaign} {self.occurrence}{step}: {state}, {self.planned} messages in {self.batches} batches"
+            f"{calls}{arms}, {self.holdout} held out{plan_hash}",
+            *(f"{self.campaign}: {line}" for line in told),
+        ]
 
 
 def gate_in_force(warehouse: Warehouse) -> Gate | None:
@@ -385,11 +407,30 @@ def _not_now(campaign: Campaign, rules: BusinessRules, as_of: date, step: int) -
 def _fetched(
     warehouse: Warehouse, tenant: Tenant, campaign: Campaign, client: Brevo | None, now: datetime, *, count_only: bool
 ) -> dict[int, str]:
-    """id -> hash of the content of each template that the campaign has at Brevo, read, checked and stored now."""
+    """id -> hash of the content of each template that the campaign has at Brevo, read, checked and stored now.
+
+    None of them is read for a count.
+    """
+    from crm_assets import brevo_templates  # Brevo's client and its checks: most campaigns need neither
+
     wanted = activation.brevo_template_ids(tenant, campaign)
-    if not wanted:
+    if not wanted or count_only:
         return {}
-    raise RefusalError("TEMPLATE_UNREADABLE", f"campaign {campaign.name} uses templates kept at Brevo")
+    if client is None:
+        raise RefusalError(
+            brevo_templates.TEMPLATE_UNREADABLE,
+            f"campaign {campaign.name} uses templates kept at Brevo, and there is no key to read them with: set the"
+            f" variable {tenant.brevo.api_key_variable}",
+        )
+    found = [
+        brevo_templates.fetch_checked(
+            warehouse, client, tenant, template, tenant.business_rules, now, needs_items=campaign.kind == "reco"
+        )
+        for template in wanted
+    ]
+    for template in found:
+        brevo_templates.require_fit(template)
+    return {template.template_id: template.content_hash for template in found}
 
 
 def _store(
@@ -494,10 +535,39 @@ def settle_reviews(run: TenantRun) -> None:
     reviews.settle(run)
 
 
+@contextmanager
+def template_reader(run: TenantRun, campaign: Campaign) -> Iterator[Brevo | None]:
+    """A client that reads the campaign's templates at Brevo; None where it has none there, or there is no key."""
+    from crm_assets.clock import SystemClock
+    from crm_assets.resources import brevo
+
+    if not activation.brevo_template_ids(run.tenant, campaign):
+        yield None
+        return
+    try:
+        client = brevo.client(run.tenant, run.config, SystemClock(), mode="read")
+    except brevo.LiveRefusedError:
+        yield None  # planning says so, with what to do
+        return
+    with client:
+        yield client
+
+
 def plan(run: TenantRun, name: str, *, count_only: bool = False) -> dict[str, Any]:
     """Plan the campaign `name` of the run's tenant, as of the run's day, or only count whom it would reach."""
+    from crm_assets import call_lists  # it writes with the help of this module
+
     settle_reviews(run)
-    campaign = CampaignFiles(run.config.tenants, run.tenant).get(name)
-    return plan_campaign(
-        run.warehouse, run.tenant, campaign, run.rules, run.as_of, run.now, count_only=count_only
-    ).as_dict()
+    files = CampaignFiles(run.config.tenants, run.tenant)
+    made = plan_run(run, files.get(name), count_only=count_only)
+    if files.get(name).channel != EMAIL and not count_only:
+        call_lists.write(run, files.campaigns)
+    return {**made.as_dict(), "said": made.sentences()}
+
+
+def plan_run(run: TenantRun, campaign: Campaign, *, count_only: bool = False) -> PlanSummary:
+    """`plan_campaign` for a tenant's run."""
+    with template_reader(run, campaign) as client:
+        return plan_campaign(
+            run.warehouse, run.tenant, campaign, run.rules, run.as_of, run.now, client=client, count_only=count_only
+        )

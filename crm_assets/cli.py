@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -608,8 +609,9 @@ def _activation(config: Settings, args: argparse.Namespace, what: Callable[..., 
 def cmd_plan(config: Settings, args: argparse.Namespace) -> Result:
     from crm_assets import activation
 
-    result: Result = _activation(config, args, activation.plan)
-    say(f"{result['planned']} messages planned in {result['batches']} batches, {result['holdout']} held out")
+    result: Result = _activation(config, args, partial(activation.plan, count_only=args.count))
+    for line in result.pop("said"):
+        say(line)
     return result
 
 
@@ -957,6 +959,10 @@ def parser() -> argparse.ArgumentParser:
         made = add(name, function, text)
         add_tenant(made)
         made.add_argument("--campaign", required=True, metavar="NAME")
+        if name == "plan":
+            made.add_argument(
+                "--count", "--dry-run", action="store_true", help="only count whom it would reach; nothing is written"
+            )
     made.add_argument("--occurrence", metavar="O", help="once, or an ISO week like 2026-W11; default: the latest plan")
     made.add_argument("--confirm", metavar="HASH", help="go live: the hash of the exact plan, with --by")
     made.add_argument("--by", metavar="NAME", help="who confirms the plan")

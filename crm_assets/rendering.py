@@ -36,7 +36,19 @@ _YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # Each a file per language; a group of sentences stands in one of them. The e-mail's wording is part of what is planned.
 EMAIL_AREA = "email"
-AREAS = (EMAIL_AREA, "words", "workbooks", "mapping", "findings", "review", "receipt", "report", "monthly", "kpis")
+AREAS = (
+    EMAIL_AREA,
+    "words",
+    "workbooks",
+    "mapping",
+    "findings",
+    "review",
+    "receipt",
+    "report",
+    "monthly",
+    "kpis",
+    "calls",
+)
 
 
 @cache

@@ -65,7 +65,7 @@ ingest_job = dg.define_asset_job(
 )
 plan_campaign_job = dg.define_asset_job(
     "plan_campaign",
-    selection=_tables("activation.campaigns", "activation.batches", "activation.messages"),
+    selection=_tables("activation.campaigns", "activation.batches", "activation.messages", "activation.call_lists"),
     partitions_def=tenants_partitions,
     description="Plans the messages of the estate's campaigns from the gate in force. Sends nothing.",
 )

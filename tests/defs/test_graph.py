@@ -87,7 +87,7 @@ STATE = [
             "notices",
         )
     ),
-    *(f"activation.{name}" for name in ("contact_lists", "brevo_templates", "call_lists")),
+    *(f"activation.{name}" for name in ("contact_lists", "brevo_templates")),
     *(f"outcomes.{name}" for name in ("events", "received", "brevo_campaigns")),
 ]
 

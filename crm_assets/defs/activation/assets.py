@@ -21,7 +21,11 @@ _GATED = (
     ("curated", "dim_products"),
     ("audit", "customer_facts"),
     ("rfm", "customer_rfm"),
+    ("rfm", "purchases"),
     ("customers", "clusters"),
+    ("curated", "dim_customers"),
+    ("curated", "fct_orders"),
+    ("curated", "contact_events"),
 )
 _PLANNED = (tables.campaigns, tables.batches, tables.messages)
 
@@ -30,6 +34,9 @@ class PlanConfig(dg.Config):
     """Which campaign to plan."""
 
     campaign: str = Field("", description="Name of a campaign file; empty: those that follow a refresh.")
+    count_only: bool = Field(
+        False, description="Only count whom it would reach, who is left out and why; nothing is written."
+    )
 
 
 class SendConfig(dg.Config):
@@ -84,29 +91,13 @@ def plan_campaign(
             said.append(f"{campaign.name}: not planned yet, {n_waiting} customers wait for review")
             continue
         try:
-            plans[campaign.name] = plan = activation.plan_campaign(
-                tenant_run.warehouse,
-                tenant_run.tenant,
-                campaign,
-                tenant_run.rules,
-                tenant_run.as_of,
-                tenant_run.now,
-            )
+            plans[campaign.name] = plan = activation.plan_run(tenant_run, campaign, count_only=config.count_only)
         except RefusalError as refusal:
             if config.campaign:
                 raise dg.Failure(str(refusal), metadata={"refused": refusal.code}) from refusal
             said.append(f"{campaign.name}: refused, {refusal}")
             continue
-        state = "planned" if plan.is_new else "had been planned"
-        said.append(
-            f"{campaign.name} {plan.occurrence}: {state}, {plan.planned} messages in {plan.batches} batches,"
-            f" {plan.holdout} held out, plan hash {plan.plan_hash}"
-        )
-        said.extend(f"{campaign.name}: left out, {reason} {count}" for reason, count in plan.left_out.items())
-        said.extend(
-            f"{campaign.name}: product {key} not shown, it lacks {', '.join(lacks)}"
-            for key, lacks in plan.refused_products.items()
-        )
+        said.extend(plan.sentences())
     for line in said:
         context.log.info(line)
     for table in _PLANNED:
@@ -117,6 +108,7 @@ def plan_campaign(
             campaigns=", ".join(plans) or "none",
             planned_messages=sum(plan.planned for plan in plans.values() if plan.is_new),
             what_happened=_said(said),
+            warnings=_said(sorted({warning for plan in plans.values() for warning in plan.warnings})),
         )
 
 
