@@ -255,12 +255,14 @@ def keep_refusals(connection: psycopg.Connection, said: pd.DataFrame, now: datet
         return 0
     flags = ["is_unsubscribed", "is_blocked"]
     frame = said.reindex(columns=["address", *flags, *_SAID_OF_CONTACTS])
-    frame = frame.sort_values("refused_at", kind="stable", na_position="first").assign(
-        **{flag: frame[flag].astype("boolean").fillna(False) for flag in flags}
+    frame = frame.assign(
+        **{flag: frame[flag].astype("boolean").fillna(False) for flag in flags},
+        is_bounce=frame["blocked_reason"].isin(_BOUNCES),
     )
-    last = dict.fromkeys(_SAID_OF_CONTACTS, "last")
     # One address may be blocked for several senders, and said to be one thing here and another there.
-    merged = frame.groupby("address", as_index=False, sort=True).agg({**dict.fromkeys(flags, "max"), **last})
+    frame = frame.sort_values(["is_bounce", "refused_at"], kind="stable", na_position="first")
+    last = {**dict.fromkeys(_SAID_OF_CONTACTS, "last"), **dict.fromkeys([*flags, "refused_at"], "max")}
+    merged = frame.groupby("address", as_index=False, sort=True).agg(last)
     connection.execute("create temp table said_contacts (like activation.contacts) on commit drop")
     copy_frame(
         connection, tables.activation_contacts, merged.assign(updated_at=now), psycopg.sql.Identifier("said_contacts")
@@ -271,6 +273,7 @@ def keep_refusals(connection: psycopg.Connection, said: pd.DataFrame, now: datet
 
 
 _SAID_OF_CONTACTS = ("blocked_reason", "refused_at", "is_unsubscribed_now", "is_blocked_now", "tracking_consent")
+_BOUNCES = ("hardBounce", "contactFlaggedAsSpam")  # reasons of a block that are no refusal but a bounce or complaint
 _KEEP_REFUSALS = """
 insert into activation.contacts as known (
     address, is_unsubscribed, is_blocked, blocked_reason, refused_at, is_unsubscribed_now, is_blocked_now,
@@ -287,7 +290,11 @@ order by address
 on conflict (address) do update set
     is_unsubscribed = known.is_unsubscribed or excluded.is_unsubscribed,
     is_blocked = known.is_blocked or excluded.is_blocked,
-    blocked_reason = coalesce(excluded.blocked_reason, known.blocked_reason),
+    -- A bounce stays told: blocked for one sender and unsubscribed from another, an address does both.
+    blocked_reason = case
+        when known.blocked_reason in ('hardBounce', 'contactFlaggedAsSpam') then known.blocked_reason
+        else coalesce(excluded.blocked_reason, known.blocked_reason)
+    end,
     -- A contact's own date moves with every change of it: of a refusal that is known it says nothing new.
     refused_at = case
         when known.is_unsubscribed_now and excluded.is_unsubscribed_now and not excluded.is_blocked

@@ -29,7 +29,10 @@ _CODE_SUFFIXES = {".py", ".sql", ".yaml", ".yml", ".j2", ".html", ".txt"}
 # One row of text per decision that changes who may hear what; planned and dry-run messages change nothing.
 _STATE = """
     select coalesce(md5(string_agg(line, '|' order by line collate "C")), '') from (
-        select concat_ws(',', 'contact', address, is_unsubscribed, is_blocked) as line from activation.contacts
+        select row(
+            'contact', address, is_unsubscribed, is_blocked, is_unsubscribed_now, is_blocked_now, blocked_reason,
+            (refused_at at time zone 'UTC')::date
+        )::text as line from activation.contacts
         union all
         select concat_ws(',', 'review', run_id, customer_id, wine_id, scenario, decision, decided_at::text)
         from review.decisions

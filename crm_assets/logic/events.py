@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -21,13 +21,14 @@ import numpy as np
 import pandas as pd
 
 from crm_assets.logic.curated import validate_emails
-from crm_assets.logic.outbox import parse_tag
+from crm_assets.logic.outbox import Tag, parse_tag
 
 # Canonical names. A message that Brevo has taken is `sent`; `opened` by a proxy is told apart by `is_machine`.
 SENT, DELIVERED, DEFERRED, ERROR = "sent", "delivered", "deferred", "error"
 OPENED, CLICKED, PROXY_OPENED = "opened", "clicked", "proxy_opened"
 SOFT_BOUNCE, HARD_BOUNCE, BOUNCED = "soft_bounce", "hard_bounce", "bounced"
 BLOCKED, INVALID, SPAM, UNSUBSCRIBED = "blocked", "invalid", "spam", "unsubscribed"
+TEST = "test"  # the occurrence in the tag of a test send (crm_assets/test_sends.py)
 # Of a contact, not of a message: no event of ours.
 NOT_OF_A_MESSAGE = "not_of_a_message"
 
@@ -185,14 +186,15 @@ def understood(said: pd.DataFrame, tenant: str) -> Events:
     )
     unreadable = ~rows["address"].str.contains("@", na=False) | rows["occurred_at"].isna()
     of_contact = rows["name"] == NOT_OF_A_MESSAGE
-    tags = {tag: parse_tag(tag) for tag in rows["tag"].dropna().unique()}
-    ours = {tag: parsed for tag, parsed in tags.items() if parsed is not None}
+    ours = {tag: parsed for tag in rows["tag"].dropna().unique() if (parsed := _parsed(tag)) is not None}
     foreign = rows["tag"].map({tag: parsed.tenant != tenant for tag, parsed in ours.items()}).eq(True)
     kept = rows[~unreadable & ~of_contact & ~foreign].copy()
     kept["link"] = _blank_to_none(kept["link"].astype("object").str.strip()).where(kept["name"] == CLICKED, None)
-    for column, of_tag in (("campaign", "campaign"), ("occurrence", "occurrence"), ("step", "step")):
-        from_tag = kept["tag"].map({tag: getattr(parsed, of_tag) for tag, parsed in ours.items()})
-        kept[column] = from_tag.astype("object") if column != "campaign" else from_tag.fillna(kept["campaign"])
+    for column in ("campaign", "occurrence", "step"):
+        kept[f"{column}_of_tag"] = kept["tag"].map({tag: getattr(parsed, column) for tag, parsed in ours.items()})
+    kept["campaign"] = kept["campaign_of_tag"].astype("object").fillna(kept["campaign"])
+    kept["occurrence"] = kept["occurrence_of_tag"]
+    kept["step"] = kept["step_of_tag"].astype("Int64")
     kept["is_machine"] = kept["name"] == PROXY_OPENED
     kept["event"] = kept["name"].replace(PROXY_OPENED, OPENED)
     kept["event_key"] = keys(kept)
@@ -207,6 +209,12 @@ def understood(said: pd.DataFrame, tenant: str) -> Events:
         n_unreadable=int(unreadable.sum()),
         n_not_of_a_message=int((of_contact & ~unreadable).sum()),
     )
+
+
+def _parsed(tag: str) -> Tag | None:
+    """What a tag of ours says, that of a test included: its occurrence is `test`, which counts as none anywhere."""
+    of_test = parse_tag(tag.replace(f"-{TEST}-", "-once-", 1)) if f"-{TEST}-" in tag else None
+    return replace(of_test, occurrence=TEST) if of_test else parse_tag(tag)
 
 
 def _collapsed(rows: pd.DataFrame) -> pd.DataFrame:

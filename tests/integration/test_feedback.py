@@ -216,7 +216,7 @@ def test_a_refusal_stays_whatever_brevo_says_later(tenant_warehouse: Warehouse) 
     pull(tenant_warehouse, account)
     first = refusals(tenant_warehouse)
     assert first == {
-        "ada@x.fr": (False, True, None, True, "unsubscribedViaEmail", datetime(2026, 3, 2, 10, tzinfo=UTC)),
+        "ada@x.fr": (False, True, None, True, "hardBounce", datetime(2026, 3, 2, 10, tzinfo=UTC)),
         "bob@x.fr": (True, False, True, None, None, datetime(2026, 3, 5, 10, tzinfo=UTC)),
     }
     # Somebody took both back on Brevo's screens.

@@ -158,6 +158,13 @@ def test_an_event_of_another_estate_on_the_same_account_is_none_of_ours() -> Non
     assert (len(found.rows), found.n_foreign) == (1, 1)
 
 
+def test_an_event_of_a_test_says_so_and_is_kept_from_other_estates_too() -> None:
+    tags = [tag_of(estate, "weekly", "test", 2, "0123456789ab") for estate in ("demo", "other")]
+    found = events.understood(events.said_in_log([line(tag=tag) for tag in tags]), "demo")
+    assert found.rows[["campaign", "occurrence", "step"]].to_numpy().tolist() == [["weekly", "test", 2]]
+    assert found.n_foreign == 1
+
+
 def test_an_event_of_brevos_own_campaign_bears_its_name_and_number() -> None:
     item = {"event": "click", "email": "ada@example.com", "camp_id": 12, "campaign name": "Noël ", "tag": ""}
     rows = of_body({**item, "ts_event": UTC_SECOND, "link": "https://shop.example"})

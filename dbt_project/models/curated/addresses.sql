@@ -17,20 +17,34 @@ with contacts as (
 
     union
 
-    -- Campaigns sent from Brevo's own screens; of ours the outbox tells. Each day is a contact of its own (spec.md §6):
-    -- a newsletter repeats under one name, or has none.
+    -- Campaigns sent from Brevo's own screens; of ours the outbox tells, and tests are no contacts. One message is one
+    -- contact, of the day it was heard of first, though it arrives after midnight; without a message to go by, each day
+    -- is a contact of its own (spec.md §6): a newsletter repeats under one name, or has none.
     select
         lower(events.address) as address,
-        (events.occurred_at at time zone 'UTC')::date as contact_date,
+        (min(events.occurred_at) at time zone 'UTC')::date as contact_date,
         events.channel,
-        coalesce(events.campaign, events.tag, '') as campaign_id
+        coalesce(max(events.campaign), max(events.tag), '') as campaign_id
     from {{ source('outcomes', 'events') }} as events
     where
         events.event in ('requests', 'request', 'sent', 'delivered')
+        and events.occurrence is distinct from 'test'
         and not exists (
             select 1
             from {{ source('activation', 'messages') }} as messages
-            where lower(messages.address) = lower(events.address) and messages.campaign = events.campaign
+            where
+                lower(messages.address) = lower(events.address)
+                and messages.campaign = events.campaign
+                and (events.occurrence is null or events.occurrence = messages.occurrence)
+                and (events.step is null or events.step = messages.step)
+                and messages.status in ('sending', 'sent', 'unknown')
+        )
+    group by
+        lower(events.address),
+        events.channel,
+        coalesce(
+            events.message_ref,
+            concat_ws('|', (events.occurred_at at time zone 'UTC')::date, coalesce(events.campaign, events.tag))
         )
 
 ),
@@ -63,8 +77,19 @@ reactions as (
         event in (
             'hard_bounce', 'hardBounces', 'blocked', 'invalid', 'invalid_email', 'spam', 'complaint'
         ) as is_bounced,
-        event in ('click', 'clicked', 'reply', 'replied') as is_response
+        event in ('click', 'clicked', 'reply', 'replied') and not coalesce(is_machine, false) as is_response
     from {{ source('outcomes', 'events') }}
+
+    union all
+
+    -- Of the blocked the log may not reach back to why.
+    select
+        lower(address) as address,
+        (refused_at at time zone 'UTC')::date as happened_on,
+        true as is_bounced,
+        false as is_response
+    from {{ source('activation', 'contacts') }}
+    where blocked_reason in ('hardBounce', 'contactFlaggedAsSpam')
 
 ),
 

@@ -49,13 +49,23 @@ statements as (
 
     union all
 
-    select lower(address) as address, occurred_at::date as refused_on, null as opted_in_on, false as is_refused_at_brevo
+    select
+        lower(address) as address,
+        (occurred_at at time zone 'UTC')::date as refused_on,
+        null as opted_in_on,
+        false as is_refused_at_brevo
     from {{ source('outcomes', 'events') }}
     where event in ('unsubscribed', 'unsubscribe')
 
     union all
 
-    select lower(address) as address, null as refused_on, null as opted_in_on, true as is_refused_at_brevo
+    -- What Brevo still says holds; what it says no more is a refusal of its day, and without a day it holds too.
+    select
+        lower(address) as address,
+        (refused_at at time zone 'UTC')::date as refused_on,
+        null as opted_in_on,
+        coalesce(is_unsubscribed_now, is_unsubscribed) or coalesce(is_blocked_now, is_blocked)
+        or refused_at is null as is_refused_at_brevo
     from {{ source('activation', 'contacts') }}
     where is_unsubscribed or is_blocked
 
