@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -101,7 +101,8 @@ def rearm(estate: Estate, client: Brevo, clock: Clock, *, by: str) -> Rearming:
             " where arming_id = %s",
             [read_from, len(log), marked, added, clock.now(), arming],
         )
-    instances.write(estate.config, slug, binding)
+    # No call is made by arming: the last one stays the last.
+    instances.write(estate.config, slug, replace(binding, kept_at=last_call))
     return Rearming(slug, cause, read_from, len(log), marked, added, strangers, who)
 
 

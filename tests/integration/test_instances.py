@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from psycopg import sql
 
 from benchmarks import sending_estate
 from brevo_standin.times import VIRTUAL_START
-from crm_assets import activation, databases, rearming, sending
+from crm_assets import activation, databases, instances, rearming, sending
 from crm_assets.campaigns import Campaign
 from crm_assets.logic.activation import RefusalError
 from crm_assets.operations import Estate
@@ -81,9 +82,7 @@ class Live:
 
 
 @pytest.fixture
-def live(
-    tenant_warehouse: Warehouse, environment: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Live:
+def live(tenant_warehouse: Warehouse, environment: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Live:
     monkeypatch.setenv("CRM_TEST_INSTANCES_KEY", standin.KEY)
     folder = tmp_path / "raw"
     folder.mkdir()
@@ -97,7 +96,7 @@ def live(
     )  # fmt: skip
     running = standin.in_process("none", limits=False, senders=(sending_estate.SENDER,))
     config = environment.model_copy(
-        update={"live": True, "home": tmp_path / "home", "tenants": tmp_path, "brevo_url": "https://brevo.example/v3"}
+        update={"live": True, "home": tmp_path / "home", "tenants": tmp_path, "brevo_url": "http://127.0.0.1:9/v3"}
     )
     sending_estate.build(tenant_warehouse, tenant, COUNT, AS_OF, running.clock.now())
     connect = functools.partial(brevo.client, transport=running.transport)
@@ -149,18 +148,25 @@ def restore(live: Live, cluster: databases.Cluster, template: str, dumped: Path,
     subprocess.run([tool("pg_restore"), *how, "--no-owner", "-d", live.warehouse.url, dumped], check=True, timeout=60)
 
 
-@pytest.mark.parametrize("in_place", [True, False])
-@pytest.mark.parametrize("moment", ["before the plan", "before the send", "in the middle"])
+@pytest.mark.parametrize(
+    ("moment", "in_place", "plans_first"),
+    [
+        ("before the plan", False, False),
+        ("before the plan", True, True),
+        ("in the middle", False, False),
+    ],
+)
 def test_a_restore_after_a_live_send_writes_to_nobody_twice(
-    live: Live, cluster: databases.Cluster, template: str, tmp_path: Path, moment: str, in_place: bool
-) -> None:
-    """A dump taken before the live send, or in its middle, restored over it; CRM_HOME is kept."""
+    live: Live, cluster: databases.Cluster, template: str, tmp_path: Path,
+    moment: str, in_place: bool, plans_first: bool,
+) -> None:  # fmt: skip
+    """A dump taken before a live send, or in its middle, restored over it; CRM_HOME is kept. Planned anew before live
+    is armed again, or after it, or not at all.
+    """
     dumped = tmp_path / "dump"
     if moment == "before the plan":
         dump(live.warehouse, dumped)
     live.plan()
-    if moment == "before the send":
-        dump(live.warehouse, dumped)
     first = live.send()
     assert (first.messages, first.wait_reason) == (50, "RAMP_UP")
     if moment == "in the middle":
@@ -174,16 +180,17 @@ def test_a_restore_after_a_live_send_writes_to_nobody_twice(
     assert (len(sent), max(sent.values())) == (90, 1)
     restore(live, cluster, template, dumped, in_place=in_place)
 
-    if moment == "before the plan":
+    if plans_first:
         live.plan()
-    live.accept_test()
-    assert "restored" in disarmed(live) or "no other copy" in disarmed(live)
+    if plans_first or moment != "before the plan":
+        disarmed(live)
     code, sentence = refusal(live.rearm)
     assert (code, "Ask again from" in sentence) == ("TOO_EARLY", True)
-    disarmed(live)
     live.running.clock.sleep(31 * 60)
     armed = live.rearm()
     assert armed.n_log == len(sent)
+    if moment == "before the plan" and not plans_first:
+        assert live.plan().left_out == {"ALREADY_WRITTEN": len(sent)}
     assert live.warehouse.rows("select asked_by, armed_at is not null from activation.armings order by asked_at") == [
         ("Anne Muller", False),
         ("Anne Muller", True),
@@ -194,3 +201,123 @@ def test_a_restore_after_a_live_send_writes_to_nobody_twice(
     assert len(written) == COUNT, "0 losses"
     ledger = live.warehouse.rows("select address from activation.messages where status = 'sent'")
     assert sorted(address for (address,) in ledger) == sorted(written)
+
+
+def test_a_database_behind_its_home_or_elsewhere_is_disarmed(
+    live: Live, cluster: databases.Cluster, template: str, tmp_path: Path
+) -> None:
+    live.plan()
+    live.send()
+    config, slug = live.estate.config, "demo"
+
+    def why(config: Settings = config, warehouse: Warehouse = live.warehouse) -> str | None:
+        with warehouse.transaction() as connection:
+            return instances.why_disarmed(connection, config, slug)
+
+    assert why() is None
+    mark = live.warehouse.rows("select mark from activation.instances")[0][0]
+    assert mark == 3, "one for each call"
+    live.warehouse.execute("update activation.instances set mark = 2")
+    assert "it knows of 2 live calls, CRM_HOME of 3" in str(why())
+    live.warehouse.execute("update activation.instances set mark = 4")
+    assert why() is None, "killed between the database's commit and CRM_HOME: no call was made"
+    live.warehouse.execute("update activation.instances set mark = 3")
+
+    elsewhere = tmp_path / "copied"
+    shutil.copytree(config.home, elsewhere)
+    assert "another CRM_HOME" in str(why(config.model_copy(update={"home": elsewhere})))
+    assert "CRM_HOME has lost" in str(why(config.model_copy(update={"home": tmp_path / "empty"})))
+    name = live.warehouse.url.rpartition("/")[2].partition("?")[0]
+    with psycopg.connect(cluster.admin_url, autocommit=True) as admin:
+        copy = sql.SQL("create database {} template {} owner {}")
+        admin.execute(copy.format(*map(sql.Identifier, (f"{name}_copy", name, template))))
+    copied = Warehouse(cluster.url(template, database=f"{name}_copy"))
+    assert "another database" in str(why(warehouse=copied))
+    live.warehouse.execute("update activation.instances set instance_id = 'other'")
+    assert "two different instances" in str(why())
+    live.warehouse.execute("delete from activation.instances")
+    assert "the database has lost" in str(why())
+    assert "neither the database nor CRM_HOME" in str(why(config.model_copy(update={"home": tmp_path / "empty"})))
+
+
+def test_a_lost_home_is_armed_once_the_log_can_have_everything(live: Live) -> None:
+    live.plan()
+    live.send()
+    instances.file_of(live.estate.config, "demo").unlink()
+    disarmed(live)
+    assert refusal(live.rearm)[0] == "TOO_EARLY"
+    live.running.clock.sleep(29 * 60)
+    assert refusal(live.rearm)[0] == "TOO_EARLY"
+    live.running.clock.sleep(2 * 60)
+    assert live.rearm().n_log == 50
+    assert (live.rearm().marked_sent, live.rearm().added) == (0, 0), "done again, it changes nothing"
+    live.send_all()
+    assert (len(live.written_to()), set(live.written_to().values())) == (COUNT, {1})
+
+
+def test_a_machine_that_was_rolled_back_whole_is_found_out_by_brevos_log(
+    live: Live, cluster: databases.Cluster, template: str, tmp_path: Path
+) -> None:
+    """Database and CRM_HOME agree with each other, and both have forgotten what was sent."""
+    live.plan()
+    dumped = dump(live.warehouse, tmp_path / "dump")
+    live.send()
+    live.running.clock.sleep(31 * 60)
+    restore(live, cluster, template, dumped, in_place=True)
+    shutil.rmtree(live.estate.config.home / "instances")
+    assert "the ledger does not know" in disarmed(live)
+
+
+def test_it_stays_disarmed_while_anything_cannot_be_read_back(live: Live) -> None:
+    live.plan()
+    live.send()
+    live.running.clock.sleep(31 * 60)
+    live.warehouse.execute("update activation.instances set mark = 1")
+    for path in ("/smtp/statistics/events", "/contacts"):
+        live.running.control.faults({"method": "GET", "path": path, "do": "unauthorized"})
+        code, sentence = refusal(live.rearm)
+        assert (code, "stays disarmed" in sentence) == ("BREVO_UNREADABLE", True)
+        live.running.control.faults()
+        disarmed(live)
+    with (
+        pytest.raises(RefusalError, match="--by NAME"),
+        live.connect(live.estate.tenant, live.estate.config, live.running.clock, mode="read") as client,
+    ):
+        rearming.rearm(live.estate, client, live.running.clock, by=" ")
+    live.rearm()
+    live.send_all()
+    assert set(live.written_to().values()) == {1}
+
+
+def test_who_refused_since_the_dump_is_not_written_to(
+    live: Live, cluster: databases.Cluster, template: str, tmp_path: Path
+) -> None:
+    live.plan()
+    live.send()
+    dumped = dump(live.warehouse, tmp_path / "dump")
+    still_to_come = live.warehouse.rows("select min(address) from activation.messages where status = 'planned'")[0][0]
+    live.running.control.seed(blocked=[{"email": still_to_come, "reason": "unsubscribedViaEmail"}])
+    live.running.clock.sleep(31 * 60)
+    live.send()
+    restore(live, cluster, template, dumped, in_place=True)
+    live.running.clock.sleep(31 * 60)
+    live.rearm()
+    live.send_all()
+    assert still_to_come not in live.written_to()
+    assert (len(live.written_to()), set(live.written_to().values())) == (COUNT - 1, {1})
+
+
+def test_the_mark_is_in_the_home_before_the_call_and_another_sender_with_it_is_refused(live: Live) -> None:
+    config = live.estate.config
+    instances.require_armed(live.warehouse, config, "demo")
+    instances.require_armed(live.warehouse, config, "demo")
+    with live.warehouse.transaction() as connection:
+        mark = instances.advance(connection)
+    instances.keep(config, "demo", mark)
+    assert [found.mark for found in [instances.kept(config, "demo")] if found] == [mark]
+    assert refusal(lambda: instances.keep(config, "demo", mark))[0] == "DISARMED"
+    instances.file_of(config, "demo").write_text("{")
+    assert refusal(lambda: instances.keep(config, "demo", mark + 1))[0] == "DISARMED"
+    live.warehouse.execute("delete from activation.instances")
+    with pytest.raises(RefusalError), live.warehouse.transaction() as connection:
+        instances.advance(connection)
