@@ -437,6 +437,28 @@ def cmd_why(config: Settings, args: argparse.Namespace) -> Result:
     return answer.as_dict()
 
 
+def cmd_preview(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import preview, why
+
+    try:
+        made = preview.of_customer(config, args.tenant, args.customer, campaign=args.campaign, kind=args.kind)
+    except (why.UnknownError, preview.NoPreviewError) as error:
+        raise RefusedError(str(error)) from error
+    page = preview.write(made, config, args.to)
+    found: Result = {**made.as_dict(), "file": str(page)}
+    say(made.standing)
+    if made.problems:
+        say(f"the message may not leave: {made.problems}")
+    if args.png:
+        try:
+            found["picture"] = str(preview.picture(page, args.width))
+        except preview.NoPictureError as error:
+            raise RefusedError(f"{error}: {page}") from error
+    if not args.json:
+        print("\n".join(found[name] for name in ("file", "picture") if name in found))
+    return found
+
+
 def _source(tenant: Any) -> Any:
     """The exports of the estate as its file has them."""
     from crm_assets.logic.landing import load_source
@@ -717,6 +739,37 @@ def cmd_review_export(config: Settings, args: argparse.Namespace) -> Result:
     }
 
 
+def cmd_webhooks_list(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import notices
+
+    found = notices.listed(_warehouse(config, _registry(config).get(args.tenant).slug), args.last)
+    if not args.json:
+        for row in found:
+            why = f": {row['last_problem']} ({row['meaning']})" if row["last_problem"] else ""
+            http = f", HTTP {row['last_status']}" if row["last_status"] else ""
+            say(
+                f"{row['created_at']:%Y-%m-%d %H:%M}  {row['event']:<16}  {row['endpoint']}  {row['status']},"
+                f" {row['tries']} tries{http}{why}  {row['notice_id']}"
+            )
+        if not found:
+            say("no notice yet: they are queued as runs end, campaigns are sent and customers become at risk")
+    return {"notices": found}
+
+
+def cmd_webhooks_retry(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import notices
+    from crm_assets.clock import SystemClock
+
+    tenant = _registry(config).get(args.tenant)
+    warehouse, clock = _warehouse(config, tenant.slug), SystemClock()
+    waiting = notices.retry(warehouse, tenant, clock.now(), args.notice)
+    done = notices.deliver(warehouse, tenant, clock)
+    result: Result = {name: getattr(done, name) for name in ("delivered", "failed", "given_up", "refused")}
+    if not args.json:
+        say(f"{waiting} to be tried again; " + ", ".join(f"{count} {name}" for name, count in result.items()))
+    return {"waiting": waiting, **result}
+
+
 def _program(name: str, environment: dict[str, str]) -> str:
     """A program of .venv, else of PATH."""
     found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")]))
@@ -925,6 +978,14 @@ def parser() -> argparse.ArgumentParser:
     add_tenant(why)
     why.add_argument("--customer", required=True, metavar="CODE", help="any of its client codes, or its customer_id")
     why.add_argument("--run", metavar="ID", help="run_id; default: the run of the gate in force")
+    shown = add("preview", cmd_preview, "show a customer's message as it would be: HTML, and a picture with Chromium")
+    add_tenant(shown)
+    shown.add_argument("--customer", required=True, metavar="CODE", help="any of its client codes, or its customer_id")
+    shown.add_argument("--campaign", metavar="C", help="default: the newest campaign that has a message for them")
+    shown.add_argument("--kind", metavar="K", help="made with this template of ours, e.g. winback, welcome")
+    shown.add_argument("--to", type=Path, metavar="FILE.html", help="default: CRM_HOME/previews/<tenant>/")
+    shown.add_argument("--png", action="store_true", help="a picture beside it, where Chromium is installed")
+    shown.add_argument("--width", type=int, default=375, choices=(375, 800), help="of the picture: a phone, a desktop")
     for name, function, text in (
         ("quarantine", cmd_quarantine, "hand refused rows back to the estate, as workbooks to mend and drop again"),
         ("unmatched", cmd_unmatched, "hand product labels that the catalogue does not know back, to be recognised"),
@@ -934,6 +995,14 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument("--to", required=True, type=_new_workbook, metavar="FILE.xlsx")
         if function is cmd_quarantine:
             made.add_argument("--file", metavar="F", help="path or file_id of the export; default: all of them")
+    webhooks = commands.add_parser("webhooks", help="outgoing webhooks: what was told to whom, and trying again")
+    within_webhooks = webhooks.add_subparsers(dest="subcommand", required=True, metavar="list|retry")
+    made = add("list", cmd_webhooks_list, "the newest notices and what became of them", within_webhooks)
+    add_tenant(made)
+    made.add_argument("--last", type=_count, default=50, metavar="N", help="so many; default 50")
+    made = add("retry", cmd_webhooks_retry, "try again what was given up, and what waits, now", within_webhooks)
+    add_tenant(made)
+    made.add_argument("--notice", metavar="ID", help="this one only: its webhook-id")
     review = commands.add_parser("review", help="review: what people decide on the recommended items of a run")
     within_review = review.add_subparsers(dest="subcommand", required=True, metavar="export|import|approve-rest|status")
     made = add("export", cmd_review_export, "write the workbook in which people approve or reject", within_review)

@@ -40,6 +40,8 @@ _HIDING = re.compile(
 _COLOUR = re.compile(r"(?:^|;)\s*color\s*:\s*([^;!]+)", re.IGNORECASE)
 _BACKGROUND = re.compile(r"(?:^|;)\s*background(?:-color)?\s*:\s*([^;!]+)", re.IGNORECASE)
 
+# What a template that is no template raises when it is filled.
+UNREADABLE = (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
 # What is wrong, in words; a code may go on after a colon.
 PROBLEMS = {
     "LEGAL_NAME": "the estate's legal name is missing",
@@ -298,9 +300,9 @@ def check_brevo_template(
     items = sample_items(tenant, rules)
     asked: set[str] = set()
     try:
-        html = _filled(template.html, tenant, items, asked)
-        subject = _filled(template.subject, tenant, items, asked)
-    except (jinja2.TemplateError, SecurityError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError):
+        html = filled(template.html, tenant, items, asked)
+        subject = filled(template.subject, tenant, items, asked)
+    except UNREADABLE:
         return ["UNREADABLE"]
     shows_items = bool(re.search(r"params\.items", template.html))
     found = check_message(html, subject, tenant, rules, items if shows_items else None)
@@ -391,8 +393,13 @@ class _Brevo(ImmutableSandboxedEnvironment):
         return obj[attribute] if isinstance(obj, _Params) else super().getattr(obj, attribute)
 
 
-def _filled(source: str, tenant: Tenant, items: Sequence[Mapping[str, Any]], asked: set[str]) -> str:
-    """A template kept at Brevo as it would be filled for one message; `asked`: the unknown params it asked for."""
+def filled(source: str, tenant: Tenant, items: Sequence[Mapping[str, Any]], asked: set[str] | None = None) -> str:
+    """A template kept at Brevo as it would be filled for one message; what Brevo knows of the contact is left empty.
+
+    `asked`: takes the names of the params it asked for that no message brings. A template that cannot be read raises
+    one of UNREADABLE.
+    """
+    asked = set() if asked is None else asked
     environment = _Brevo(autoescape=True, undefined=jinja2.ChainableUndefined, extensions=["jinja2.ext.do"])
     environment.filters = _Filters(
         {
