@@ -732,6 +732,7 @@ class Activation(Section):
     ramp_up: RampUp
     settling: Settling
     not_sent_tries: Annotated[int, Field(ge=1, le=20)]
+    max_dead_letter_share: Annotated[float, Field(ge=0, le=0.5)]
     payload_days: Annotated[int, Field(ge=3, le=365)]
     pulls: Pulls
     window: SendingWindow
