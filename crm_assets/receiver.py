@@ -38,7 +38,8 @@ log = logging.getLogger("crm.receiver")
 # Brevo puts 500 events at most into one body, a kilobyte each or so.
 MAX_BODY_BYTES = 8 << 20
 BODY_SECONDS = 20.0  # for a body to arrive whole
-KEEP_SECONDS = 5  # for the database to take it
+CONNECT_SECONDS = 5  # to the database
+KEEP_MILLISECONDS = 5000  # for it to take a body
 MAX_AT_ONCE = 64  # bodies in memory
 MAX_READERS = 2  # tenants whose bodies are read at the same time
 DOOR_SECONDS = 10.0  # a tenant's file and token are looked up again after so long
@@ -125,8 +126,8 @@ class Receiver:
             with psycopg.connect(
                 url,
                 application_name="crm-receiver",
-                connect_timeout=KEEP_SECONDS,
-                options=f"-c statement_timeout={KEEP_SECONDS}s -c lock_timeout={KEEP_SECONDS}s",
+                connect_timeout=CONNECT_SECONDS,
+                options=f"-c statement_timeout={KEEP_MILLISECONDS}",
             ) as connection:
                 connection.execute(
                     "insert into outcomes.received (content_hash, content, received_at) values (%s, %s, %s)"
