@@ -207,7 +207,7 @@ def _recipients(
 ) -> tuple[list[tuple[int | None, str, str, str | None]], set[int]]:
     versions = request.get("messageVersions")
     templates = set() if template is None else {template}
-    if versions is None:
+    if "messageVersions" not in request:
         if _size(request.get("params")) > MAX_PARAMS:
             raise RefusedError(400, "out_of_range", "params should not exceed 100 KB")
         found: list[tuple[int | None, str, str, str | None]] = [
