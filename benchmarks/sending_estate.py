@@ -154,3 +154,13 @@ def build(warehouse: Warehouse, tenant: Tenant, count: int, as_of: date, now: da
     insert(warehouse, "curated.dim_customers", people[["customer_id"]].assign(profiling_objected=False))
     decide(warehouse, tenant, people, RUN_ID, as_of, now)
     return people
+
+
+def accept_test(warehouse: Warehouse, campaign: str, now: datetime) -> None:
+    """A named person has accepted a test of the templates that the latest plan is made with."""
+    warehouse.execute(
+        "insert into activation.test_sends (test_id, campaign, template_hash, n_addresses, outcome, sent_at,"
+        " accepted_by, accepted_at) select 'test', campaign, template_hash, 1, 'accepted', %(now)s, 'Anna', %(now)s"
+        " from activation.campaigns where campaign = %(campaign)s order by planned_at desc limit 1",
+        {"campaign": campaign, "now": now},
+    )

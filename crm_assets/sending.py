@@ -86,6 +86,7 @@ class SendSummary:
     remaining: int = 0
     wait_until: datetime | None = None
     wait_reason: str | None = None
+    problem: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -101,6 +102,7 @@ class SendSummary:
             *([f"{self.unknown} of unknown fate"] if self.unknown else []),
             *([f"{self.remaining} still planned"] if self.remaining and not self.dry_run else []),
             *([f"goes on from {self.wait_until:%Y-%m-%d %H:%M} UTC on: {self.wait_reason}"] if self.wait_until else []),
+            *([self.problem] if self.problem else []),
         ]
         return "; ".join(parts)
 
@@ -158,10 +160,11 @@ class _Call:
 
 @dataclass(frozen=True)
 class _Pause:
-    """Nothing may leave now: until when, and why; `until` None: a person must act."""
+    """Nothing may leave now: until when, and why; `until` None: a person must act. `problem`: a sentence."""
 
     until: datetime | None
     reason: str
+    problem: str | None = None
 
 
 @dataclass
@@ -276,9 +279,9 @@ class _Sender:
         known = {tag for tag, _ in self.again}
         self.again += [(tag, 0) for tag in settled.absent if tag not in known]
         if set(settled.waiting) - known:
-            return _Pause(settled.look_at, SETTLING)
+            return _Pause(settled.look_at, SETTLING, settled.problem)
         if settled.partial and not self.again and not self._n_planned():
-            return _Pause(settled.look_at, SETTLING)
+            return _Pause(settled.look_at, SETTLING, settled.problem)
         return None
 
     # --- the sending transaction
@@ -690,6 +693,7 @@ class _Sender:
             remaining=n_planned,
             wait_until=until,
             wait_reason=reason,
+            problem=pause.problem if pause else None,
         )
 
 

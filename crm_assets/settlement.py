@@ -8,7 +8,7 @@ matched by position. Nothing is sent here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,7 +17,8 @@ from zoneinfo import ZoneInfo
 import psycopg
 
 from crm_assets.clock import Clock
-from crm_assets.logic.events import PARIS
+from crm_assets.logic.brevo_rows import Event
+from crm_assets.logic.events import PARIS, one_tag
 from crm_assets.resources.brevo import Brevo, BrevoUnavailableError
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.rules import BusinessRules, Settling
@@ -107,6 +108,7 @@ def _settle_one(
     )}  # fmt: skip
     try:
         found = _found(warehouse, client, limits, chunk, wanted, now)
+        counts = not found and _is_seen(now) and _shows(warehouse, client, limits, chunk, now)
     except BrevoUnavailableError as error:
         settled.problem = str(error)
         _still_waiting(warehouse, chunk, now + gap, settled)
@@ -121,7 +123,7 @@ def _settle_one(
         ).fetchone()
         assert there is not None
         n_found, n_missing = there
-        looks = chunk.looks + (0 if n_sent or not _is_seen(now) else 1)
+        looks = chunk.looks + counts
         connection.execute(
             "update activation.chunks set looks = %s, looked_at = %s where tag = %s", [looks, now, chunk.tag]
         )
@@ -133,7 +135,7 @@ def _settle_one(
                 "update activation.messages set reason = %s where tag = %s and status = 'unknown'",
                 [PARTLY_FOUND, chunk.tag],
             )
-    if not n_found and _is_absent(chunk, looks, now, limits):
+    if counts and not n_found and _is_absent(chunk, looks, now, limits):
         settled.absent.append(chunk.tag)
         return
     if n_found and now >= chunk.since + timedelta(hours=limits.person_after_hours):
@@ -159,10 +161,39 @@ def _found(
         if wanted <= set(found):
             break
         # Whoever is blocked has no `requests`, but an event of another name.
-        for row in client.events(start, end, tag=chunk.tag, event=event):
+        _add(found, client.events(start, end, tag=chunk.tag, event=event), chunk.tag)
+    if wanted and not found:
+        # Were a filter by tag to miss something, absence would mean nothing: a few are asked for by address too.
+        asked = sorted(wanted)
+        for address in {asked[0], asked[len(asked) // 2], asked[-1]}:
+            _add(found, client.events(start, end, email=address), chunk.tag)
+    return {address: at for address, at in found.items() if address in wanted}
+
+
+def _add(found: dict[str, datetime], rows: Iterable[Event], tag: str) -> None:
+    for row in rows:
+        if one_tag(row.tag) == tag:
             address = row.email.lower()
             found[address] = min(row.at, found.get(address, row.at))
-    return {address: at for address, at in found.items() if address in wanted}
+
+
+def _shows(warehouse: Warehouse, client: Brevo, limits: Settling, chunk: _Chunk, now: datetime) -> bool:
+    """Whether the log has what it must have: the newest call that Brevo said it took before this one was lost.
+
+    A log that lags behind that call says nothing of this one either.
+    """
+    days = timedelta(days=limits.log_days)
+    known = warehouse.rows(
+        "select tag, first_tried_at from activation.chunks where status = 'accepted' and settled_by = 'answer'"
+        " and first_tried_at between %s and %s order by first_tried_at desc limit 1",
+        [now - days, chunk.since],
+    )
+    if not known:
+        return True
+    tag, at = known[0]
+    found: dict[str, datetime] = {}
+    _add(found, client.events((at - days).date(), (now + days).date(), tag=tag, event="requests"), tag)
+    return bool(found)
 
 
 def _mark_sent(connection: psycopg.Connection, tag: str, found: dict[str, datetime]) -> int:
@@ -192,7 +223,7 @@ def _is_seen(now: datetime) -> bool:
 
 def _is_absent(chunk: _Chunk, looks: int, now: datetime, limits: Settling) -> bool:
     """Whether Brevo can be taken never to have got the call: nothing found in enough looks, long enough after it."""
-    return _is_seen(now) and looks >= limits.looks and now >= chunk.since + timedelta(minutes=limits.absent_minutes)
+    return looks >= limits.looks and now >= chunk.since + timedelta(minutes=limits.absent_minutes)
 
 
 def _still_waiting(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
@@ -248,7 +249,8 @@ class Brevo:
 
         Brevo refuses days that have not come, so `end` is at most today.
         """
-        wanted = {"tags": tag, "event": event, "email": email}
+        tags = json.dumps([tag]) if tag is not None else None  # Brevo: a serialized array
+        wanted = {"tags": tags, "event": event, "email": email}
         filters = {name: value for name, value in wanted.items() if value is not None}
         end = min(end, self._clock.now().date())
         first = min(start, end)
