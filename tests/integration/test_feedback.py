@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from crm_assets import feedback
+from crm_assets import databases, feedback
 from crm_assets.logic.brevo_rows import BlockedContact, Contact, EmailCampaign, Event, Process
 from crm_assets.logic.outbox import tag_of
 from crm_assets.resources.brevo import BrevoUnavailableError
 from crm_assets.resources.warehouse import Warehouse
+from tests.conftest import PREFIX, fresh_warehouse
 from tests.logic import estate
 
 TENANT = estate.tenant()
@@ -24,6 +25,24 @@ RULES = TENANT.business_rules
 TAG = tag_of(TENANT.slug, "weekly", "2026-W10", 1, "0123456789ab")
 NOW = datetime(2026, 3, 10, 9, tzinfo=UTC)
 CSV = "Email_ID;Open_Date\nada@x.fr;\nBob@x.fr;2026-03-01\n".encode("utf-8-sig")
+
+
+@pytest.fixture(scope="module")
+def database(cluster: databases.Cluster, template: str) -> Iterator[Warehouse]:
+    """A tenant database for all of these tests."""
+    with fresh_warehouse(cluster, template, f"{PREFIX}{Path(__file__).stem}") as made:
+        yield made
+
+
+@pytest.fixture
+def warehouse(database: Warehouse) -> Warehouse:
+    """That database, emptied."""
+    database.execute(
+        "drop table if exists staging.address_refusals; alter table outcomes.events drop constraint if exists no_eve;"
+        " truncate outcomes.received, outcomes.events, outcomes.brevo_campaigns, activation.contacts, activation.pulls,"
+        " activation.chunks"
+    )
+    return database
 
 
 @dataclass
@@ -133,16 +152,16 @@ def posted(event: str = "delivered", ts_event: int = 1_773_046_800, **more: Any)
 # --- events
 
 
-def test_what_is_read_twice_posted_and_read_late_is_there_once(tenant_warehouse: Warehouse) -> None:
+def test_what_is_read_twice_posted_and_read_late_is_there_once(warehouse: Warehouse) -> None:
     opened = line("opened", "2026-03-09T12:00:00.000+01:00")
     account = Account(log=[opened])  # the opening is heard of before the delivery
-    assert pull(tenant_warehouse, account).feeds["events"].n_new == 1
-    receive(tenant_warehouse, json.dumps([posted(), posted("teleported")]).encode(), json.dumps(posted()).encode())
+    assert pull(warehouse, account).feeds["events"].n_new == 1
+    receive(warehouse, json.dumps([posted(), posted("teleported")]).encode(), json.dumps(posted()).encode())
     account.log = [line(), opened, line("loadedByProxy", "2026-03-09T12:00:00.000+01:00")]
-    again = pull(tenant_warehouse, account, Clock(NOW + timedelta(hours=2)))
+    again = pull(warehouse, account, Clock(NOW + timedelta(hours=2)))
     assert again.feeds["events"].n_new == 1  # the proxy: the delivery had come by webhook
     assert again.unknown == {"teleported": 1}
-    rows = tenant_warehouse.rows(
+    rows = warehouse.rows(
         "select event, is_machine, origin, campaign, occurrence, step from outcomes.events order by event, is_machine"
     )
     ours = ("weekly", "2026-W10", 1)
@@ -155,66 +174,66 @@ def test_what_is_read_twice_posted_and_read_late_is_there_once(tenant_warehouse:
 
 
 def test_a_reading_overlaps_the_last_one_by_two_days_and_the_first_goes_back_as_far_as_the_ledger(
-    tenant_warehouse: Warehouse,
+    warehouse: Warehouse,
 ) -> None:
     account = Account()
-    tenant_warehouse.execute(
+    warehouse.execute(
         "insert into activation.chunks (tag, campaign, occurrence, step, idempotency_key, request_hash, n_messages,"
         " n_bytes, status, frozen_at) values ('t', 'c', 'once', 1, 'k', 'h', 1, 1, 'accepted', '2025-08-01')"
     )
-    pull(tenant_warehouse, account, feeds=["events"])
+    pull(warehouse, account, feeds=["events"])
     spans = [(start, end) for feed, start, end in (each for each in account.asked if len(each) == 3)]
     assert spans[0][0] == date(2025, 8, 1)
     assert spans[-1][1] == NOW.date()
     assert all((end - start).days < 90 for start, end in spans)
     assert [start for start, _ in spans[1:]] == [end + timedelta(days=1) for _, end in spans[:-1]]
     account.asked.clear()
-    pull(tenant_warehouse, account, Clock(NOW + timedelta(days=3)), feeds=["events"])
+    pull(warehouse, account, Clock(NOW + timedelta(days=3)), feeds=["events"])
     assert account.asked[0] == ("events", date(2026, 3, 8), date(2026, 3, 13))
 
 
-def test_a_feed_that_fails_keeps_its_cursor_and_stops_no_other(tenant_warehouse: Warehouse) -> None:
+def test_a_feed_that_fails_keeps_its_cursor_and_stops_no_other(warehouse: Warehouse) -> None:
     account = Account(log=[line()], blocked=[blocked("bob@x.fr")], down={"events half way"})
-    found = pull(tenant_warehouse, account)
+    found = pull(warehouse, account)
     assert set(found.failed) == {"events"}
-    assert "bob@x.fr" in refusals(tenant_warehouse)
-    assert tenant_warehouse.count("outcomes", "events") == 1  # what came before the failure stays
+    assert "bob@x.fr" in refusals(warehouse)
+    assert warehouse.count("outcomes", "events") == 1  # what came before the failure stays
     pulls = "select feed, read_until, n_failures from activation.pulls order by feed"
-    assert tenant_warehouse.rows(pulls) == [
+    assert warehouse.rows(pulls) == [
         ("blocked", NOW, 0), ("campaigns", NOW, 0), ("contacts", NOW, 0), ("events", None, 1)
     ]  # fmt: skip
-    pull(tenant_warehouse, account, feeds=["events"])
-    assert ("events", None, 2) in tenant_warehouse.rows(pulls)
+    pull(warehouse, account, feeds=["events"])
+    assert ("events", None, 2) in warehouse.rows(pulls)
     account.down.clear()
     account.asked.clear()
     later = Clock(NOW + timedelta(days=1))
-    assert not pull(tenant_warehouse, account, later, feeds=["events"]).problems
+    assert not pull(warehouse, account, later, feeds=["events"]).problems
     assert account.asked[0][1] == later.moment.date() - timedelta(days=90)  # never read: from the beginning again
-    assert ("events", later.moment, 0) in tenant_warehouse.rows(pulls)
+    assert ("events", later.moment, 0) in warehouse.rows(pulls)
 
 
-def test_refusals_are_fresh_when_all_their_feeds_are(tenant_warehouse: Warehouse) -> None:
-    assert not feedback.is_fresh(tenant_warehouse, RULES, NOW)
+def test_refusals_are_fresh_when_all_their_feeds_are(warehouse: Warehouse) -> None:
+    assert not feedback.is_fresh(warehouse, RULES, NOW)
     account = Account(down={"blocked"})
-    pull(tenant_warehouse, account, feeds=feedback.REFUSALS)
-    assert not feedback.is_fresh(tenant_warehouse, RULES, NOW)
+    pull(warehouse, account, feeds=feedback.REFUSALS)
+    assert not feedback.is_fresh(warehouse, RULES, NOW)
     account.down.clear()
-    pull(tenant_warehouse, account, feeds=["blocked"])
+    pull(warehouse, account, feeds=["blocked"])
     minutes = RULES.activation.pulls.fresh_minutes
-    assert feedback.is_fresh(tenant_warehouse, RULES, NOW + timedelta(minutes=minutes))
-    assert not feedback.is_fresh(tenant_warehouse, RULES, NOW + timedelta(minutes=minutes, seconds=1))
+    assert feedback.is_fresh(warehouse, RULES, NOW + timedelta(minutes=minutes))
+    assert not feedback.is_fresh(warehouse, RULES, NOW + timedelta(minutes=minutes, seconds=1))
 
 
 # --- refusals
 
 
-def test_a_refusal_stays_whatever_brevo_says_later(tenant_warehouse: Warehouse) -> None:
+def test_a_refusal_stays_whatever_brevo_says_later(warehouse: Warehouse) -> None:
     account = Account(
         blocked=[blocked("ada@x.fr", "hardBounce", 1), blocked("Ada@x.fr", "unsubscribedViaEmail", 2, "shop@x.fr")],
         people=[person("bob@x.fr", True), person("cy@x.fr", False), person("", False)],
     )
-    pull(tenant_warehouse, account)
-    first = refusals(tenant_warehouse)
+    pull(warehouse, account)
+    first = refusals(warehouse)
     assert first == {
         "ada@x.fr": (False, True, None, True, "hardBounce", datetime(2026, 3, 2, 10, tzinfo=UTC)),
         "bob@x.fr": (True, False, True, None, None, datetime(2026, 3, 5, 10, tzinfo=UTC)),
@@ -222,43 +241,43 @@ def test_a_refusal_stays_whatever_brevo_says_later(tenant_warehouse: Warehouse) 
     # Somebody took both back on Brevo's screens.
     account.blocked = []
     account.people = [person("bob@x.fr", False, "2026-03-10T10:00:00Z")]
-    pull(tenant_warehouse, account, Clock(NOW + timedelta(hours=3)))
-    assert refusals(tenant_warehouse) == {
+    pull(warehouse, account, Clock(NOW + timedelta(hours=3)))
+    assert refusals(warehouse) == {
         "ada@x.fr": (False, True, None, False, *first["ada@x.fr"][4:]),
         "bob@x.fr": (True, False, False, None, *first["bob@x.fr"][4:]),
     }
 
 
-def test_a_change_of_a_contact_does_not_date_its_refusal_anew(tenant_warehouse: Warehouse) -> None:
+def test_a_change_of_a_contact_does_not_date_its_refusal_anew(warehouse: Warehouse) -> None:
     account = Account(people=[person("bob@x.fr", True)])
-    pull(tenant_warehouse, account)
+    pull(warehouse, account)
     account.people = [person("bob@x.fr", True, "2026-03-10T08:00:00Z")]
-    pull(tenant_warehouse, account)
-    assert refusals(tenant_warehouse)["bob@x.fr"][5] == datetime(2026, 3, 5, 10, tzinfo=UTC)
+    pull(warehouse, account)
+    assert refusals(warehouse)["bob@x.fr"][5] == datetime(2026, 3, 5, 10, tzinfo=UTC)
     account.people = [person("bob@x.fr", False, "2026-03-10T08:00:00Z")]
-    pull(tenant_warehouse, account)
+    pull(warehouse, account)
     account.people = [person("bob@x.fr", True, "2026-03-10T08:30:00Z")]  # refused anew
-    pull(tenant_warehouse, account)
-    assert refusals(tenant_warehouse)["bob@x.fr"][5] == datetime(2026, 3, 10, 8, 30, tzinfo=UTC)
+    pull(warehouse, account)
+    assert refusals(warehouse)["bob@x.fr"][5] == datetime(2026, 3, 10, 8, 30, tzinfo=UTC)
 
 
 def test_who_leaves_a_single_list_has_refused_and_an_event_of_unsubscribing_is_a_refusal(
-    tenant_warehouse: Warehouse,
+    warehouse: Warehouse,
 ) -> None:
     account = Account(log=[line("unsubscribed")], people=[person("bob@x.fr", False, listUnsubscribed=[4])])
-    pull(tenant_warehouse, account)
-    found = refusals(tenant_warehouse)
+    pull(warehouse, account)
+    found = refusals(warehouse)
     assert (found["ada@x.fr"][0], found["bob@x.fr"][0]) == (True, True)
 
 
-def test_what_we_handed_over_is_left_alone_and_consent_is_kept(tenant_warehouse: Warehouse) -> None:
-    tenant_warehouse.execute(
+def test_what_we_handed_over_is_left_alone_and_consent_is_kept(warehouse: Warehouse) -> None:
+    warehouse.execute(
         "insert into activation.contacts (address, is_unsubscribed, is_blocked, row_hash, updated_at)"
         " values ('ada@x.fr', false, false, 'abc', now())"
     )
     people = [person("ada@x.fr", False, attributes={"TRACKING_CONSENT": False}), person("eve@x.fr", False)]
-    pull(tenant_warehouse, Account(people=[*people, person("cy@x.fr", False, attributes={"TRACKING_CONSENT": True})]))
-    rows = tenant_warehouse.rows("select address, row_hash, tracking_consent from activation.contacts order by address")
+    pull(warehouse, Account(people=[*people, person("cy@x.fr", False, attributes={"TRACKING_CONSENT": True})]))
+    rows = warehouse.rows("select address, row_hash, tracking_consent from activation.contacts order by address")
     assert rows == [("ada@x.fr", "abc", False), ("cy@x.fr", None, True)]
 
 
@@ -268,27 +287,27 @@ def test_no_statement_of_ours_can_take_a_refusal_back() -> None:
         assert forbidden not in source
 
 
-def test_who_is_barred_at_this_moment(tenant_warehouse: Warehouse) -> None:
+def test_who_is_barred_at_this_moment(warehouse: Warehouse) -> None:
     asked = ["ada@x.fr", "bob@x.fr", "cy@x.fr", "dan@x.fr", "eve@x.fr"]
     account = Account(
         log=[line("hardBounces", email="cy@x.fr"), line("softBounces", email="dan@x.fr")],
         blocked=[blocked("ada@x.fr", day=5)],
         people=[person("bob@x.fr", True)],
     )
-    pull(tenant_warehouse, account)
+    pull(warehouse, account)
     everybody = {"ada@x.fr": "OPT_OUT", "bob@x.fr": "OPT_OUT", "cy@x.fr": "BOUNCED"}
-    with tenant_warehouse.transaction() as connection:
+    with warehouse.transaction() as connection:
         assert feedback.barred(connection, asked) == everybody
     # Newer opt-ins with a source (staging.address_refusals): they count once Brevo itself says no more no.
-    tenant_warehouse.execute("create table staging.address_refusals (address text, opted_in_on date)")
-    tenant_warehouse.execute(
+    warehouse.execute("create table staging.address_refusals (address text, opted_in_on date)")
+    warehouse.execute(
         "insert into staging.address_refusals values ('ada@x.fr', '2026-03-06'), ('bob@x.fr', '2026-03-05')"
     )
-    with tenant_warehouse.transaction() as connection:
+    with warehouse.transaction() as connection:
         assert feedback.barred(connection, asked) == everybody
     account.blocked, account.people = [], [person("bob@x.fr", False, "2026-03-10T10:00:00Z")]
-    pull(tenant_warehouse, account)
-    with tenant_warehouse.transaction() as connection:
+    pull(warehouse, account)
+    with warehouse.transaction() as connection:
         # Ada's is newer than her refusal; Bob's is of the same day, which is not newer.
         assert feedback.barred(connection, asked) == {"bob@x.fr": "OPT_OUT", "cy@x.fr": "BOUNCED"}
 
@@ -296,11 +315,11 @@ def test_who_is_barred_at_this_moment(tenant_warehouse: Warehouse) -> None:
 # --- campaigns of Brevo's own screens
 
 
-def test_who_got_a_campaign_of_brevos_own_screens_was_contacted(tenant_warehouse: Warehouse) -> None:
+def test_who_got_a_campaign_of_brevos_own_screens_was_contacted(warehouse: Warehouse) -> None:
     account = Account(sent=[campaign(), campaign(13, "2025-10-01T08:00:00Z")])
     clock = Clock()
-    assert not pull(tenant_warehouse, account, clock).problems
-    rows = tenant_warehouse.rows(
+    assert not pull(warehouse, account, clock).problems
+    rows = warehouse.rows(
         "select address, event, campaign, channel, occurred_at, tag from outcomes.events order by address"
     )
     at = datetime(2026, 3, 1, 8, tzinfo=UTC)
@@ -308,30 +327,30 @@ def test_who_got_a_campaign_of_brevos_own_screens_was_contacted(tenant_warehouse
     # The one of October counts for nothing any more: nobody asks Brevo for its recipients.
     assert [each for each in account.asked if each[0] == "export"] == [("export", 12)]
     assert clock.slept == 0
-    pull(tenant_warehouse, account)
+    pull(warehouse, account)
     assert [each for each in account.asked if each[0] == "export"] == [("export", 12)]
 
 
-def test_an_export_that_takes_its_time_is_fetched_by_the_next_pull(tenant_warehouse: Warehouse) -> None:
+def test_an_export_that_takes_its_time_is_fetched_by_the_next_pull(warehouse: Warehouse) -> None:
     account = Account(sent=[campaign()], polls_needed=7)
     clock = Clock()
-    first = pull(tenant_warehouse, account, clock, feeds=["campaigns"])
+    first = pull(warehouse, account, clock, feeds=["campaigns"])
     assert "1 of the campaigns" in first.problems["campaigns"]
     assert not first.failed
     assert clock.slept == 4 * RULES.brevo.contacts.process_poll_seconds
     said = "select problem is not null, n_failures, read_until from activation.pulls where feed = 'campaigns'"
-    assert tenant_warehouse.rows(said) == [(True, 0, NOW)]
-    assert not pull(tenant_warehouse, account, Clock(), feeds=["campaigns"]).problems
+    assert warehouse.rows(said) == [(True, 0, NOW)]
+    assert not pull(warehouse, account, Clock(), feeds=["campaigns"]).problems
     assert [each for each in account.asked if each[0] == "export"] == [("export", 12)]
-    assert tenant_warehouse.count("outcomes", "events") == 2
+    assert warehouse.count("outcomes", "events") == 2
 
 
-def test_an_export_that_names_nobody_is_said_and_asked_for_again(tenant_warehouse: Warehouse) -> None:
+def test_an_export_that_names_nobody_is_said_and_asked_for_again(warehouse: Warehouse) -> None:
     account = Account(sent=[campaign()], file=b"<html>gone</html>")
-    assert "not known" in pull(tenant_warehouse, account, feeds=["campaigns"]).problems["campaigns"]
+    assert "not known" in pull(warehouse, account, feeds=["campaigns"]).problems["campaigns"]
     account.file = b'"Contact","E-mail address"\n7,ada@x.fr\n'
-    assert not pull(tenant_warehouse, account, feeds=["campaigns"]).problems
-    assert tenant_warehouse.rows("select address from outcomes.events") == [("ada@x.fr",)]
+    assert not pull(warehouse, account, feeds=["campaigns"]).problems
+    assert warehouse.rows("select address from outcomes.events") == [("ada@x.fr",)]
 
 
 @pytest.mark.parametrize(
@@ -353,22 +372,22 @@ def test_the_addresses_of_an_export_are_found_by_what_their_column_holds(
 # --- bodies of webhooks
 
 
-def test_a_body_that_is_none_is_marked_and_left_alone(tenant_warehouse: Warehouse) -> None:
-    receive(tenant_warehouse, b"{broken", json.dumps(posted()).encode(), b"[]")
-    found = feedback.ingest_received(tenant_warehouse, TENANT.slug, NOW)
+def test_a_body_that_is_none_is_marked_and_left_alone(warehouse: Warehouse) -> None:
+    receive(warehouse, b"{broken", json.dumps(posted()).encode(), b"[]")
+    found = feedback.ingest_received(warehouse, TENANT.slug, NOW)
     assert (found.feeds["received"].n_read, found.feeds["received"].n_new) == (2, 1)
-    problems = tenant_warehouse.rows("select problem, read_at from outcomes.received order by content_hash")
+    problems = warehouse.rows("select problem, read_at from outcomes.received order by content_hash")
     assert sorted(str(problem) for problem, _ in problems) == ["None", "None", "no JSON"]
     assert all(read_at == NOW for _, read_at in problems)
-    assert feedback.ingest_received(tenant_warehouse, TENANT.slug, NOW).feeds["received"].n_read == 0
+    assert feedback.ingest_received(warehouse, TENANT.slug, NOW).feeds["received"].n_read == 0
 
 
-def test_a_body_that_the_database_will_not_have_costs_the_others_nothing(tenant_warehouse: Warehouse) -> None:
-    tenant_warehouse.execute("alter table outcomes.events add constraint no_eve check (address <> 'eve@x.fr')")
-    receive(tenant_warehouse, json.dumps(posted()).encode(), json.dumps(posted(email="eve@x.fr")).encode())
-    found = feedback.ingest_received(tenant_warehouse, TENANT.slug, NOW)
+def test_a_body_that_the_database_will_not_have_costs_the_others_nothing(warehouse: Warehouse) -> None:
+    warehouse.execute("alter table outcomes.events add constraint no_eve check (address <> 'eve@x.fr')")
+    receive(warehouse, json.dumps(posted()).encode(), json.dumps(posted(email="eve@x.fr")).encode())
+    found = feedback.ingest_received(warehouse, TENANT.slug, NOW)
     assert found.feeds["received"].n_new == 1
-    problems = tenant_warehouse.rows("select problem from outcomes.received where problem is not null")
+    problems = warehouse.rows("select problem from outcomes.received where problem is not null")
     assert len(problems) == 1
     assert "CheckViolation" in problems[0][0]
     assert "@" not in problems[0][0]

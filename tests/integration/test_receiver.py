@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,27 @@ import pytest
 from crm_assets import databases, feedback, receiver, settings
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.settings import Settings
+from tests.conftest import PREFIX, fresh_warehouse
 from tests.logic import estate
 
 SLUG, TOKEN, VARIABLE = "demo", "a long token of this estate", "CRM_BREVO_WEBHOOK_TOKEN"
 AUTH = {"Authorization": f"Bearer {TOKEN}"}
 EVENT = {"event": "delivered", "email": "ada@x.fr", "message-id": "<1@smtp>", "ts_event": 1_773_046_800}
 BODY = json.dumps([EVENT]).encode()
+
+
+@pytest.fixture(scope="module")
+def database(cluster: databases.Cluster, template: str) -> Iterator[Warehouse]:
+    """A tenant database for all of these tests."""
+    with fresh_warehouse(cluster, template, f"{PREFIX}{Path(__file__).stem}") as made:
+        yield made
+
+
+@pytest.fixture
+def warehouse(database: Warehouse) -> Warehouse:
+    """That database, emptied."""
+    database.execute("truncate outcomes.received, outcomes.events, activation.contacts")
+    return database
 
 
 @pytest.fixture
@@ -36,11 +51,11 @@ def config(environment: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture
-def made(config: Settings, tenant_warehouse: Warehouse) -> receiver.Receiver:
+def made(config: Settings, warehouse: Warehouse) -> receiver.Receiver:
     """A receiver whose one estate has a database of its own."""
     made = receiver.Receiver(config)
-    made._urls[SLUG] = tenant_warehouse.url
-    made._url = lambda slug: made._urls.setdefault(slug, tenant_warehouse.url)  # type: ignore[method-assign]
+    made._urls[SLUG] = warehouse.url
+    made._url = lambda slug: made._urls.setdefault(slug, warehouse.url)  # type: ignore[method-assign]
     return made
 
 
@@ -66,11 +81,11 @@ def post(made: receiver.Receiver, body: Any = BODY, headers: dict[str, str] | No
     return int(talking(made, talk))
 
 
-def test_a_body_is_kept_as_it_came_and_then_read(made: receiver.Receiver, tenant_warehouse: Warehouse) -> None:
+def test_a_body_is_kept_as_it_came_and_then_read(made: receiver.Receiver, warehouse: Warehouse) -> None:
     assert [post(made), post(made)] == [200, 200]  # Brevo tries again: the same body
-    kept = tenant_warehouse.rows("select content, read_at is not null, problem from outcomes.received")
+    kept = warehouse.rows("select content, read_at is not null, problem from outcomes.received")
     assert [(bytes(content), *rest) for content, *rest in kept] == [(BODY, True, None)]
-    assert tenant_warehouse.rows("select address, event, origin from outcomes.events") == [
+    assert warehouse.rows("select address, event, origin from outcomes.events") == [
         ("ada@x.fr", "delivered", "webhook")
     ]
 
@@ -89,18 +104,18 @@ def test_a_body_is_kept_as_it_came_and_then_read(made: receiver.Receiver, tenant
     ],
 )
 def test_who_has_not_the_token_of_the_estate_is_unknown(
-    made: receiver.Receiver, tenant_warehouse: Warehouse, slug: str, headers: dict[str, str]
+    made: receiver.Receiver, warehouse: Warehouse, slug: str, headers: dict[str, str]
 ) -> None:
     assert post(made, headers=headers, slug=slug) in {401, 404}
-    assert tenant_warehouse.count("outcomes", "received") == 0
+    assert warehouse.count("outcomes", "received") == 0
 
 
 @pytest.mark.parametrize("body", [b"", b"{broken", b"\x00\xff", b"[[[", b'{"event": "opened"}'])
 def test_a_body_that_holds_nothing_is_kept_all_the_same(
-    made: receiver.Receiver, tenant_warehouse: Warehouse, body: bytes
+    made: receiver.Receiver, warehouse: Warehouse, body: bytes
 ) -> None:
     assert post(made, body) == 200
-    assert [bytes(content) for (content,) in tenant_warehouse.rows("select content from outcomes.received")] == [body]
+    assert [bytes(content) for (content,) in warehouse.rows("select content from outcomes.received")] == [body]
 
 
 def test_a_database_that_is_gone_is_asked_again(made: receiver.Receiver, caplog: pytest.LogCaptureFixture) -> None:
@@ -113,10 +128,10 @@ def test_a_database_that_is_gone_is_asked_again(made: receiver.Receiver, caplog:
 
 
 def test_a_table_that_somebody_locks_is_asked_again(
-    made: receiver.Receiver, tenant_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+    made: receiver.Receiver, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(receiver, "KEEP_MILLISECONDS", 50)
-    with psycopg.connect(tenant_warehouse.url) as other:
+    with psycopg.connect(warehouse.url) as other:
         other.execute("lock table outcomes.received")
         assert post(made) == 429
     assert post(made) == 200
@@ -166,7 +181,7 @@ def test_an_estate_without_a_token_or_with_a_wrong_file_is_our_fault(
 
 
 def test_a_huge_body_and_a_slow_client_are_not_waited_for(
-    made: receiver.Receiver, tenant_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+    made: receiver.Receiver, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(receiver, "MAX_BODY_BYTES", 100)
     assert post(made, b"[" + b" " * 101 + b"]") == 429
@@ -179,7 +194,7 @@ def test_a_huge_body_and_a_slow_client_are_not_waited_for(
         yield b"]"
 
     assert post(made, slow()) == 429
-    assert tenant_warehouse.count("outcomes", "received") == 1
+    assert warehouse.count("outcomes", "received") == 1
 
 
 def test_too_many_at_once_and_a_receiver_that_closes_are_asked_again(
@@ -194,15 +209,15 @@ def test_too_many_at_once_and_a_receiver_that_closes_are_asked_again(
 
 
 def test_what_cannot_be_read_now_is_read_at_the_next_pull(
-    made: receiver.Receiver, tenant_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+    made: receiver.Receiver, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(slug: str) -> feedback.PullSummary:
         raise RuntimeError("reading fails")
 
     monkeypatch.setattr(made, "read", broken)
     assert post(made) == 200
-    assert tenant_warehouse.count("outcomes", "events") == 0
-    assert feedback.ingest_received(tenant_warehouse, SLUG, made.clock.now()).feeds["received"].n_new == 1
+    assert warehouse.count("outcomes", "events") == 0
+    assert feedback.ingest_received(warehouse, SLUG, made.clock.now()).feeds["received"].n_new == 1
 
 
 def test_health_says_that_it_runs_and_nothing_else(made: receiver.Receiver) -> None:
