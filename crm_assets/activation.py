@@ -18,7 +18,7 @@ import psycopg
 
 from crm_assets import gating, tables
 from crm_assets.campaigns import Campaign, CampaignFiles
-from crm_assets.logic import activation, gate, messages, review
+from crm_assets.logic import activation, gate, messages, pushed, review
 from crm_assets.logic.activation import EMAIL, FIRST_STEP, PHONE, Gate, RefusalError
 from crm_assets.resources.warehouse import Warehouse, copy_frame
 from crm_assets.rules import BusinessRules
@@ -320,9 +320,10 @@ def _known(
     key = [campaign.name, occurrence, step]
     written = warehouse.read("activation", "messages", [*activation.HASHED, "status"], _STEP, key)
     numbers = warehouse.rows(f"select coalesce(max(batch_no), 0) from activation.batches where {_STEP}", key)[0]
+    people = _people(warehouse, tenant, gate_row, campaign, rules, as_of)
     return activation.Known(
-        people=_people(warehouse, tenant, gate_row, campaign, rules, as_of),
-        items=gating.listed_items(warehouse, gate_row.run_id, [*messages.ITEM_COLUMNS, "scenario"]),
+        people=people,
+        items=_items(warehouse, tenant, campaign, gate_row, people, rules, as_of),
         products=warehouse.read("curated", "dim_products", [*messages.PRODUCT_COLUMNS, "family"]),
         purchases=warehouse.read("rfm", "purchases", purchases) if asks_for_purchases else None,
         followers=_followers(warehouse, tenant, campaign, occurrence, step),
@@ -330,6 +331,37 @@ def _known(
         n_batches=max(int(numbers[0]), written["batch_id"].nunique()),
         fetched=fetched,
     )
+
+
+def _items(
+    warehouse: Warehouse,
+    tenant: Tenant,
+    campaign: Campaign,
+    gate_row: Gate,
+    people: pd.DataFrame,
+    rules: BusinessRules,
+    as_of: date,
+) -> pd.DataFrame:
+    """The run's list as it stands (messages.ITEM_COLUMNS, scenario), with the wines that the campaign puts first."""
+    if not campaign.wines.push:
+        return gating.listed_items(warehouse, gate_row.run_id, [*messages.ITEM_COLUMNS, "scenario"])
+    facts, _, customer_wines, sent_wines = gating.audit_frames(warehouse)
+    rejected = warehouse.read("review", "decisions", ["customer_id", "wine_id", "decided_at"], "decision = 'reject'")
+    local = pd.to_datetime(rejected["decided_at"], utc=True).dt.tz_convert(tenant.zone).dt.tz_localize(None)
+    given = pushed.Facts(
+        facts=facts,
+        products=warehouse.read("curated", "dim_products"),
+        customer_wines=customer_wines,
+        sent_wines=sent_wines,
+        rejections=rejected.assign(rejected_date=local.dt.normalize()),
+        allocations=gating.allocations(warehouse, tenant),
+        may_insert=tenant.review != "required",
+        addressed=people.loc[
+            people["eligible"] & activation.in_audience(people, campaign, tenant.country), "customer_id"
+        ],
+    )
+    items = gating.listed_items(warehouse, gate_row.run_id, pushed.ITEM_COLUMNS)
+    return pushed.pushed_items(campaign.wines.push, items, given, tenant, rules, as_of)
 
 
 def plan_campaign(

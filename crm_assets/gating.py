@@ -189,3 +189,15 @@ def audit_frames(warehouse: Warehouse) -> tuple[pd.DataFrame, pd.DataFrame, pd.D
         warehouse.read("rfm", "customer_wines", ["customer_id", "wine_id", "last_date"]),
         sent_wines(warehouse),
     )
+
+
+def allocations(warehouse: Warehouse, tenant: Tenant) -> pd.DataFrame:
+    """One row per (product, customer) that the tenant's file lists: product_key, customer_id."""
+    listed = [(product, code) for product, codes in tenant.allocation.items() for code in codes or [""]]
+    frame = pd.DataFrame(listed, columns=["product_key", "client_code"], dtype="str")
+    if frame.empty:
+        return frame.rename(columns={"client_code": "customer_id"})
+    xref = warehouse.read("curated", "customer_xref", ["client_code", "customer_id"])
+    found = frame["client_code"].str.strip().str.upper().map(xref.set_index("client_code")["customer_id"])
+    # A code nobody has keeps its row: the product is under allocation all the same.
+    return frame[["product_key"]].assign(customer_id=found.fillna(""))

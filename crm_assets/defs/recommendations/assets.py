@@ -67,7 +67,7 @@ def inputs_of(tenant_run: TenantRun) -> recommendations.RecommendationInputs:
         popularity=warehouse.read("rfm", "product_popularity", ["population", "wine_id", "share"]),
         sent_wines=_known_then(tenant_run, gating.sent_wines(warehouse), "sent_date"),
         rejections=rejected.rename(columns={"decided_at": "rejected_date"}),
-        allocations=_allocations(tenant_run),
+        allocations=gating.allocations(tenant_run.warehouse, tenant_run.tenant),
         opinions=feedback.wine_opinions(decisions, tenant_run.as_of, tenant_run.rules),
     )
 
@@ -85,18 +85,6 @@ def _known_then(tenant_run: TenantRun, frame: pd.DataFrame, column: str) -> pd.D
     if not tenant_run.is_historical:
         return frame
     return frame[pd.to_datetime(frame[column]).dt.normalize() <= pd.Timestamp(tenant_run.as_of)]
-
-
-def _allocations(tenant_run: TenantRun) -> pd.DataFrame:
-    """One row per (product, customer) that the tenant's file lists: product_key, customer_id."""
-    listed = [(product, code) for product, codes in tenant_run.tenant.allocation.items() for code in codes or [""]]
-    frame = pd.DataFrame(listed, columns=["product_key", "client_code"], dtype="str")
-    if frame.empty:
-        return frame.rename(columns={"client_code": "customer_id"})
-    xref = tenant_run.warehouse.read("curated", "customer_xref", ["client_code", "customer_id"])
-    found = frame["client_code"].str.strip().str.upper().map(xref.set_index("client_code")["customer_id"])
-    # A code nobody has keeps its row: the product is under allocation all the same.
-    return frame[["product_key"]].assign(customer_id=found.fillna(""))
 
 
 @dg.multi_asset(
