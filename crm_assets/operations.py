@@ -409,3 +409,31 @@ def decide(estate: Estate, tag: str, is_sent: bool, by: str, now: datetime) -> d
 
     Control(estate.config).recover(estate.tenant.slug, f"SETTLING {tag}", now)
     return {**key, "tag": tag, "decided": what, "messages": decided, "by": who}
+
+
+# --- what goes on by itself
+
+
+def to_continue(estate: Estate, now: datetime) -> list[dict[str, Any]]:
+    """The campaigns that a person has confirmed and begun live, that wait, and whose wait is over: campaign,
+    occurrence, step, plan_hash, confirmed_by. None while anything stops the estate.
+    """
+    if not (estate.tenant.brevo.live and estate.config.live):
+        return []
+    if safeguards.closed_reason(estate.tenant, estate.rules, now):
+        return []
+    with estate.warehouse.transaction() as connection:
+        found = _rows(
+            connection,
+            "select campaign, occurrence, step, plan_hash, confirmed_by from activation.campaigns as campaigns"
+            " where status = 'waiting' and wait_until <= %(now)s and wait_reason = any(%(waits)s)"
+            " and confirmed_by is not null and began_at is not null and expires_on >= %(today)s"
+            " and not exists (select 1 from activation.pauses as pauses where pauses.resumed_at is null"
+            " and pauses.campaign in ('*', campaigns.campaign)) order by wait_until, campaign, occurrence, step",
+            {"now": now, "waits": list(safeguards.WAITS), "today": estate.tenant.today(now)},
+        )
+        if found and instances.why_disarmed(connection, estate.config, estate.tenant.slug):
+            return []
+    if found and safeguards.stop_sign(estate.tenant, estate.config):
+        return []
+    return found

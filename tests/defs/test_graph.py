@@ -181,18 +181,20 @@ def test_great_expectations_watches_the_landed_batch_and_the_recommendations() -
 def test_jobs_sensors_and_schedules_are_there_and_on() -> None:
     repository = defs.get_repository_def()
     assert {"refresh", "plan_campaign", "send_campaign", "explain_customer"} <= set(repository.job_names)
+    assert {"stop_sending", "resume_sending", "test_campaign", "accept_test"} <= set(repository.job_names)
     sensors = {sensor.name: sensor for sensor in repository.sensor_defs}
     assert {"dropped_files", "tenant_files", "run_failures", "plan_after_refresh"} <= set(sensors)
     assert all(sensor.default_status == dg.DefaultSensorStatus.RUNNING for sensor in sensors.values())
     schedules = {schedule.name: schedule for schedule in repository.schedule_defs}
-    assert set(schedules) == {"weekly_refresh", "monthly_report"}
+    assert {"weekly_refresh", "monthly_report", "continue_sends"} <= set(schedules)
     assert all(schedule.default_status == dg.DefaultScheduleStatus.RUNNING for schedule in schedules.values())
 
 
-def test_no_sensor_or_schedule_ever_starts_the_sending_job() -> None:
+def test_no_sensor_or_schedule_ever_starts_the_sending_job_but_the_one_that_goes_on() -> None:
     repository = defs.get_repository_def()
     targets = {name for sensor in repository.sensor_defs for name in [t.job_name for t in sensor.targets]}
-    targets |= {schedule.job_name for schedule in repository.schedule_defs}
+    beginning = [schedule for schedule in repository.schedule_defs if schedule.name != "continue_sends"]
+    targets |= {schedule.job_name for schedule in beginning}
     assert "send_campaign" not in targets
 
 
