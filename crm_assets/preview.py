@@ -219,9 +219,10 @@ def write(preview: Preview, config: Settings, target: Path | None = None) -> Pat
         code = re.sub(r"[^\w-]", "_", preview.client_code)
         template = re.sub(r"[^\w-]", "_", preview.template)
         folder = config.home / FOLDER / preview.tenant
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"{code}-{preview.campaign}-{template}.html"
     target.parent.mkdir(parents=True, exist_ok=True)
+    target.touch(mode=0o600)
     target.write_text(preview.html, encoding="utf-8")
     return target
 
