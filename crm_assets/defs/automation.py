@@ -71,7 +71,7 @@ plan_campaign_job = dg.define_asset_job(
 )
 send_campaign_job = dg.define_asset_job(
     "send_campaign",
-    selection=_tables("activation.attempts"),
+    selection=_tables("activation.attempts", "activation.chunks"),
     partitions_def=tenants_partitions,
     description="Hands planned batches to Brevo: a dry run unless live sending is switched on everywhere it must be.",
 )
