@@ -616,6 +616,7 @@ class Settling(Section):
 class Pulls(Section):
     overlap_days: Annotated[int, Field(ge=2, le=30)]
     fresh_minutes: Annotated[int, Field(ge=1, le=1440)]
+    alert_after: Annotated[int, Field(ge=1, le=20)]  # failures of a feed in a row
 
 
 ClockTime = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
@@ -748,12 +749,17 @@ class Weekly(Section):
     hour: Annotated[int, Field(ge=0, le=23)]
 
 
+class Daily(Section):
+    hour: Annotated[int, Field(ge=0, le=23)]
+
+
 class Monthly(Section):
     day: Annotated[int, Field(ge=1, le=28)]
     hour: Annotated[int, Field(ge=0, le=23)]
 
 
 class Automation(Section):
+    daily: Daily
     weekly: Weekly
     monthly: Monthly
     retry_after_minutes: Count

@@ -850,13 +850,14 @@ notices = _table(
         sa.Column("notice_id", Text, primary_key=True),
         sa.Column("event", Text, nullable=False),  # run.finished gate.closed campaign.sent customer.at_risk
         sa.Column("endpoint", Text, nullable=False),  # host of the URL: the path may be a secret
+        sa.Column("endpoint_key", Text, nullable=False),  # of the whole URL: logic.notices.endpoint_key
         sa.Column("payload", JSONB, nullable=False),  # codes and counts
         sa.Column("status", Text, nullable=False),  # waiting delivered given_up refused
         sa.Column("tries", Int, nullable=False),
         sa.Column("created_at", Stamp, nullable=False),
         sa.Column("next_try_at", Stamp),
         sa.Column("last_status", Int),  # HTTP
-        sa.Column("last_problem", Text),
+        sa.Column("last_problem", Text),  # a code: logic.notices.PROBLEMS
         sa.Column("ended_at", Stamp),
     ],
 )

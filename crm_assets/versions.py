@@ -31,7 +31,7 @@ _STATE = """
     select coalesce(md5(string_agg(line, '|' order by line collate "C")), '') from (
         select row(
             'contact', address, is_unsubscribed, is_blocked, is_unsubscribed_now, is_blocked_now, blocked_reason,
-            (refused_at at time zone 'UTC')::date
+            (refused_at at time zone 'UTC')::date, tracking_consent
         )::text as line from activation.contacts
         union all
         select concat_ws(',', 'review', run_id, customer_id, wine_id, scenario, decision, decided_at::text)

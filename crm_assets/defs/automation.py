@@ -17,6 +17,7 @@ import dagster as dg
 from crm_assets import run_context
 from crm_assets.defs.common import (
     AFTER_REFRESH,
+    DAY_TAG,
     MONTH_TAG,
     PARTITION_TAG,
     STAGES,
@@ -24,7 +25,7 @@ from crm_assets.defs.common import (
     WEEK_TAG,
     tenants_partitions,
 )
-from crm_assets.settings import settings
+from crm_assets.settings import secret, settings
 from crm_assets.tenants import Registry, Tenant
 
 READ_REVIEWS = ("review.decisions", "review.receipts", "review.receipt_lines")
@@ -36,6 +37,8 @@ MAX_REQUESTS_PER_TICK = 50
 MAX_UNKNOWN_FILES, MAX_UNKNOWN_BYTES, MAX_CONTENT_SECONDS = 20, 64 << 20, 10.0
 # Drop folders on other machines: a tick waits this long for all of them, this many at once.
 MAX_LOOK_SECONDS, MAX_LOOKS_AT_ONCE = 40.0, 16
+# Webhooks: the last try of a tick may begin just before, and take webhooks.timeout_seconds.
+MAX_DELIVERY_SECONDS = 25.0
 
 
 def _tables(*names: str) -> dg.AssetSelection:
@@ -81,16 +84,25 @@ review_workbook_job = dg.define_asset_job(
     partitions_def=tenants_partitions,
     description="Writes the workbook in which people approve or reject what the run in force recommends.",
 )
+# What is read from Brevo day by day; before a send, the sender reads refusals by itself.
+FEEDBACK = ("outcomes.events", "outcomes.brevo_campaigns", "activation.pulls")
+pull_feedback_job = dg.define_asset_job(
+    "pull_feedback",
+    selection=_tables(*FEEDBACK),
+    partitions_def=tenants_partitions,
+    description="Reads what came back from Brevo: events, refusals, campaigns sent from its own screens. Sends nothing.",
+)
 report_job = dg.define_asset_job(
     "report",
-    selection=dg.AssetSelection.groups("outcomes", "kpis", "reports") - _tables("reports.monthly_reports")
+    selection=dg.AssetSelection.groups("outcomes", "kpis", "reports") - _tables("reports.monthly_reports", *FEEDBACK)
     | _tables("review.workbooks"),
     partitions_def=tenants_partitions,
     description="What became of the messages, the KPIs, the exports and the weekly report of the gate in force.",
 )
 monthly_report_job = dg.define_asset_job(
     "monthly_report",
-    selection=dg.AssetSelection.groups("outcomes", "kpis") | _tables("reports.monthly_reports", "reports.mailings"),
+    selection=dg.AssetSelection.groups("outcomes", "kpis") - _tables(*FEEDBACK)
+    | _tables("reports.monthly_reports", "reports.mailings"),
     partitions_def=tenants_partitions,
     description="The monthly report of the newest month that is over; mailed when its schedule has asked for it.",
 )
@@ -103,6 +115,7 @@ JOBS = [
     report_job,
     monthly_report_job,
     review_workbook_job,
+    pull_feedback_job,
 ]
 
 
@@ -323,7 +336,7 @@ def week_due(tenant: Tenant, now: datetime) -> str | None:
     description="From Monday 06:00 where the estate is: one refresh a week, then the campaigns that follow it.",
 )
 def weekly_refresh(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    yield from _refresh_once(context, week_due, WEEK_TAG, "weekly")
+    yield from _once_a_period(context, refresh_job, week_due, WEEK_TAG, "weekly")
 
 
 def month_due(tenant: Tenant, now: datetime) -> str | None:
@@ -344,13 +357,37 @@ def month_due(tenant: Tenant, now: datetime) -> str | None:
     description="From the 1st at 06:00 where the estate is: one refresh a month, then the report of the month before.",
 )
 def monthly_report(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    yield from _refresh_once(context, month_due, MONTH_TAG, "monthly")
+    yield from _once_a_period(context, refresh_job, month_due, MONTH_TAG, "monthly")
 
 
-def _refresh_once(
-    context: dg.ScheduleEvaluationContext, due_of: Callable[[Tenant, datetime], str | None], tag: str, what: str
+def day_due(tenant: Tenant, now: datetime) -> str | None:
+    """The day whose news from Brevo are due for the estate at `now`, None before its hour and without a key."""
+    local = now.astimezone(tenant.zone)
+    if local.hour < tenant.business_rules.automation.daily.hour or secret(tenant.brevo.api_key_variable) is None:
+        return None
+    return local.date().isoformat()
+
+
+@dg.schedule(
+    job=pull_feedback_job,
+    cron_schedule="*/15 * * * *",
+    execution_timezone="UTC",
+    name="daily_feedback",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="From 05:00 where the estate is: once a day, what came back from Brevo. Estates with a key only.",
+)
+def daily_feedback(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    yield from _once_a_period(context, pull_feedback_job, day_due, DAY_TAG, "daily")
+
+
+def _once_a_period(
+    context: dg.ScheduleEvaluationContext,
+    job: Any,
+    due_of: Callable[[Tenant, datetime], str | None],
+    tag: str,
+    what: str,
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """One refresh per estate and period, from its hour on: a late tick catches up, a failed one is tried again."""
+    """One run per estate and period, from its hour on: a late tick catches up, a failed one is tried again."""
     now = context.scheduled_execution_time.astimezone(UTC)
     partitions = set(context.instance.get_dynamic_partitions("tenant"))
     estates = [tenant for tenant in Registry(settings().tenants) if tenant.slug in partitions]
@@ -359,7 +396,7 @@ def _refresh_once(
     done: set[tuple[str, str]] = set()
     failed: Counter[tuple[str, str]] = Counter()
     for period in set(due.values()):
-        for record in context.instance.get_run_records(dg.RunsFilter(job_name=refresh_job.name, tags={tag: period})):
+        for record in context.instance.get_run_records(dg.RunsFilter(job_name=job.name, tags={tag: period})):
             asked = (record.dagster_run.tags.get(PARTITION_TAG, ""), period)
             if record.dagster_run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED):
                 failed[asked] += 1
@@ -377,7 +414,7 @@ def _refresh_once(
             tags={tag: period, TRIGGER_TAG: what},
         )
     if not requests:
-        yield dg.SkipReason(f"no estate has a {what} refresh due ({len(due)} done)")
+        yield dg.SkipReason(f"no estate has a {what} run due ({len(due)} done)")
 
 
 def _follow(context: dg.RunStatusSensorContext, reason: str, week: str | None = None) -> dg.RunRequest | dg.SkipReason:
@@ -501,6 +538,8 @@ def run_failures(context: dg.RunFailureSensorContext) -> None:
     step = steps[0].step_key or "run" if steps else "run"
     error = steps[0].step_failure_data.error if steps else None
     kind = (error.cause or error).cls_name if error else "RunFailure"
+    if run.job_name == pull_feedback_job.name and kind == "Failure":
+        return  # a feed that Brevo did not answer for: tried again, and the asset says when that is too often
     # The error's text may quote data: the alert names its class and says where to read it.
     _control().raise_alert(
         slug,
@@ -556,6 +595,46 @@ def lost_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     return dg.SkipReason(f"{len(started)} runs under way, {len(lost)} without a process")
 
 
+@dg.sensor(
+    name="outgoing_webhooks",
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Tells the receivers of the estates' files what has happened: runs, gates, campaigns, customers newly"
+    " at risk. Tries again by webhooks.backoff_minutes; what is given up is an alert until the receiver takes one.",
+)
+def outgoing_webhooks(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    from crm_assets import databases, notices
+    from crm_assets.clock import SystemClock
+    from crm_assets.resources.warehouse import Warehouse, WarehouseError
+
+    tenants = [tenant for tenant in _estates(context) if tenant.webhooks]
+    # Who was not reached in the last tick's time comes first in this one.
+    start = next((n for n, tenant in enumerate(tenants) if tenant.slug == context.cursor), 0)
+    clock, until = SystemClock(), time.monotonic() + MAX_DELIVERY_SECONDS
+    tried, unreached = 0, ""
+    for tenant in tenants[start:] + tenants[:start]:
+        left = until - time.monotonic()
+        if left <= 0:
+            unreached = tenant.slug
+            break
+        warehouse = Warehouse(databases.cluster().tenant_url(tenant.slug))
+        try:
+            notices.observe(warehouse, tenant, clock.now())
+            done = notices.deliver(warehouse, tenant, clock, seconds=left)
+        except WarehouseError:  # out of reach: what waits is told later, and the others' now
+            continue
+        tried += done.tried
+        if done.hosts_taken or done.hosts_lost:
+            with _control().session() as control:
+                for host in done.hosts_taken - set(done.hosts_lost):
+                    control.recover(tenant.slug, f"webhook:{host}", clock.now())
+                for host, problem in done.hosts_lost.items():
+                    told = f"a notice to {host} is given up: {problem}; `crm webhooks list` shows it"
+                    control.raise_alert(tenant.slug, f"webhook:{host}", told, clock.now())
+    context.update_cursor(unreached)
+    return dg.SkipReason(f"{len(tenants)} estates with receivers, {tried} notices tried")
+
+
 SENSORS = [
     lost_runs,
     tenant_files,
@@ -568,5 +647,6 @@ SENSORS = [
     review_workbook_after_refresh,
     run_failures,
     run_recoveries,
+    outgoing_webhooks,
 ]
-SCHEDULES = [weekly_refresh, monthly_report]
+SCHEDULES = [weekly_refresh, monthly_report, daily_feedback]

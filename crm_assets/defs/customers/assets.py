@@ -234,12 +234,34 @@ def choice_plot(quality: dict[str, dict[str, Any]], rules: ClusterRules) -> dg.M
     return plot(figure)
 
 
+def write_predictions(tenant_run: TenantRun, rows: pd.DataFrame) -> dict[str, Any]:
+    """Replace the predictions, unless the run is for an earlier day, and queue the notice of those whose churn flag
+    has come up: in one transaction, since only the rows that go know who had it before. Of a first prediction nobody
+    is told, nor of people who were not known before.
+    """
+    from crm_assets import notices
+    from crm_assets.logic.notices import newly_at_risk
+
+    if tenant_run.is_historical:
+        return {"written": False}
+    with tenant_run.warehouse.transaction() as connection:
+        before = dict(connection.execute("select customer_id, is_churning from customers.predictions").fetchall())
+        connection.execute("delete from customers.predictions")
+        copy_frame(connection, tables.predictions, rows)
+        after = dict(zip(rows["customer_id"], rows["is_churning"].astype(bool).tolist(), strict=True))
+        newly = newly_at_risk(before, after)
+        notices.queue_at_risk(
+            connection, tenant_run.tenant, newly, tenant_run.run_id, tenant_run.as_of.isoformat(), tenant_run.now
+        )
+    return {"written": True, "newly_at_risk": len(newly)}
+
+
 @dg.multi_asset(
     name="customers__predictions",
     specs=[
         table_spec(
             tables.predictions,
-            deps=[("rfm", "customer_rfm"), ("curated", "fct_orders")],
+            deps=[("rfm", "customer_rfm"), ("curated", "fct_orders"), ("curated", "customer_engagement")],
             description="The model is named by `method`, within private and within professional customers; how each"
             " did in the last 90 days of this estate's own history is in the metadata of each run.",
         )
@@ -256,8 +278,9 @@ def predictions(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> Ite
         "is_qualifying and order_date <= %s",
         [tenant_run.as_of],
     )
-    found = prediction_logic.predict(people, orders, tenant_run.as_of, tenant_run.rules)
-    written = write_present(tenant_run, tables.predictions, found.rows)
+    engagement = warehouse.read("curated", "customer_engagement")
+    found = prediction_logic.predict(people, orders, tenant_run.as_of, tenant_run.rules, engagement)
+    written = write_predictions(tenant_run, found.rows)
     shown: dict[str, Any] = {"models": holdout.models_table(found.quality)}
     measured = {name: quality for name, quality in found.quality.items() if quality["status"] == "measured"}
     if measured:
@@ -275,6 +298,7 @@ def predictions(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> Ite
             "dagster/row_count": len(found.rows),
             "as_of": tenant_run.as_of.isoformat(),
             "churning": int(found.rows["is_churning"].sum()),
+            "engaged": int(engagement[["opened", "clicked"]].any(axis=1).sum()),
             "expected_orders_365d": round(float(found.rows["expected_orders_365d"].sum()), 1),
             "expected_value_365d": round(float(found.rows["expected_value_365d"].sum()), 2),
             "holdout": dg.JsonMetadataValue(found.quality),
