@@ -90,7 +90,7 @@ pull_feedback_job = dg.define_asset_job(
     "pull_feedback",
     selection=_tables(*FEEDBACK),
     partitions_def=tenants_partitions,
-    description="Reads what came back from Brevo: events, refusals, campaigns sent from its own screens. Sends nothing.",
+    description="Reads what came back from Brevo: events, refusals, campaigns of its own screens. Sends nothing.",
 )
 report_job = dg.define_asset_job(
     "report",

@@ -32,9 +32,10 @@ TenantRun = dg.ResourceParam[run_context.TenantRun]
 
 OWNERS = ("team:data",)
 
-# Tags of a run: its tenant (Dagster's own), the ISO week of a weekly refresh, the month
+# Tags of a run: its tenant (Dagster's own), the day of a daily one, the ISO week of a weekly refresh, the month
 # (2025-12) of a monthly one, and what started it.
 PARTITION_TAG = "dagster/partition"
+DAY_TAG = "crm/day"
 WEEK_TAG = "crm/week"
 MONTH_TAG = "crm/month"
 TRIGGER_TAG = "crm/trigger"

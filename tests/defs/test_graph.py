@@ -82,13 +82,12 @@ STATE = [
             "instances",
             "armings",
             "interventions",
-            "pulls",
             "test_sends",
             "notices",
         )
     ),
     *(f"activation.{name}" for name in ("contact_lists", "brevo_templates")),
-    *(f"outcomes.{name}" for name in ("events", "received", "brevo_campaigns")),
+    *(f"outcomes.{name}" for name in ("received",)),
 ]
 
 
@@ -186,7 +185,7 @@ def test_jobs_sensors_and_schedules_are_there_and_on() -> None:
     assert {"dropped_files", "tenant_files", "run_failures", "plan_after_refresh"} <= set(sensors)
     assert all(sensor.default_status == dg.DefaultSensorStatus.RUNNING for sensor in sensors.values())
     schedules = {schedule.name: schedule for schedule in repository.schedule_defs}
-    assert {"weekly_refresh", "monthly_report", "continue_sends"} <= set(schedules)
+    assert {"weekly_refresh", "monthly_report", "continue_sends", "daily_feedback"} <= set(schedules)
     assert all(schedule.default_status == dg.DefaultScheduleStatus.RUNNING for schedule in schedules.values())
 
 
