@@ -18,12 +18,13 @@ from crm_assets import tables
 from crm_assets.logic import message_checks
 from crm_assets.logic.activation import RefusalError
 from crm_assets.logic.brevo_rows import Template
+from crm_assets.logic.message_checks import TEMPLATE_UNFIT
 from crm_assets.resources.brevo import BrevoUnavailableError
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.rules import BusinessRules
 from crm_assets.tenants import Tenant
 
-TEMPLATE_UNREADABLE, TEMPLATE_UNFIT, TEMPLATE_CHANGED = "TEMPLATE_UNREADABLE", "TEMPLATE_UNFIT", "TEMPLATE_CHANGED"
+TEMPLATE_UNREADABLE, TEMPLATE_CHANGED = "TEMPLATE_UNREADABLE", "TEMPLATE_CHANGED"
 INACTIVE = "INACTIVE"
 
 

@@ -160,17 +160,6 @@ def email_wording(locale: str) -> tuple[str, ...]:
     return tuple(sorted({f"{EMAIL_AREA}_{locale}.yaml", f"{EMAIL_AREA}_fr.yaml"}))
 
 
-@cache
-def template_hash(name: str, locale: str) -> str:
-    """First 16 hex of the SHA-256 of a template and the wording that goes into it."""
-    digest = hashlib.sha256((FOLDER / name).read_bytes())
-    digest.update((FOLDER / f"{EMAIL_AREA}_{locale}.yaml").read_bytes())
-    digest.update(
-        (FOLDER / f"{EMAIL_AREA}_fr.yaml").read_bytes()
-    )  # the legal notices stand in French in every language
-    return digest.hexdigest()[:16]
-
-
 def euros(amount: float, locale: str) -> str:
     """An amount in EUR as written in `locale`: 12,50 € or €12.50."""
     return str(format_currency(amount, "EUR", locale=locale))

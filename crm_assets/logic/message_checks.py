@@ -21,9 +21,12 @@ from markupsafe import Markup
 from crm_assets import rendering
 from crm_assets.campaigns import Campaign, forbidden_words
 from crm_assets.logic import messages
+from crm_assets.logic.activation import RefusalError
 from crm_assets.rules import BusinessRules
 from crm_assets.tenants import Tenant
 
+TEMPLATE_UNFIT = "TEMPLATE_UNFIT"
+_SHOWN = 3  # of the wordings with something wrong are named
 # What Brevo itself fills in, in either of its template languages; a link to it is made by Brevo for each recipient.
 _UNSUBSCRIBE = re.compile(r"^\s*(\{\{\s*unsubscribe\s*\}\}|\[UNSUBSCRIBE\])\s*$")
 _BREVO_FILLS = re.compile(r"\{\{\s*(unsubscribe|mirror|update_profile)\s*\}\}|\[(UNSUBSCRIBE|MIRROR)\]")
@@ -56,6 +59,7 @@ PROBLEMS = {
     "NO_SUBJECT": "it has no subject",
     "SUBJECT_NOT_ONE_LINE": "its subject holds line breaks, control characters or marks that turn the direction",
     "SUBJECT_TEMPLATE_SYNTAX": "its subject holds template syntax",
+    "TEXT_TEMPLATE_SYNTAX": "its text holds template syntax, which would be shown as it stands",
     "SUBJECT_FORBIDDEN_WORD": "a forbidden word in its subject",
     "FORBIDDEN_WORD": "a forbidden word",
     "TEMPLATE_SYNTAX": "it holds template syntax that Brevo would read",
@@ -455,7 +459,22 @@ def check_campaign(campaign: Campaign, tenant: Tenant, rules: BusinessRules) -> 
     for step, arm in campaign.variants:
         for kind in sorted({campaign.template_of(scenario, step, arm) for scenario in scenarios} & set(messages.KINDS)):
             html = messages.render(campaign, tenant, {"items": items}, kind=kind, arm=arm, step=step)
-            subject = campaign.says(step, arm).subject[tenant.locale]
-            if wrong := check_message(html, subject, tenant, rules, items):
+            said = campaign.says(step, arm)
+            wrong = check_message(html, said.subject[tenant.locale], tenant, rules, items)
+            if _SYNTAX.search(said.text.get(tenant.locale, "")):
+                wrong.append("TEXT_TEMPLATE_SYNTAX")
+            if wrong:
                 found[", ".join([f"step {step}", *([f"arm {arm}"] if arm else []), kind])] = wrong
     return found
+
+
+def require_fit(campaign: Campaign, tenant: Tenant, rules: BusinessRules) -> None:
+    """RefusalError TEMPLATE_UNFIT that says what is wrong with a campaign's messages made with our own templates."""
+    if campaign.channel != "email":
+        return
+    if found := check_campaign(campaign, tenant, rules):
+        wrong = sorted({code for codes in found.values() for code in codes})
+        where = "; ".join(list(found)[:_SHOWN]) + (" …" if len(found) > _SHOWN else "")
+        raise RefusalError(
+            TEMPLATE_UNFIT, f"messages of campaign {campaign.name} may not be sent: {in_words(wrong)} (in {where})"
+        )

@@ -197,14 +197,6 @@ def message_items(items: pd.DataFrame, pieces: dict[str, dict[str, Any]]) -> tup
     return frame, refused
 
 
-def kind_of(campaign: Campaign, scenario: str, arm: str | None = None, step: int = 1) -> str:
-    """The kind of our own template that a message is made with: the one that its arm, step or campaign names, else its
-    scenario's own.
-    """
-    named = campaign.template_of(scenario, step, arm)
-    return named if named in KINDS else scenario if scenario in SCENARIOS else NEWS
-
-
 def _paragraphs(text: str) -> list[str]:
     return [" ".join(paragraph.split()) for paragraph in text.split("\n\n") if paragraph.strip()]
 

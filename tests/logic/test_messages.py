@@ -12,6 +12,7 @@ from crm_assets import rendering
 from crm_assets import rules as rules_module
 from crm_assets.campaigns import Campaign, forbidden_words
 from crm_assets.logic import message_checks, messages
+from crm_assets.logic.activation import RefusalError
 from crm_assets.logic.message_checks import text_of
 from crm_assets.tenants import Tenant
 from tests.logic import estate
@@ -224,7 +225,6 @@ class TestTemplates:
         tenant = estate.tenant()
         assert [messages.subject_of(made, tenant, arm, 1) for arm in (None, "A", "B")] == ["Commun", "Commun", "De B"]
         assert messages.subject_of(made, tenant, "B", 2) == "Relance"
-        assert [messages.kind_of(made, "upsell", "A", step) for step in (1, 2)] == ["upsell", "winback"]
         html = messages.render(made, tenant, params(), kind="upsell", arm="B", step=1)
         assert "Texte de B." in html
         assert "Texte de B." not in messages.render(made, tenant, params(), kind="upsell", arm="A", step=1)
@@ -454,10 +454,21 @@ class TestChecks:
         arms = {"A": {"share": 0.5}, "B": {"share": 0.5, "text": {"fr": "{{ contact.PRENOM }}, c'est gratuit."}}}
         found = message_checks.check_campaign(campaign(arms=arms), estate.tenant(), RULES)
         assert set(found) == {f"step 1, arm B, {kind}" for kind in messages.SCENARIOS}
-        assert set(map(tuple, found.values())) == {("FORBIDDEN_WORD:gratuit",)}
+        assert set(map(tuple, found.values())) == {("FORBIDDEN_WORD:gratuit", "TEXT_TEMPLATE_SYNTAX")}
         assert message_checks.check_campaign(campaign(), estate.tenant(), RULES) == {}
         few = campaign(arms=arms, audience={"scenarios": ["rebuy"]})
         assert set(message_checks.check_campaign(few, estate.tenant(), RULES)) == {"step 1, arm B, rebuy"}
+
+    def test_a_campaign_that_says_what_it_may_not_is_refused_with_all_that_is_wrong(self) -> None:
+        wrong = campaign(subject={"fr": "Gratuit"}, text={"fr": "[NOM], urgent"}, audience={"scenarios": ["rebuy"]})
+        with pytest.raises(
+            RefusalError, match="TEMPLATE_UNFIT: messages of campaign spring may not be sent"
+        ) as refused:
+            message_checks.require_fit(wrong, estate.tenant(), RULES)
+        for piece in ("in its subject (gratuit)", "a forbidden word (urgent)", "template syntax", "(in step 1, rebuy)"):
+            assert piece in str(refused.value)
+        message_checks.require_fit(campaign(), estate.tenant(), RULES)
+        message_checks.require_fit(campaign(channel="phone", subject={}), estate.tenant(), RULES)
 
     def test_every_code_has_words(self) -> None:
         codes = [code for code, _, _ in MUTILATIONS]
