@@ -18,6 +18,7 @@ from tests.logic import estate
 from tests.logic.estate import item, items, product, products
 
 RULES = rules_module.load()
+TENANT_ZONE = estate.tenant().zone
 GATE = Gate("run", estate.AS_OF, "open", ())
 
 
@@ -240,3 +241,249 @@ def test_a_refused_item_leaves_the_message_and_a_message_without_items_is_not_pl
         "ITEMS_WITHOUT_PRODUCT": 2,
         "NO_ITEM_TO_SHOW": 2,
     }
+
+
+# --- experiments, sequences, other channels
+
+ARMS = {"A": {"share": 0.25}, "B": {"share": 0.75, "subject": {"fr": "Trois vins pour vous"}}}
+STEPS = [{"after_days": 0}, {"after_days": 14, "subject": {"fr": "Encore une idée"}}]
+
+
+def test_an_address_has_one_arm_by_its_share_whatever_the_step_and_the_holdout() -> None:
+    tested = campaign(arms=ARMS)
+    addresses = [f"{n}@example.com" for n in range(4000)]
+    arms = activation.arm_of("demo", tested, "once", addresses)
+    assert arms == activation.arm_of("demo", campaign(arms=ARMS, steps=STEPS), "once", addresses)
+    assert arms != activation.arm_of("demo", tested, "2026-W01", addresses)
+    assert 0.23 < arms.count("A") / 4000 < 0.27
+    held = activation.is_held_out("demo", estate.AS_OF, addresses, 0.10)
+    among_held = [arm for arm, is_held in zip(arms, held, strict=True) if is_held]
+    assert 0.19 < among_held.count("A") / len(among_held) < 0.31, "the holdout's hash says nothing of the arm"
+    assert set(activation.arm_of("demo", campaign(), "once", addresses)) == {None}
+
+
+def test_every_planned_message_has_its_arm_and_template_and_the_hash_covers_them() -> None:
+    tested = campaign(arms={**ARMS, "A": {"share": 0.25, "template": "welcome"}})
+    made = plan(campaign=tested, people=people(600))
+    sent = made.messages[made.messages["status"] == "planned"]
+    assert made.arms == sent["arm"].value_counts().to_dict()
+    assert made.messages.loc[made.messages["status"] == "holdout", "arm"].isna().all()
+    assert sent.groupby("arm")["template"].unique().map(list).to_dict() == {"A": ["welcome"], "B": ["rebuy"]}
+    for column, value in (("arm", "B"), ("template", "nurture"), ("scenario", "nurture")):
+        changed = made.messages.assign(**{column: value})
+        assert activation.plan_hash(estate.tenant(), tested, "once", "run", changed) != made.plan_hash
+    assert plan(campaign=campaign(arms=ARMS), people=people(600)).plan_hash != made.plan_hash
+
+
+def test_a_template_kept_at_brevo_is_named_by_its_id_and_its_content_is_in_the_hash() -> None:
+    brevo = {"sender_email": "cave@demo.example.com", "templates": {"spring": 7}}
+    tenant = estate.tenant(brevo=brevo)
+    chosen = campaign(template="brevo:spring")
+    assert activation.brevo_template_ids(tenant, chosen) == [7]
+    made = plan(campaign=chosen, tenant=tenant, fetched={7: "content"})
+    assert set(made.messages["template"]) == {"brevo:7"}
+    assert made.calls == 1
+    assert plan(campaign=chosen, tenant=tenant, fetched={7: "other"}).plan_hash != made.plan_hash
+    assert plan(campaign=chosen, tenant=tenant, fetched={7: "other"}).template_hash != made.template_hash
+
+
+def test_params_that_brevo_would_refuse_are_refused_before_anything_is_stored() -> None:
+    tenant = estate.tenant(brevo={"sender_email": "cave@demo.example.com", "templates": {"spring": 7}})
+    long = items(*[item(f"c{n}", customer_sentence="x" * 100_000 if n == 2 else "Court.") for n in (1, 2, 3)])
+    with pytest.raises(RefusalError, match="PARAMS_TOO_LARGE") as raised:
+        plan(campaign=campaign(template="brevo:spring"), tenant=tenant, items=long, fetched={7: "content"})
+    assert "example.com" not in str(raised.value)
+
+
+def test_a_wine_left_out_is_not_shown_and_the_next_one_leads() -> None:
+    own = items(item("c1", "p1", 1), item("c1", "p2", 2, scenario="upsell"), item("c2", "p1", 1), item("c3", "p3", 1))
+    made = plan(items=own, campaign=campaign(wines={"exclude": ["family p1"]}))
+    shown = made.messages.set_index("customer_id")
+    assert shown["product_keys"].to_dict() == {"c1": ["p2"], "c3": ["p3"]}
+    assert shown.loc["c1", ["scenario", "template"]].tolist() == ["upsell", "upsell"]
+    assert made.left_out == {"NO_ITEM_TO_SHOW": 1}
+
+
+@pytest.mark.parametrize(
+    ("audience", "who"),
+    [
+        ({"bought": {"wines": ["w1"]}}, "c1"),
+        ({"bought": {"wines": ["p1"], "days": 30}}, ""),
+        ({"bought": {"families": ["family p2"]}}, "c2"),
+        ({"bought": {"days": 50}}, "c2"),
+        ({"not_bought": {"wines": ["w1"]}}, "c2 c3"),
+        ({"bought": {"days": 400}, "not_bought": {"days": 50}}, "c1"),
+    ],
+)
+def test_an_audience_by_purchases(audience: dict[str, Any], who: str) -> None:
+    purchases = pd.DataFrame(
+        {"customer_id": ["c1", "c2"], "wine_id": ["w1", "w2"], "sale_date": [estate.ago(60), estate.ago(50)]}
+    )
+    given = {"campaign": campaign(audience=audience), "purchases": purchases}
+    if not who:
+        with pytest.raises(RefusalError, match="EMPTY_AUDIENCE"):
+            plan(**given)
+    else:
+        assert sorted(plan(**given).messages["customer_id"]) == who.split()
+
+
+class TestSteps:
+    SENT_AT = pd.Timestamp("2025-12-16 23:30", tz="UTC")  # the 17th in Paris
+
+    def previous(self, **changes: Any) -> pd.DataFrame:
+        """The first step: c1 to c4 sent, c5 held out, c6 unknown."""
+        frame = pd.DataFrame(
+            {
+                "customer_id": [f"c{n}" for n in range(1, 7)],
+                "address": [f"c{n}@example.com" for n in range(1, 7)],
+                "status": ["sent"] * 4 + ["holdout", "unknown"],
+                "sent_at": [self.SENT_AT] * 4 + [pd.NaT] * 2,
+                "planned_at": pd.Timestamp("2025-12-15", tz="UTC"),
+            }
+        )
+        return frame.assign(**changes)
+
+    def followers(self, **changes: Any) -> dict[str, Any]:
+        orders = pd.DataFrame(
+            {
+                "customer_id": ["c1", "c2", "c5"],
+                "order_date": pd.to_datetime(["2025-12-17", "2025-12-16", "2025-12-01"]),
+            }
+        )
+        events = pd.DataFrame(
+            {
+                "address": ["c2@example.com", "c3@example.com", "c4@example.com", "c4@example.com"],
+                "event": ["clicked", "clicked", "clicked", "unsubscribed"],
+                "occurred_at": pd.to_datetime(["2025-12-20", "2025-12-20", "2025-12-10", "2025-12-21"], utc=True),
+                "is_machine": [True, None, None, None],
+            }
+        )
+        made = activation.followers(self.previous(), orders, events, campaign(steps=STEPS, **changes), TENANT_ZONE)
+        assert made["is_held_out"].tolist() == [False] * 4 + [True, False]
+        return dict(zip(made["address"].str[:2], made["reason"].where(made["reason"].notna(), None), strict=True))
+
+    def test_who_ordered_clicked_or_unsubscribed_since_goes_no_further(self) -> None:
+        assert self.followers() == {
+            "c1": "ORDERED",
+            "c2": None,  # ordered the day before, clicked by a machine
+            "c3": "CLICKED",
+            "c4": "UNSUBSCRIBED",
+            "c5": None,
+            "c6": "NOT_SENT",
+        }
+
+    def test_what_does_not_stop_the_sequence_is_the_campaigns_to_say_but_for_refusals(self) -> None:
+        assert self.followers(stop_on=[]) == {**dict.fromkeys(["c1", "c2", "c3", "c5"]), "c4": "UNSUBSCRIBED",
+                                               "c6": "NOT_SENT"}  # fmt: skip
+
+    def test_a_step_is_planned_for_who_goes_on_and_the_holdout_stays_the_holdout(self) -> None:
+        goes_on = pd.DataFrame(
+            {
+                "address": [f"c{n}@example.com" for n in range(1, 6)],
+                "is_held_out": [False, False, True, True, False],
+                "reason": [None, "ORDERED", None, None, None],
+            }
+        )
+        crowd = people(4, eligible=[True, True, True, False], segment="At Risk")
+        sequence = campaign(steps=STEPS, audience={"segments": ["Champions"]})
+        made = plan(campaign=sequence, people=crowd, followers=goes_on, step=2, as_of=date(2025, 12, 31))
+        assert (made.step, made.addressed) == (2, 5)
+        assert made.messages.set_index("customer_id")["status"].to_dict() == {"c1": "planned", "c3": "holdout"}
+        assert made.left_out == {"ORDERED": 1, "ADDRESS_GONE": 1, "NOT_ELIGIBLE": 1}
+        first = plan(campaign=sequence, people=people(4))
+        assert not set(made.messages["message_id"]) & set(first.messages["message_id"])
+
+    def test_whom_the_new_quarter_holds_out_gets_no_further_step(self) -> None:
+        crowd = people(1000)
+        goes_on = pd.DataFrame({"address": crowd["address"], "is_held_out": False, "reason": None})
+        day = date(2026, 1, 5)
+        sequence = campaign(steps=STEPS)
+        drawn = activation.is_held_out("demo", day, crowd["address"], RULES.activation.holdout_share)
+        without = plan(campaign=sequence, people=crowd, followers=goes_on, step=2, as_of=day)
+        assert without.n_holdout == 0, "the first step held nobody out: it was too small"
+        goes_on.loc[~drawn & (goes_on.index < 20), "is_held_out"] = True
+        made = plan(campaign=sequence, people=crowd, followers=goes_on, step=2, as_of=day)
+        expected = set(goes_on.loc[goes_on["is_held_out"] | drawn, "address"])
+        assert set(made.messages.loc[made.messages["status"] == "holdout", "address"]) == expected
+
+
+class TestOtherChannels:
+    def verdict(self, *found: tuple[str, int, str, str], **changes: Any) -> list[str | None]:
+        """Why c1, c2 … may not be called, by telephone and for a recommendation."""
+        actions = pd.DataFrame(
+            {
+                "customer_id": ["c1", "c2", "c3"],
+                "permitted": [True, True, False],
+                "permission_reason": [None, None, "OBJECTED"],
+                "eligible": [False, False, False],
+            }
+        )
+        findings = pd.DataFrame(list(found), columns=["customer_id", "rule_no", "rule_code", "severity"])
+        held = changes.pop("held", None)
+        said = activation.verdicts(campaign(channel="phone", **changes), actions, findings, RULES, held)
+        assert (said["eligible"] == said["reason"].isna()).all()
+        return [None if pd.isna(reason) else reason for reason in said["reason"]]
+
+    @pytest.mark.parametrize(
+        "code", [(1, "MISSING_EMAIL"), (2, "INVALID_EMAIL"), (3, "DUPLICATE_EMAIL"), (5, "BOUNCED")]
+    )
+    def test_rules_about_the_e_mail_address_bar_no_call(self, code: tuple[int, str]) -> None:
+        assert self.verdict(("c1", *code, "ERROR")) == [None, None, "OBJECTED"]
+
+    @pytest.mark.parametrize(
+        ("code", "bars_news"),
+        [((4, "OPT_OUT"), True), ((6, "SILENCE_WINDOW"), True), ((9, "UNAVAILABLE_PRODUCT"), False)],
+    )
+    def test_the_other_rules_do(self, code: tuple[int, str], bars_news: bool) -> None:
+        assert self.verdict(("c1", *code, "ERROR"))[0] == code[1]
+        news = self.verdict(("c1", *code, "ERROR"), kind="news", text={"fr": "Bonjour."})
+        assert news[0] == (code[1] if bars_news else None)
+
+    def test_review_and_too_many_warnings_hold_a_call_back_too(self) -> None:
+        warnings = [("c1", number, "LOW_DIVERSITY", "WARN") for number in (13, 14, 15)]
+        assert self.verdict(*warnings, held={"c2": "REVIEW_PENDING"}) == ["LOW_SCORE", "REVIEW_PENDING", "OBJECTED"]
+
+    def test_a_refusal_of_the_channel_counts(self) -> None:
+        crowd = pd.DataFrame(
+            {
+                "phone_opt_out": [True, False, None, False],
+                "post_opt_out": [False, True, False, False],
+                "status": ["active", "active", "moved", "active"],
+                "address": ["a", "b", "c", None],
+            }
+        ).astype({"phone_opt_out": "boolean"})
+
+        def barred(channel: str) -> list[str | None]:
+            said = activation.barred_from_channel(campaign(channel=channel), crowd)
+            return [None if pd.isna(reason) else reason for reason in said]
+
+        assert barred("phone") == ["PHONE_OPT_OUT", None, None, "NO_PHONE"]
+        assert barred("post") == [None, "POST_OPT_OUT", "MOVED", "NO_POSTAL_ADDRESS"]
+
+
+@pytest.mark.parametrize(
+    ("feast", "as_of", "is_refused"),
+    [
+        ("christmas", date(2025, 12, 16), False),
+        ("christmas", date(2025, 12, 17), True),
+        ("christmas", date(2025, 12, 25), True),
+        ("easter", date(2026, 3, 26), False),  # Easter is on 5 April
+        ("easter", date(2026, 3, 27), True),
+        (None, date(2025, 12, 24), False),
+    ],
+)
+def test_what_speaks_of_a_feast_is_not_planned_past_its_last_order_date(
+    feast: str | None, as_of: date, is_refused: bool
+) -> None:
+    given = {"campaign": campaign(kind="news", text={"fr": "Commandez."}, feast=feast), "as_of": as_of}
+    if is_refused:
+        with pytest.raises(RefusalError, match="LAST_ORDER_PAST"):
+            plan(**given)
+    else:
+        assert plan(**given).n_planned == 3
+
+
+def test_a_campaign_that_leaves_later_is_measured_by_the_day_it_leaves() -> None:
+    late = campaign(kind="news", text={"fr": "Commandez."}, feast="christmas", send_on="2025-12-18")
+    with pytest.raises(RefusalError, match="LAST_ORDER_PAST"):
+        plan(campaign=late, as_of=date(2025, 12, 12))

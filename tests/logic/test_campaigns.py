@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from pathlib import Path
 
@@ -123,3 +124,87 @@ def test_the_campaigns_of_the_repository_are_right() -> None:
         files = CampaignFiles(ROOT / "tenants", tenant)
         assert files.errors == {}
         assert files.campaigns
+
+
+ARMS = "arms: {A: {share: 0.5}, B: {share: 0.5, subject: {fr: Trois vins pour vous}}}\n"
+STEPS = (
+    "steps: [{after_days: 0}, {after_days: 14, subject: {fr: Encore une idée}}, {after_days: 21, template: welcome}]\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "reason"),
+    [
+        (RIGHT + "arms: {A: {share: 1.0}}", "arms.A.share", "less than 1"),
+        (RIGHT + "arms: {A: {share: 0.5}}", "arms", "2 to 4 arms"),
+        (RIGHT + "arms: {E: {share: 0.5}}", "arms.E", "one of A, B, C, D"),
+        (RIGHT + ARMS.replace("B: {share: 0.5", "B: {share: 0.4"), "arms", "they sum to 0.9"),
+        (RIGHT + "arms: {A: {share: 0.5}, B: {share: 0.5}}", "arms", "nothing to compare"),
+        (RIGHT + ARMS.replace("Trois vins pour vous", "Vin gratuit"), "arms.B.subject.fr", "gratuit"),
+        (RIGHT + "channel: phone\n" + ARMS, "arms", "only e-mails"),
+        (RIGHT + STEPS.replace("after_days: 14", "after_days: 13"), "steps.1.after_days", "14 days of silence"),
+        (RIGHT + STEPS.replace("after_days: 0", "after_days: 1"), "steps.0.after_days", "the first step"),
+        (RIGHT + "occurrence: weekly\n" + STEPS, "steps", "weekly"),
+        (RIGHT + "channel: post\n" + STEPS, "steps", "only e-mails"),
+        (RIGHT + STEPS.replace("Encore une idée", "Dernière chance"), "steps.1.subject.fr", "dernière chance"),
+        (RIGHT + "template: valentine", "template", "known: rebuy"),
+        (RIGHT + "template: news", "template", "shows no wines"),
+        (EVENT + "template: winback", "template", "wines chosen"),
+        (RIGHT + "template: brevo:spring", "template", "known: none"),
+        (RIGHT + "channel: phone\ntemplate: rebuy", "template", "only e-mails"),
+        (EVENT + "wines: {push: [p1]}", "wines", "shows no wines"),
+        (RIGHT + "wines: {push: [p1], exclude: [p1]}", "wines.push", "at once: p1"),
+        (RIGHT + "audience: {bought: {days: 0}}", "audience.bought.days", "greater than or equal to 1"),
+        (RIGHT + "feast: whitsun", "feast", "'christmas' or 'easter'"),
+        (RIGHT + "stop_on: [open]", "stop_on.0", "'click'"),
+        (RIGHT + "sender_email: nobody", "sender_email", "no e-mail address"),
+    ],
+)
+def test_what_contradicts_itself_names_key_and_line(tmp_path: Path, content: str, key: str, reason: str) -> None:
+    with pytest.raises(CampaignError) as raised:
+        campaigns.load_campaign(write(tmp_path, content), estate.tenant())
+    message = str(raised.value)
+    assert f"key '{key}'" in message
+    assert reason in message
+    assert re.match(r"demo/campaigns/spring\.yaml: line \d+: ", message)
+
+
+def test_a_list_of_calls_needs_no_subject(tmp_path: Path) -> None:
+    assert campaigns.load_campaign(write(tmp_path, "kind: reco\nchannel: phone"), estate.tenant()).channel == "phone"
+
+
+def test_a_step_says_its_own_then_its_arms_then_the_campaigns(tmp_path: Path) -> None:
+    made = campaigns.load_campaign(write(tmp_path, RIGHT + "text: {fr: Bonjour.}\n" + ARMS + STEPS), estate.tenant())
+    said = {(step, arm): made.says(step, arm).subject["fr"] for step, arm in made.variants}
+    assert said == {
+        (1, "A"): "Notre sélection",
+        (1, "B"): "Trois vins pour vous",
+        (2, "A"): "Encore une idée",
+        (2, "B"): "Encore une idée",
+        (3, "A"): "Notre sélection",
+        (3, "B"): "Trois vins pour vous",
+    }
+    assert made.says(3, "B").text == {"fr": "Bonjour."}
+    assert [made.template_of("upsell", step) for step in (1, 2, 3)] == ["upsell", "upsell", "welcome"]
+    assert [made.after_days(step) for step in (1, 2, 3)] == [0, 14, 21]
+
+
+def test_a_template_of_brevo_is_known_by_the_estates_name_of_it(tmp_path: Path) -> None:
+    brevo = {"sender_email": "cave@demo.example.com", "templates": {"spring": 7}}
+    path = write(tmp_path, RIGHT + "template: brevo:spring")
+    made = campaigns.load_campaign(path, estate.tenant(brevo=brevo))
+    assert made.template_of("rebuy") == "brevo:spring"
+
+
+@pytest.mark.parametrize(
+    ("content", "is_profiled"),
+    [
+        (RIGHT, True),
+        (EVENT, False),
+        (EVENT + "audience: {segments: [At Risk]}", True),
+        (EVENT + "audience: {not_bought: {families: [Crémant]}}", True),
+        (EVENT + 'audience: {departments: ["67"]}', False),
+    ],
+)
+def test_what_purchases_choose_is_profiling(tmp_path: Path, content: str, is_profiled: bool) -> None:
+    assert campaigns.load_campaign(write(tmp_path, content), estate.tenant()).is_profiled == is_profiled
