@@ -32,19 +32,31 @@ import psycopg
 from psycopg import sql
 
 from benchmarks import sending_estate
+from brevo_standin.clock import StandInClock
 from brevo_standin.mail import IdempotencyMode
 from brevo_standin.server import in_thread
 from brevo_standin.standin import StandIn
 from brevo_standin.times import VIRTUAL_START
-from crm_assets import activation, databases, local
+from brevo_standin.transport import StandInTransport
+from brevo_standin.wire import Request
+from crm_assets import activation, databases, local, sending
 from crm_assets.campaigns import Campaign
+from crm_assets.logic.activation import RefusalError
+from crm_assets.resources import brevo
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.settings import Settings, settings
+from crm_assets.tenants import Tenant
 
 KEY = "xkeysib-standin-kill-bench"
 NOW = VIRTUAL_START
 AS_OF = date(NOW.year, NOW.month, NOW.day)
-CAMPAIGN = Campaign.model_validate({"name": "spring", "kind": "reco", "subject": {"fr": "Notre sélection"}})
+CAMPAIGN = Campaign.model_validate(
+    {"name": "spring", "kind": "reco", "subject": {"fr": "Notre sélection"}, "template": "brevo:selection"}
+)
+SEED: dict[str, Any] = {
+    "senders": [sending_estate.SENDER],
+    "templates": [{"id": sending_estate.TEMPLATE_ID, "subject": "Bonjour", "html": sending_estate.TEMPLATE}],
+}
 MODES: tuple[IdempotencyMode, ...] = ("body", "http", "none")
 FAULTS = (
     *("error_after", "reset_after", "close_after", "hang_after", "truncated", "garbled"),
@@ -63,16 +75,21 @@ def rules(chunk: int) -> dict[str, Any]:
     return {"activation": {"chunk_max_messages": chunk}, "brevo": {"api_seconds": api_seconds}}
 
 
+def plan(warehouse: Warehouse, tenant: Tenant, campaign: Campaign) -> activation.PlanSummary:
+    """Plan with the product's own code; the template is read from a stand-in within the process."""
+    standin = StandIn(mode="none", key=KEY, start=NOW)
+    standin.seed(**SEED)
+    config = settings().model_copy(update={"brevo_url": "http://127.0.0.1:9/v3"})
+    clock = StandInClock("http://127.0.0.1:9", transport=StandInTransport(standin))
+    client = brevo.client(tenant, config, clock, mode="read", transport=StandInTransport(standin))
+    return activation.plan_campaign(warehouse, tenant, campaign, tenant.business_rules, AS_OF, NOW, client=client)
+
+
 # --- the sender, in a process of its own
 
 
 def resume(url: str, standin: str, home: str, chunk: int) -> None:
     """Send until there is nothing to wait for; the exit code says how it ended: 3 is a refusal, 1 an error."""
-    from brevo_standin.clock import StandInClock
-    from crm_assets import sending
-    from crm_assets.logic.activation import RefusalError
-    from crm_assets.resources import brevo
-
     there = settings().model_copy(update={"live": True, "brevo_url": f"{standin}/v3"})
     # The estate's own half of what binds a live instance is the round's, the server and its control database are not.
     config = there.model_copy(update={"home": Path(home), "data": Path(home) / "data"})
@@ -160,7 +177,7 @@ class Bench:
         databases.ensure_control(self.cluster)
         warehouse, tenant = Warehouse(url), sending_estate.tenant(rules=rules(self.size.chunk))
         sending_estate.build(warehouse, tenant, self.size.customers, AS_OF, NOW)
-        activation.plan_campaign(warehouse, tenant, CAMPAIGN, tenant.business_rules, AS_OF, NOW)
+        plan(warehouse, tenant, CAMPAIGN)
         sending_estate.accept_test(warehouse, CAMPAIGN.name, NOW)
 
     @contextlib.contextmanager
@@ -181,7 +198,7 @@ class Bench:
         home = self.home / f"round{number}"
         (home / "data" / "demo" / "raw").mkdir(parents=True)
         standin = StandIn(mode=MODES[number % len(MODES)], key=KEY, start=NOW, seed=number)
-        standin.seed(senders=[sending_estate.SENDER])
+        standin.seed(**SEED)
         began = time.monotonic()
         with self._database(number) as url, in_thread(standin) as root:
             Round(self, chance, standin, root, url, home).play()
@@ -257,7 +274,7 @@ class Round:
         picked = self.chance.sample(addresses, max(6, len(addresses) // 100))
         third = len(picked) // 3
         self.standin.seed(
-            blocked=[{"email": address, "reason": "unsubscribedViaEmail"} for address in picked[:third]],
+            blocked=[{"email": address, "code": "unsubscribedViaEmail"} for address in picked[:third]],
         )
         self.warehouse.execute(
             "update audit.customer_facts set is_refused = true where email = any(%s)", [picked[third : 2 * third]]
@@ -348,9 +365,7 @@ class Round:
         return found
 
 
-def _control(what: str, content: Any = None, method: str = "POST") -> Any:
-    from brevo_standin.wire import Request
-
+def _control(what: str, content: Any = None, method: str = "POST") -> Request:
     body = b"" if method == "GET" else json.dumps(content).encode()
     return Request.of(method, f"/standin/{what}", body, {"content-type": "application/json"})
 

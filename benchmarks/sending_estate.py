@@ -19,6 +19,20 @@ from crm_assets.tenants import Tenant
 RUN_ID = "run"
 SENDER = "cave@demo.example.com"
 
+TEMPLATE_ID = 7
+TEMPLATE = """<!DOCTYPE html><html><body><p>Bonjour,</p>
+{% for item in params.items %}
+<h2>{{ item.name }}</h2><p>{{ item.vintage }} {{ item.format }}</p><p>{{ item.sentence }}</p>
+{% if item.image_url %}<img src="{{ item.image_url }}" alt="{{ item.name }}">{% endif %}
+<p>{{ item.price }}<br>{{ item.carton }}<br>{{ item.sold_by }}</p>
+{% if item.url %}<a href="{{ item.url }}">Voir</a>{% endif %}
+{% endfor %}
+<p>Pour commander : <a href="tel:+33389000000">+33 3 89 00 00 00</a></p>
+<p>L'abus d'alcool est dangereux pour la santé, à consommer avec modération. Vente interdite aux mineurs.</p>
+<p>Vous recevez cet e-mail parce que vous êtes client. <a href="{{ unsubscribe }}">Se désinscrire</a></p>
+<p>EARL Domaine Demo<br>12 rue des Vignerons<br>68420 Husseren<br>SIREN 123456789</p>
+</body></html>"""
+
 # What dbt builds, with the columns that planning, sending and the audit read.
 DBT_TABLES = """
 create table audit.customer_facts (
@@ -52,7 +66,7 @@ def tenant(**changes: Any) -> Tenant:
         "existing_customer_basis": True,
         "review": "auto",
         "phone": "+33 3 89 00 00 00",
-        "brevo": {"live": True, "sender_email": SENDER, "reply_to": SENDER},
+        "brevo": {"live": True, "sender_email": SENDER, "reply_to": SENDER, "templates": {"selection": TEMPLATE_ID}},
     }
     return Tenant.model_validate({**settings, **changes})
 

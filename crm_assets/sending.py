@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import pandas as pd
 import psycopg
 
-from crm_assets import activation, attempts, feedback, instances, safeguards, settlement
+from crm_assets import activation, attempts, brevo_templates, feedback, instances, safeguards, settlement
 from crm_assets.campaigns import Campaign, CampaignFiles
 from crm_assets.clock import Clock, SystemClock
 from crm_assets.logic.activation import PLANNED, RefusalError, short_hash
@@ -232,6 +232,7 @@ class _Sender:
         if self.stored["status"] == ABANDONED:
             raise RefusalError("ABANDONED", f"{self.key[0]} {self.key[1]} has been given up; nothing more of it leaves")
         require_unchanged(self.run, self.stored)
+        brevo_templates.require_unchanged(self.client, activation.fetched_of(self.stored))
 
     def _refresh_refusals(self) -> None:
         """Read what people have refused since; a send that cannot is refused by `require_live`."""
