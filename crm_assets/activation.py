@@ -18,7 +18,7 @@ import psycopg
 
 from crm_assets import gating, tables
 from crm_assets.campaigns import Campaign, CampaignFiles
-from crm_assets.logic import activation, gate, messages, pushed, review
+from crm_assets.logic import activation, gate, message_checks, messages, pushed, review
 from crm_assets.logic.activation import EMAIL, FIRST_STEP, PHONE, Gate, RefusalError
 from crm_assets.resources.warehouse import Warehouse, copy_frame
 from crm_assets.rules import BusinessRules
@@ -388,7 +388,7 @@ def plan_campaign(
     step, stored, wait = _step_to_plan(warehouse, tenant, campaign, occurrence, as_of)
     if stored is not None:
         return PlanSummary(**{**asdict(_summary(stored)), "warnings": [*warnings, *filter(None, [wait])]})
-    for refusal in _not_now(campaign, rules, as_of, step):
+    for refusal in [*_not_now(campaign, rules, as_of, step), *_unfit(campaign, tenant, rules)]:
         if not count_only:
             raise refusal
         warnings.append(str(refusal))
@@ -434,6 +434,15 @@ def _not_now(campaign: Campaign, rules: BusinessRules, as_of: date, step: int) -
         day = f"campaign {campaign.name} leaves on {campaign.send_on}; today is {as_of}"
         refusals.append(RefusalError("NOT_DUE", day))
     return refusals
+
+
+def _unfit(campaign: Campaign, tenant: Tenant, rules: BusinessRules) -> list[RefusalError]:
+    """What keeps a campaign from being planned by what its messages would say."""
+    try:
+        message_checks.require_fit(campaign, tenant, rules)
+    except RefusalError as refusal:
+        return [refusal]
+    return []
 
 
 def _fetched(
