@@ -13,7 +13,11 @@ from datetime import datetime, timedelta
 
 import psycopg
 
-from crm_assets.resources.brevo import Answer
+from crm_assets.clock import Clock
+from crm_assets.logic.brevo_answers import Answer
+from crm_assets.logic.brevo_requests import WriteRequest
+from crm_assets.resources.brevo import Brevo
+from crm_assets.resources.warehouse import Warehouse
 from crm_assets.rules import BusinessRules
 
 
@@ -82,6 +86,18 @@ def end(connection: psycopg.Connection, attempt_id: str, answer: Answer, now: da
         " answer_hash = %s, ended_at = %s where attempt_id = %s",
         [answer.outcome, answer.reason, answer.status, answer.error_code, digest, now, attempt_id],
     )
+
+
+def write(warehouse: Warehouse, client: Brevo, request: WriteRequest, clock: Clock) -> Answer:
+    """Make one call that is no message, with its record before and after; a dry run is recorded as one."""
+    with warehouse.transaction() as connection:
+        attempt_id = begin(
+            connection, request.endpoint, request.body, request.n_rows, clock.now(), is_dry_run=client.is_dry_run
+        )
+        connection.commit()
+        answer = client.write(request)
+        end(connection, attempt_id, answer, clock.now())
+    return answer
 
 
 def forget_old(connection: psycopg.Connection, rules: BusinessRules, now: datetime) -> int:

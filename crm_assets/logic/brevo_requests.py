@@ -175,9 +175,12 @@ def upsert_contact(row: ContactRow) -> WriteRequest:
     return WriteRequest("POST /contacts", "/contacts", canonical(body))
 
 
-def import_contacts(rows: Sequence[ContactRow], max_bytes: int) -> Iterator[WriteRequest]:
-    """Contacts, made or brought up to date in bulk by processes at Brevo; bodies within `max_bytes`, in order."""
-    head, tail = b'{"disableNotification":true,"jsonBody":[', b'],"updateExistingContacts":true}'
+def import_contacts(rows: Sequence[ContactRow], list_id: int, max_bytes: int) -> Iterator[WriteRequest]:
+    """Contacts, made or brought up to date in bulk by processes at Brevo, and put into a list, which Brevo asks for;
+    bodies within `max_bytes`, in order.
+    """
+    head = b'{"disableNotification":true,"listIds":[%d],"updateExistingContacts":true,"jsonBody":[' % list_id
+    tail = b"]}"
     room = max_bytes - len(head) - len(tail)
 
     def pack(taken: list[bytes]) -> WriteRequest:

@@ -180,9 +180,11 @@ class Brevo:
         self.close()
 
     def close(self) -> None:
-        """Close the connection, if there is one."""
+        """Close its connections, if there are any."""
         if self._wire is not None:
             self._wire.close()
+        if self._throttle is not None:
+            self._throttle.close()
 
     # --- writes: tried once
 

@@ -9,16 +9,21 @@ What is called is none of this module's business.
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import psycopg
 
 from crm_assets.clock import Clock
 from crm_assets.logic.brevo_answers import Limits
-from crm_assets.resources.warehouse import Warehouse, WarehouseError
+from crm_assets.resources.warehouse import WarehouseError
 from crm_assets.rules import BrevoRules, Pace
 
 log = logging.getLogger("crm.brevo")
+
+T = TypeVar("T")
 
 # A row written further in the future than clocks of machines differ was written by another clock.
 _CLOCKS_DIFFER = timedelta(seconds=60)
@@ -37,10 +42,33 @@ class Throttle:
     """The slots of one account."""
 
     def __init__(self, control_url: str, account: str, rules: BrevoRules, clock: Clock) -> None:
-        self._control = Warehouse(control_url, application_name="crm-brevo")
+        self._url = control_url
+        self._open: psycopg.Connection | None = None
+        self._lock = threading.Lock()
         self._account = account
         self._rules = rules
         self._clock = clock
+
+    def close(self) -> None:
+        """Close the connection to the control database, if there is one."""
+        if self._open is not None:
+            self._open.close()
+
+    def _asked(self, work: Callable[[psycopg.Connection], T]) -> T:
+        """One transaction on the connection that is kept, or on a new one where that has gone meanwhile."""
+        with self._lock:
+            try:
+                if self._open is not None:
+                    try:
+                        with self._open.transaction():
+                            return work(self._open)
+                    except psycopg.OperationalError:
+                        self._open.close()
+                self._open = psycopg.connect(self._url, autocommit=True, application_name="crm-brevo")
+                with self._open.transaction():
+                    return work(self._open)
+            except psycopg.Error as error:
+                raise WarehouseError(error) from None
 
     def _pace(self, bucket: str) -> Pace:
         pace: Pace = getattr(self._rules.buckets, bucket)
@@ -54,8 +82,7 @@ class Throttle:
         there is no call.
         """
         patience = self._rules.backoff_seconds.most if patience is None else patience
-        with self._control.transaction() as connection:
-            wait = self._take(connection, bucket, patience)
+        wait = self._asked(lambda connection: self._take(connection, bucket, patience))
         if wait > patience:
             return wait
         if wait > 0:
@@ -93,10 +120,12 @@ class Throttle:
         hold = self._hold(bucket, limits, is_throttled)
         resets_at = now + timedelta(seconds=limits.reset) if limits.reset is not None else None
         try:
-            self._control.execute(
-                "update brevo.buckets set remaining = %s, resets_at = %s, updated_at = %s,"
-                " next_at = greatest(next_at, %s) where account = %s and bucket = %s",
-                [limits.remaining, resets_at, now, now + timedelta(seconds=hold), self._account, bucket],
+            self._asked(
+                lambda connection: connection.execute(
+                    "update brevo.buckets set remaining = %s, resets_at = %s, updated_at = %s,"
+                    " next_at = greatest(next_at, %s) where account = %s and bucket = %s",
+                    [limits.remaining, resets_at, now, now + timedelta(seconds=hold), self._account, bucket],
+                )
             )
         except WarehouseError as error:
             # The call was made and its answer must reach the ledger: a pace forgotten costs a 429 at worst.

@@ -376,7 +376,7 @@ class TestReads:
         assert len({row.message_id for row in found}) == 6000
         assert [query["offset"] for query in asked] == ["0", "5000"]
         assert asked[0] == {
-            "tags": TAG, "startDate": "2026-03-01", "endDate": "2026-03-03", "sort": "asc", "limit": "5000",
+            "tags": json.dumps([TAG]), "startDate": "2026-03-01", "endDate": "2026-03-03", "sort": "asc", "limit": "5000",
             "offset": "0",
         }  # fmt: skip
         assert (found[3].email, found[3].at) == ("p3@example.com", datetime(2026, 3, 1, 22, 30, tzinfo=UTC))

@@ -146,7 +146,7 @@ class TestWrites:
 
     def test_an_import_is_cut_by_bytes_and_keeps_everybody(self) -> None:
         rows = [brevo_requests.ContactRow(f"{n}@x.fr", {"CODE": "é" * 10, "LAST": None}) for n in range(50)]
-        calls = list(brevo_requests.import_contacts(rows, 500))
+        calls = list(brevo_requests.import_contacts(rows, 7, 500))
         assert all(len(call.body) <= 500 for call in calls)
         assert len(calls) > 1
         handed = [row for call in calls for row in json.loads(call.body)["jsonBody"]]
