@@ -17,6 +17,7 @@ from crm_assets.clock import SystemClock
 from crm_assets.defs.automation import send_campaign_job
 from crm_assets.defs.common import PARTITION_TAG, TRIGGER_TAG, tenants_partitions
 from crm_assets.logic.activation import RefusalError
+from crm_assets.resources.warehouse import Warehouse, WarehouseError
 from crm_assets.safeguards import CONTINUE_SENDS
 from crm_assets.settings import settings
 from crm_assets.tenants import Registry, Tenant, TenantError
@@ -30,10 +31,9 @@ _UNDER_WAY = (
 
 def _estate(tenant: Tenant) -> operations.Estate:
     from crm_assets import databases
-    from crm_assets.resources.warehouse import Warehouse
 
     config = settings()
-    url = databases.ensure_tenant(databases.cluster(config), tenant.slug)
+    url = databases.cluster(config).tenant_url(tenant.slug)
     return operations.Estate(tenant, Warehouse(url, application_name="crm-ui"), config)
 
 
@@ -203,15 +203,19 @@ def activation_status_job() -> None:
 def continue_sends(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
     now = context.scheduled_execution_time.astimezone(UTC)
     partitions = set(context.instance.get_dynamic_partitions("tenant"))
-    requests = [
-        request
-        for tenant in Registry(settings().tenants)
-        if tenant.slug in partitions and tenant.brevo.live and not _is_sending(context.instance, tenant.slug)
-        for request in _continued(tenant, now)
-    ]
+    requests: list[dg.RunRequest] = []
+    unreachable: list[str] = []
+    for tenant in Registry(settings().tenants):
+        if tenant.slug not in partitions or not tenant.brevo.live or _is_sending(context.instance, tenant.slug):
+            continue
+        try:
+            requests += _continued(tenant, now)
+        except WarehouseError:  # one estate out of reach must not hold up the others
+            unreachable.append(tenant.slug)
     yield from requests
     if not requests:
-        yield dg.SkipReason("no campaign that was begun live has waited long enough")
+        also = f"; out of reach: {', '.join(unreachable)}" if unreachable else ""
+        yield dg.SkipReason(f"no campaign that was begun live has waited long enough{also}")
 
 
 def _is_sending(instance: dg.DagsterInstance, slug: str) -> bool:

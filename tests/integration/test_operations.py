@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from crm_assets import attempts, operations, safeguards, tables, test_sends
@@ -24,6 +25,7 @@ __all__ = ["config", "live", "ready", "tenant"]  # fixtures
 
 ensure_manifest()
 
+from crm_assets.defs import sending_controls  # noqa: E402
 from crm_assets.defs.activation import checks  # noqa: E402
 
 
@@ -195,6 +197,62 @@ def test_only_what_a_person_began_and_that_waits_goes_on(estate: Estate, monkeyp
          "outcome": "accepted", "started_at": NOW, "ended_at": NOW, "tag": f"demo-spring-once-1-{1:012x}"},
     )  # fmt: skip
     assert names() == [], "something was sent live by an instance that is not this one"
+
+
+class _Estates:
+    """The registry of one estate."""
+
+    def __init__(self, tenant: Any) -> None:
+        self.tenant = tenant
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([self.tenant])
+
+    def get(self, slug: str) -> Any:
+        assert slug == self.tenant.slug
+        return self.tenant
+
+
+def test_the_ui_stops_resumes_and_goes_on(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending_controls, "Registry", lambda _: _Estates(estate.tenant))
+    monkeypatch.setattr(sending_controls, "_estate", lambda _: estate)
+    monkeypatch.setattr(sending_controls, "SystemClock", lambda: SimpleNamespace(now=lambda: NOW))
+    estate.warehouse.execute(
+        "update activation.campaigns set status = 'waiting', wait_reason = 'RAMP_UP', wait_until = %s,"
+        " confirmed_by = 'Anne', began_at = %s",
+        [NOW, NOW],
+    )
+    with dg.instance_for_test() as instance:
+        instance.add_dynamic_partitions("tenant", ["demo"])
+
+        def ran(job: dg.JobDefinition, op: str, **config: Any) -> bool:
+            return job.execute_in_process(
+                run_config={"ops": {op: {"config": config}}} if config else {},
+                partition_key="demo", instance=instance, raise_on_error=False,
+            ).success  # fmt: skip
+
+        def asked() -> list[dg.RunRequest]:
+            with dg.build_schedule_context(instance=instance, scheduled_execution_time=NOW) as context:
+                return [each for each in sending_controls.continue_sends(context) if isinstance(each, dg.RunRequest)]
+
+        (request,) = asked()
+        assert request.partition_key == "demo"
+        assert request.run_config["ops"]["activation__send"]["config"] == {
+            "campaign": "spring", "occurrence": "once", "confirmed_plan_hash": "a" * 64, "confirmed_by": "Anne",
+        }  # fmt: skip
+        assert not ran(sending_controls.stop_sending_job, "stop", reason="harvest"), "nobody has said who stops"
+        assert len(asked()) == 1
+        assert ran(sending_controls.stop_sending_job, "stop", reason="harvest", by="Anne")
+        assert asked() == []
+        assert ran(sending_controls.activation_status_job, "status")
+        assert ran(sending_controls.resume_sending_job, "resume", by="Anne")
+        assert len(asked()) == 1
+        assert not ran(sending_controls.accept_test_job, "accept_test", campaign="spring", by=" ")
+        instance.add_run(dg.DagsterRun(job_name="send_campaign", run_id="0" * 32, tags={"dagster/partition": "demo"}))
+        assert asked() == [], "one is under way"
+        (newest, *_) = instance.fetch_observations(sending_controls.CAMPAIGNS, limit=9).records
+    assert newest.asset_observation
+    assert "1 stops of * ended" in str(newest.asset_observation.metadata["answer"].value)
 
 
 # --- the test of a campaign, against the stand-in
