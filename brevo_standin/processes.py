@@ -81,7 +81,10 @@ class Processes:
         process = self.by_id.get(int(number)) if number.isdecimal() else None
         if process is None:
             raise not_found("Process ID does not exist")
-        return Reply.of(process.row())
+        row = process.row()
+        if process.export_url is not None:  # a whole address, as Brevo's is: on the host that was asked
+            row["export_url"] = f"http://{request.headers.get('host', 'standin.invalid')}{process.export_url}"
+        return Reply.of(row)
 
     def all(self, request: Request) -> Reply:
         limit, offset = whole_number(request, "limit", 10, most=50), whole_number(request, "offset", 0)

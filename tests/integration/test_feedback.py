@@ -10,13 +10,17 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from crm_assets import databases, feedback
 from crm_assets.logic.brevo_rows import BlockedContact, Contact, EmailCampaign, Event, Process
 from crm_assets.logic.outbox import tag_of
+from crm_assets.resources import brevo
 from crm_assets.resources.brevo import BrevoUnavailableError
 from crm_assets.resources.warehouse import Warehouse
+from crm_assets.settings import Settings
+from tests import standin
 from tests.conftest import PREFIX, fresh_warehouse
 from tests.logic import estate
 
@@ -391,3 +395,68 @@ def test_a_body_that_the_database_will_not_have_costs_the_others_nothing(warehou
     assert len(problems) == 1
     assert "CheckViolation" in problems[0][0]
     assert "@" not in problems[0][0]
+
+
+# --- with the stand-in
+
+
+def test_the_stand_ins_log_and_webhooks_meet_and_its_campaigns_are_read(
+    warehouse: Warehouse, environment: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRM_BREVO_KEY", standin.KEY)
+    made = standin.in_process()
+    assert made.standin is not None
+    headers = {"api-key": made.key}
+    api = httpx.Client(base_url=made.url, headers=headers, transport=made.transport)
+    names = ["sent", "delivered", "opened", "uniqueOpened", "unsubscribed", "hardBounce"]
+    hook = {"url": "http://receiver.invalid/brevo/demo", "events": names, "type": "transactional"}
+    assert api.post("/webhooks", json=hook).is_success
+    people = ["ada@example.com", "bob@example.com", "cy@example.com"]
+    message = {"sender": {"email": standin.SENDER}, "subject": "s", "htmlContent": "<p>hello</p>", "tags": [TAG]}
+    versions = [{"to": [{"email": each}]} for each in people]
+    assert api.post("/smtp/email", json={**message, "messageVersions": versions}).is_success
+    made.control.events(
+        {"event": "delivered", "after": 5},
+        {"event": "opened", "address": people[0], "after": 60},
+        {"event": "click", "address": people[0], "after": 90, "link": "https://shop.example/a"},
+        {"event": "proxy_open", "address": people[1], "after": 30},
+        {"event": "unsubscribed", "address": people[1], "after": 120},
+    )
+    made.control.seed(
+        campaigns=[{"name": "Noël", "emails": ["eve@example.com"], "sent_at": "2026-03-01T09:00:00+00:00"}],
+        blocked=[{"email": "fay@example.com", "code": "contactFlaggedAsSpam"}],
+        contacts=[{"email": "gus@example.com", "emailBlacklisted": True}],
+    )
+    made.control.advance(3600)
+    bodies = [delivery.body for delivery in made.standin.webhooks.deliveries]
+    receive(warehouse, *bodies)
+    assert feedback.ingest_received(warehouse, TENANT.slug, made.clock.now()).feeds["received"].n_new == len(
+        warehouse.rows("select 1 from outcomes.events")
+    )
+    posted_keys = set(warehouse.rows("select event_key from outcomes.events"))
+    config = environment.model_copy(update={"brevo_url": "http://127.0.0.1/v3"})
+    client = brevo.client(TENANT, config, made.clock, mode="read", transport=made.transport)
+    found = feedback.pull(warehouse, TENANT, client, RULES, made.clock)
+    assert not found.problems
+    assert not found.unknown
+    rows = warehouse.rows(
+        "select split_part(address, '@', 1), event, is_machine, origin, coalesce(campaign, '-') from outcomes.events"
+        " order by 1, occurred_at, 2"
+    )
+    assert rows == [
+        ("ada", "sent", False, "webhook", "weekly"),
+        ("ada", "delivered", False, "webhook", "weekly"),
+        ("ada", "opened", False, "webhook", "weekly"),
+        ("ada", "clicked", False, "poll", "weekly"),  # nobody asked the webhook for it
+        ("bob", "sent", False, "webhook", "weekly"),
+        ("bob", "delivered", False, "webhook", "weekly"),
+        ("bob", "opened", True, "webhook", "weekly"),
+        ("bob", "unsubscribed", False, "webhook", "weekly"),
+        ("cy", "sent", False, "webhook", "weekly"),
+        ("cy", "delivered", False, "webhook", "weekly"),
+        ("eve", "sent", False, "poll", "Noël"),
+    ]
+    assert len(posted_keys) == 9
+    refused = {address.split("@")[0]: row[:2] for address, row in refusals(warehouse).items()}
+    assert refused == {"bob": (True, True), "fay": (False, True), "gus": (True, False)}
+    assert feedback.is_fresh(warehouse, RULES, made.clock.now())
