@@ -107,6 +107,9 @@ def preview_of(
         items, scenario = _items(warehouse, tenant, chosen, known.run["run_id"], customer, kind)
     template = kind or (stored or {}).get("template") or chosen.template_of(str(scenario), step, arm)
     html, subject = _made(warehouse, tenant, chosen, {"items": items}, template, arm, step)
+    standing = answer.sentence
+    if stored is None and chosen.wines.push:
+        standing += "; the wines that the campaign puts first are not shown yet: planning adds them"
     wrong = message_checks.check_message(html, subject, tenant, tenant.business_rules, items)
     return Preview(
         tenant=tenant.slug,
@@ -116,7 +119,7 @@ def preview_of(
         step=step,
         arm=arm,
         is_planned=stored is not None and kind in (None, stored["template"]),
-        standing=answer.sentence,
+        standing=standing,
         problems=message_checks.in_words(wrong),
         subject=subject,
         html=re.sub(r"\{\{\s*unsubscribe\s*\}\}|\[UNSUBSCRIBE\]", _UNSUBSCRIBE_HERE, html),

@@ -72,6 +72,14 @@ def test_what_cannot_be_shown_is_said(warehouse: Warehouse, tenants_folder: Path
         shown(warehouse, tenants_folder, "00123", campaign="calls")
 
 
+def test_wines_that_planning_adds_are_said_to_be_missing(warehouse: Warehouse, tenants_folder: Path) -> None:
+    (folder(tenants_folder, TENANT.slug) / "pushed.yaml").write_text(
+        "kind: reco\nwines: {push: [p2]}\nsubject: {fr: Nouveautés}\n", encoding="utf-8"
+    )
+    assert "planning adds them" in shown(warehouse, tenants_folder, "00123", campaign="pushed").standing
+    assert "planning adds them" not in shown(warehouse, tenants_folder, "00123", campaign="weekly").standing
+
+
 def test_the_command_and_the_job_write_the_file_and_name_nobody(
     warehouse: Warehouse,
     tenants_folder: Path,

@@ -14,7 +14,8 @@ from crm_assets.campaigns import Campaign, forbidden_words
 from crm_assets.logic import message_checks, messages
 from crm_assets.logic.activation import RefusalError
 from crm_assets.logic.message_checks import text_of
-from crm_assets.tenants import Tenant
+from crm_assets.settings import ROOT
+from crm_assets.tenants import Tenant, load_tenant
 from tests.logic import estate
 from tests.logic.estate import item, items, product, products
 
@@ -511,6 +512,12 @@ class TestTemplatesKeptAtBrevo:
         assert self.check(AtBrevo()) == []
         old_language = AT_BREVO.replace("{{ unsubscribe }}", "[UNSUBSCRIBE]")
         assert self.check(AtBrevo(old_language)) == []
+
+    def test_the_one_in_the_documentation_is_fit(self) -> None:
+        text = (ROOT / "docs" / "tenants.md").read_text(encoding="utf-8")
+        demo = load_tenant(ROOT / "tenants" / "demo.yaml")
+        html = text.split("```html\n")[1].split("```")[0]
+        assert message_checks.check_brevo_template(AtBrevo(html, "Nos vins"), demo, RULES) == []
 
     @pytest.mark.parametrize(
         ("code", "piece", "instead"),
