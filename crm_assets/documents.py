@@ -170,10 +170,17 @@ def weekly_report(warehouse: Warehouse, tenant: Tenant, rules: BusinessRules, ru
             "value_at_stake_ht"]),
         results=_where_built(warehouse, "outcomes", "campaign_results", [
             "campaign", "occurrence", "holdout", "sent", "delivered", "opened", "clicked", "bounced",
-            "unsubscribed", "ordered", "converted", "revenue_ht", "last_sent_on", "is_final"], WHOLE_OCCURRENCE),
+            "unsubscribed", "ordered", "converted", "revenue_ht", "last_sent_on", "final_on", "is_final"],
+            WHOLE_OCCURRENCE),
         uplift=_where_built(warehouse, "outcomes", "campaign_uplift", [
             "campaign", "occurrence", "treated", "treated_ordered", "held_out", "held_out_ordered", "uplift",
             "uplift_low", "uplift_high", "is_final"], "scope = 'occurrence'"),
+        quarters=_where_built(warehouse, "outcomes", "campaign_uplift", [
+            "quarter", "treated", "treated_ordered", "held_out", "held_out_ordered", "uplift", "uplift_low",
+            "uplift_high", "is_final"], "scope = 'quarter'"),
+        arms=_where_built(warehouse, "outcomes", "campaign_arms", [
+            "campaign", "occurrence", "measure", "arm", "other_arm", "sent", "share", "other_sent", "other_share",
+            "more", "is_final"]),
         files=warehouse.read("raw", "files", [
             "file_id", "path", "dataset", "status", "reason", "row_count"],
             "deleted_at is null and first_seen_at > coalesce(%s::timestamptz, '-infinity')", [decided_at]),

@@ -351,7 +351,7 @@ def _campaign_sentences(report: MonthlyReport, words: MonthWords) -> list[str]:
     for row in report.campaigns.to_dict("records"):
         name = _campaign_name(row, words)
         if not row["is_final"]:
-            said.append(words.say("provisional", campaign=name))
+            said.append(words.say("provisional", campaign=name, day=words.day(row["final_on"])))
         elif pd.isna(row["uplift"]):
             said.append(words.say("uplift_none", campaign=name))
         else:

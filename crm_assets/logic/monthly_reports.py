@@ -46,9 +46,10 @@ class MonthlyReport:
     Customers: `compared`: days between which segments are compared. `segments`: segment, customers, before.
     `movements`: segment_from, segment_to, customers. `cohorts`: cohort (first day of the quarter), customers,
     quarters_since, retention: whole quarters only.
-    Campaigns: `campaigns`: those last sent in the month: campaign, occurrence, last_sent_on, counts of distinct
-    addresses, revenue_ht, is_final, and of outcomes.campaign_uplift held_out, uplift, uplift_low, uplift_high: share of
-    those planned who ordered less that of the holdout, with its 95 % interval; null without one, or before it is final.
+    Campaigns: `campaigns`: those last sent in the month: campaign, occurrence, last_sent_on, final_on, counts of
+    distinct addresses, revenue_ht, is_final, and of outcomes.campaign_uplift held_out, uplift, uplift_low, uplift_high:
+    share of those planned who ordered less that of the holdout, with its 95 % interval; null without one, or before it
+    is final.
     Data: `quality_days`: as_of, overall. `quality`: check_code, severity, ratio, tolerance, score on the last day,
     worst of the month; checks that lost something. `files`: dataset, files, rows, refused. `refused`: code, rows; a
     row counts for each of its codes. `bad_files`: path, status, reason of those that could not be read.
@@ -287,10 +288,14 @@ def _campaigns(tables: Tables, month: date) -> pd.DataFrame:
     inside = results[(results["sent"] > 0) & (results["last_sent_on"].dt.to_period("M") == pd.Period(month, "M"))]
     of_them = inside.assign(is_final=inside["is_final"].fillna(False).astype(bool)).groupby(keys, sort=True)
     summed = of_them[_CAMPAIGN_COUNTS].sum().astype(float)
-    summed = summed.assign(last_sent_on=of_them["last_sent_on"].max(), is_final=of_them["is_final"].min().astype(bool))
+    summed = summed.assign(
+        last_sent_on=of_them["last_sent_on"].max(),
+        final_on=pd.to_datetime(of_them["final_on"].max()),
+        is_final=of_them["is_final"].min().astype(bool),
+    )
     final = tables.uplift[tables.uplift["is_final"].fillna(False).astype(bool)][[*keys, *effect]]
     found = summed.reset_index().merge(final, on=keys, how="left")
-    found = found[[*keys, "last_sent_on", *_CAMPAIGN_COUNTS, "is_final", *effect]]
+    found = found[[*keys, "last_sent_on", "final_on", *_CAMPAIGN_COUNTS, "is_final", *effect]]
     return found.sort_values(["last_sent_on", *keys], kind="stable").reset_index(drop=True)
 
 

@@ -8,6 +8,7 @@ told is decided in `logic/reports.py`; wording is in `templates/report_<locale>.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
@@ -455,10 +456,12 @@ def _rate(part: float, whole: float, words: Words) -> str:
     return words.number(part) + (f" ({words.percent(part / whole)})" if whole else "")
 
 
-def _uplift(row: dict[str, Any], words: Words) -> str:
-    """What the message brought against the control group, once that is final."""
+def _uplift(row: Mapping[str, Any], words: Words) -> str:
+    """What the message brought against the control group; until that is final, when it will be told."""
     if pd.isna(row["uplift"]):
-        return ""
+        return (
+            "" if row["is_final"] or not row["holdout"] else words.say("uplift_later", day=words.day(row["final_on"]))
+        )
     points: dict[str, Any] = {name: rendering.signed(100 * row[name], words.locale, "#,##0.0") for name in _POINTS}
     said = words.say(
         "uplift",
@@ -490,10 +493,38 @@ def _campaign_rows(report: WeeklyReport, words: Words) -> list[dict[str, Any]]:
                 **{name: _rate(row[name], row["sent"], words) for name in ("delivered", "bounced")},
                 **{name: _rate(row[name], row["delivered"], words) for name in ("opened", "clicked", "unsubscribed")},
                 "sold": f"{sold} {_uplift(row, words)}".strip(),
-                "is_final": bool(row["is_final"]),
+                "arms": [_arm_sentence(measure, of_it, words) for measure, of_it in _arms_of(report, row)],
+                "not_final": "" if row["is_final"] else words.say("not_final", day=words.day(row["final_on"])),
             }
         )
     return rows
+
+
+def _arms_of(report: WeeklyReport, row: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The arms of a campaign, by measure; nothing without an A/B test."""
+    mine = report.arms[(report.arms["campaign"] == row["campaign"]) & (report.arms["occurrence"] == row["occurrence"])]
+    return [(str(measure), _records(of_it)) for measure, of_it in mine.groupby("measure", sort=True)]
+
+
+def _arm_sentence(measure: str, arms: list[dict[str, Any]], words: Words) -> str:
+    """Each arm's share, and where it is more than another's beyond chance."""
+    shares = [
+        words.say("arm_share", arm=arm["arm"], share=words.percent(arm["share"]), sent=words.number(arm["sent"]))
+        for arm in arms
+    ]
+    more = [words.say("arm_more", more=arm["arm"], less=less) for arm in arms for less in arm["more_than"]]
+    verdict = words.say("arms_differ", pairs=", ".join(more)) if more else words.say("uplift_by_chance")
+    return words.say(f"arms_{measure}", shares=", ".join(shares), verdict=verdict)
+
+
+def _quarter_sentence(report: WeeklyReport, words: Words) -> str:
+    """What all campaigns of the newest final quarter brought together."""
+    if report.quarter is None:
+        return ""
+    year, number = str(report.quarter["quarter"]).split("Q")
+    first = date(int(year), 3 * int(number) - 2, 1)
+    name = str(rendering.format_date(first, "QQQ y", locale=words.locale))
+    return words.say("quarter_together", quarter=name, effect=_uplift(report.quarter, words))
 
 
 def _occurrence(occurrence: str, words: Words) -> str:
@@ -618,6 +649,7 @@ def _contents(report: WeeklyReport, words: Words) -> dict[str, Any]:
         ],
         "anomalies": _anomaly_rows(report, words),
         "campaigns": _campaign_rows(report, words),
+        "quarter_sentence": _quarter_sentence(report, words),
         "campaigns_note": words.say("campaigns_note", days=report.conversion_days),
         "files_sentence": _files_sentence(report, words),
         "files": [

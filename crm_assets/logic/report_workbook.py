@@ -341,6 +341,7 @@ def _campaigns(frame: pd.DataFrame, said: Headers) -> Sheet:
     ]
     for name in UPLIFT:
         columns.append(said.column(name, "change", frame[name]))
+    columns.append(said.column("final_on", "day", frame["final_on"]))
     columns.append(
         said.column(
             "state", "text", [said.own["facts"]["final" if final else "open_end"] for final in frame["is_final"]]

@@ -68,11 +68,13 @@ class WeeklyReport:
     `anomaly_counts`: kind, found, examined, high, is_over, value. `anomalies`: kind, measure, client_code, name,
     label (of a wine), measured, expected, value, severity: the dearest of kpis.anomalies; texts '' where not about
     such a thing.
-    Campaigns: `campaigns`: campaign, occurrence, last_sent_on, sent, delivered, opened, clicked, bounced,
+    Campaigns: `campaigns`: campaign, occurrence, last_sent_on, final_on, sent, delivered, opened, clicked, bounced,
     unsubscribed, ordered, converted, revenue_ht, holdout, is_final: distinct addresses, one row per occurrence;
     rates are of `sent` (delivered, bounced, ordered, converted) or of `delivered` (the others). Against the control
     group: treated, treated_ordered, held_out, held_out_ordered, uplift, uplift_low, uplift_high (shares, 95 %); null
-    without one, or until it is final.
+    without one, or until it is final. `arms`: of these campaigns, measure (clicked; ordered once that is final), arm,
+    sent, share, and `more_than`: the arms (list) in which it was fewer, beyond chance. `quarter`: the newest quarter
+    whose campaigns together are final: quarter (2025Q4) and the columns of the comparison.
     Files: `files`: path, dataset, status, reason, rows, refused: those since the previous run, what needs a look
     first; `more_files`: how many are not shown, nothing wrong with them when `more_files_fine`. `refused`: code,
     rows, all of those files; a row counts for each of its codes. `refused_rows`: rows in all.
@@ -105,6 +107,8 @@ class WeeklyReport:
     anomaly_counts: pd.DataFrame
     anomalies: pd.DataFrame
     campaigns: pd.DataFrame
+    arms: pd.DataFrame
+    quarter: Mapping[str, Any] | None
     conversion_days: int
     files: pd.DataFrame
     more_files: int
@@ -127,7 +131,8 @@ class Tables:
     the run. `revenue`: day, amount_ht; `orders`: day, orders, amount_ht. `rfm`: rfm.customer_rfm. `segment_moves`,
     `cluster_moves`: rows of the span week of kpis.rfm_transitions, kpis.cluster_transitions. `clusters`:
     customers.cluster_profiles. `churning`: customer_id, expected_value_365d of customers.predictions with the
-    flag. `anomaly_counts`, `anomalies`: of kpis. `results`, `uplift`: outcomes.campaign_results, campaign_uplift.
+    flag. `anomaly_counts`, `anomalies`: of kpis. `results`: outcomes.campaign_results of whole occurrences. `uplift`,
+    `quarters`: outcomes.campaign_uplift of occurrences and of quarters. `arms`: outcomes.campaign_arms.
     `files`: file_id, path, dataset, status, reason, row_count of raw.files since the previous run. `refused`:
     file_id, codes, rows of curated.quarantined_rows that nothing has replaced. `quality`: audit.data_quality of the
     run. `backtests`: recommendations.backtests of the run.
@@ -149,6 +154,8 @@ class Tables:
     anomalies: pd.DataFrame
     results: pd.DataFrame
     uplift: pd.DataFrame
+    quarters: pd.DataFrame
+    arms: pd.DataFrame
     files: pd.DataFrame
     refused: pd.DataFrame
     quality: pd.DataFrame
@@ -301,11 +308,38 @@ def _campaigns(results: pd.DataFrame, uplift: pd.DataFrame, rows: int) -> pd.Dat
     totals = sent.groupby(keys, sort=True)[_COUNTED].sum()
     summed = totals.assign(
         last_sent_on=pd.to_datetime(sent.groupby(keys)["last_sent_on"].max()),
+        final_on=pd.to_datetime(sent.groupby(keys)["final_on"].max()),
         is_final=sent.groupby(keys)["is_final"].min().astype(bool) if len(sent) else pd.Series(dtype=bool),
     ).reset_index()
     final = uplift[uplift["is_final"].astype(bool)][[*keys, *_COMPARED]]
     found = summed.sort_values("last_sent_on", ascending=False, kind="stable").head(rows).merge(final, "left", keys)
-    return found[[*keys, "last_sent_on", *_COUNTED, "is_final", *_COMPARED]].reset_index(drop=True)
+    return found[[*keys, "last_sent_on", "final_on", *_COUNTED, "is_final", *_COMPARED]].reset_index(drop=True)
+
+
+_ARM_MEASURES = ("clicked", "ordered")
+
+
+def _arms(pairs: pd.DataFrame, campaigns: pd.DataFrame) -> pd.DataFrame:
+    """Per arm what its pairs say of it. Orders are told once they are final: looked at every week, one of many looks
+    would find a difference by chance.
+    """
+    keys = ["campaign", "occurrence", "measure", "arm"]
+    told = pairs.merge(campaigns[["campaign", "occurrence"]], on=["campaign", "occurrence"])
+    told = told[told["measure"].isin(_ARM_MEASURES) & ((told["measure"] != "ordered") | told["is_final"].astype(bool))]
+    swapped = told.drop(columns=["arm", "sent", "share"]).rename(
+        columns={"other_arm": "arm", "other_sent": "sent", "other_share": "share"}
+    )
+    sides = pd.concat([told.assign(other=told["other_arm"]), swapped.assign(other=told["arm"])])
+    fewer = sides[sides["more"] == sides["arm"]].groupby(keys)["other"].agg(lambda others: sorted(others))
+    once = sides.drop_duplicates(keys)[[*keys, "sent", "share"]].sort_values(keys, kind="stable")
+    once = once.join(fewer.rename("more_than"), on=keys)
+    once["more_than"] = [arms if isinstance(arms, list) else [] for arms in once["more_than"]]
+    return once.reset_index(drop=True)
+
+
+def _quarter(quarters: pd.DataFrame) -> Mapping[str, Any] | None:
+    final = quarters[quarters["is_final"].astype(bool)].sort_values("quarter")
+    return {str(name): value for name, value in final.iloc[-1].items()} if len(final) else None
 
 
 # raw.files of these was understood: nobody needs to look at it.
@@ -374,6 +408,7 @@ def weekly(
     counts = tables.anomaly_counts.sort_values("kind", kind="stable").rename(columns={"value_at_stake_ht": "value"})
     passing = (movements["segment_from"] == NEW) | (movements["segment_to"] == GONE)
     first_orders = pd.to_datetime(tables.rfm["first_order_date"])
+    campaigns = _campaigns(tables.results, tables.uplift, limits.rows.campaigns)
     return WeeklyReport(
         estate=tenant.name,
         run_id=str(decision["run_id"]),
@@ -408,7 +443,9 @@ def weekly(
         at_risk_top=_at_risk(tables, names, limits.rows.at_risk, as_of),
         anomaly_counts=counts[["kind", "found", "examined", "high", "is_over", "value"]].reset_index(drop=True),
         anomalies=_anomalies(tables, names, limits.rows.anomalies),
-        campaigns=_campaigns(tables.results, tables.uplift, limits.rows.campaigns),
+        campaigns=campaigns,
+        arms=_arms(tables.arms, campaigns),
+        quarter=_quarter(tables.quarters),
         conversion_days=rules.activation.conversion_days,
         files=files,
         more_files=more_files,

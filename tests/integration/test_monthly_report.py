@@ -56,7 +56,7 @@ insert into kpis.anomalies values
 create table outcomes.campaign_results (
     campaign text, occurrence text, holdout bigint, sent bigint, delivered bigint, opened bigint, clicked bigint,
     bounced bigint, unsubscribed bigint, ordered bigint, converted bigint, revenue_ht numeric, last_sent_on date,
-    is_final boolean, dimension text);
+    is_final boolean, dimension text, final_on date);
 create table outcomes.campaign_uplift (
     campaign text, occurrence text, held_out bigint, uplift double precision, uplift_low double precision,
     uplift_high double precision, is_final boolean, scope text);

@@ -127,16 +127,43 @@ def tables(**changes: Any) -> Tables:
         ),
         "results": frame(
             "campaign occurrence holdout sent delivered opened clicked bounced unsubscribed ordered converted"
-            " revenue_ht last_sent_on is_final",
-            ("autumn", "once", 20, 200, 190, 80, 20, 10, 1, 12, 6, 1830.4, pd.Timestamp("2025-10-07"), True),
-            ("autumn", "once", 10, 100, 100, 40, 10, 0, 0, 3, 1, 300.0, pd.Timestamp("2025-10-08"), True),
-            ("spring", "once", 51, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, None, False),
+            " revenue_ht last_sent_on final_on is_final",
+            *(
+                ("autumn", "once", *counts, pd.Timestamp("2025-10-08"), pd.Timestamp("2025-11-07"), True)
+                for counts in ((30, 300, 290, 120, 30, 10, 1, 15, 7, 2130.4),)
+            ),
+            *(
+                ("winter", "2025-W51", *counts, pd.Timestamp("2025-12-17"), pd.Timestamp("2026-01-16"), False)
+                for counts in ((20, 180, 176, 61, 9, 4, 0, 2, 1, 214.0),)
+            ),
+            ("spring", "once", 51, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, None, None, False),
         ),
         "uplift": frame(
             "campaign occurrence treated treated_ordered held_out held_out_ordered uplift uplift_low uplift_high"
             " is_final",
             ("autumn", "once", 300, 15, 30, 1, 0.016667, -0.11, 0.05, True),
             ("spring", "once", 480, 15, 51, 1, 0.011, -0.1, 0.05, False),
+        ),
+        "quarters": frame(
+            "quarter treated treated_ordered held_out held_out_ordered uplift uplift_low uplift_high is_final",
+            ("2025Q3", 900, 90, 100, 5, 0.05, -0.01, 0.08, True),
+            ("2025Q2", 800, 90, 100, 5, 0.0625, 0.01, 0.09, True),
+            ("2025Q4", 500, 20, 80, 3, 0.0025, -0.1, 0.04, False),
+        ),
+        "arms": frame(
+            "campaign occurrence measure arm other_arm sent share other_sent other_share more is_final",
+            *(
+                ("autumn", "once", measure, *pair, True)
+                for measure, *pair in (
+                    ("clicked", "A", "B", 100, 0.05, 102, 0.2, "B"),
+                    ("clicked", "A", "C", 100, 0.05, 98, 0.06, None),
+                    ("clicked", "B", "C", 102, 0.2, 98, 0.06, "B"),
+                    ("ordered", "A", "B", 100, 0.05, 102, 0.06, None),
+                    ("opened", "A", "B", 100, 0.4, 102, 0.1, "A"),
+                )
+            ),
+            ("winter", "2025-W51", "clicked", "A", "B", 90, 0.05, 90, 0.05, None, False),
+            ("winter", "2025-W51", "ordered", "A", "B", 90, 0.0, 90, 0.2, "B", False),
         ),
         "files": frame(
             "file_id path dataset status reason row_count",
@@ -281,21 +308,82 @@ def test_anomalies_name_whom_or_what_they_are_about() -> None:
     ]
 
 
-def test_a_campaign_is_the_sum_of_its_scenarios_once_it_was_sent() -> None:
-    (found,) = weekly().campaigns.to_dict("records")
+def test_campaigns_that_were_sent_are_told_the_newest_first() -> None:
+    newest, found = weekly().campaigns.to_dict("records")
+    assert (newest["campaign"], newest["is_final"]) == ("winter", False)
     assert (found["campaign"], found["sent"], found["ordered"], found["holdout"]) == ("autumn", 300, 15, 30)
     assert found["is_final"]
     assert (found["treated"], found["uplift"]) == (300, 0.016667)
 
 
+def test_arms_are_told_with_what_is_beyond_chance_and_orders_once_they_are_final() -> None:
+    arms = weekly().arms
+    told = {(row.campaign, row.measure, row.arm): (row.sent, row.more_than) for row in arms.itertuples()}
+    assert told == {
+        ("autumn", "clicked", "A"): (100, []),
+        ("autumn", "clicked", "B"): (102, ["A", "C"]),
+        ("autumn", "clicked", "C"): (98, []),
+        ("autumn", "ordered", "A"): (100, []),
+        ("autumn", "ordered", "B"): (102, []),
+        ("winter", "clicked", "A"): (90, []),
+        ("winter", "clicked", "B"): (90, []),
+    }
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("locale", "said"),
+    [
+        (
+            "fr",
+            [
+                "provisoire jusqu'au 16 janvier 2026 : des commandes peuvent encore venir",
+                "L'effet par rapport au groupe témoin sera donné à partir du 16 janvier 2026.",
+                "Clics par version : A 5,0 % de 100, B 20,0 % de 102, C 6,0 % de 98 envois.",
+                "Au-delà du hasard : plus en B qu'en A, plus en B qu'en C.",
+                "Toutes les campagnes du T3 2025 ensemble : 90 des 900 personnes choisies ont commandé",
+            ],
+        ),
+        (
+            "en",
+            [
+                "provisional until 16 January 2026: orders can still come",
+                "The effect against the control group will be told from 16 January 2026 on.",
+                "Ordered, by version: A 5.0% of 100, B 6.0% of 102 sent. The difference may be due to chance.",
+                "All campaigns of Q3 2025 together: 90 of 900 people chosen ordered",
+            ],
+        ),
+        (
+            "de",
+            [
+                "vorläufig bis 16. Januar 2026: Es können noch Bestellungen kommen",
+                "Die Wirkung gegenüber der Kontrollgruppe steht ab 16. Januar 2026 fest.",
+                "Mehr als Zufall: mehr in B als in A, mehr in B als in C.",
+                "Alle Kampagnen des Q3 2025 zusammen: 90 von 900 ausgewählten Personen haben bestellt",
+            ],
+        ),
+    ],
+)
+def test_campaigns_are_told_in_the_estates_language_and_nothing_before_its_day(locale: str, said: list[str]) -> None:
+    text = " ".join(Page(report_page.html_of(weekly(), locale)).text.split())
+    for sentence in said:
+        assert sentence in text
+    silent = Page(report_page.html_of(weekly(given=emptied()), locale)).text
+    assert rendering.texts(locale)["report"]["uplift_by_chance"] not in silent
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_an_effect_is_told_once_it_is_final_and_beyond_chance_as_such() -> None:
     early = tables().uplift.assign(is_final=False)
-    (found,) = weekly(given=tables(uplift=early)).campaigns.to_dict("records")
-    assert pd.isna(found["uplift"])
+    found = weekly(given=tables(uplift=early)).campaigns
+    assert found["uplift"].isna().all()
     sure = tables().uplift.assign(uplift_low=0.001)
     words = rendering.texts("fr")["report"]
-    said = Page(report_page.html_of(weekly(given=tables(uplift=sure)), "fr")).text
+    said = Page(
+        report_page.html_of(
+            weekly(given=tables(uplift=sure, arms=tables().arms.iloc[:0], quarters=tables().quarters.iloc[:0])), "fr"
+        )
+    ).text
     assert "du groupe témoin" in said
     assert words["uplift_by_chance"] not in said
 
@@ -355,7 +443,7 @@ def test_rows_in_any_order_make_the_same_page() -> None:
                 "Hélène Meyer",
                 "300\u00a0€ de ventes sur 7 jours, 1\u202f500\u00a0€ attendus",
                 "15 destinataires ont commandé (5,0\u00a0% des envoyés), dont 7 un vin proposé\u00a0; 2\u202f130",
-                "15 des 300 destinataires ont commandé, et 1 des 30 du groupe témoin\u00a0: un effet de +1,7 points",
+                "15 des 300 personnes choisies ont commandé, et 1 des 30 du groupe témoin\u00a0: un effet de +1,7 points",
                 "L'écart peut être dû au hasard.",
                 "4\u202f323 lignes de ces fichiers sont refusées",
                 "ce n'est pas un export\u00a0: le nom doit se terminer par .csv",
