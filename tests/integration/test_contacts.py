@@ -35,7 +35,9 @@ class World:
         self.standin = standins.in_process()
         assert self.standin.standin is not None
         self.there = self.standin.standin.contacts
-        self.config = settings().model_copy(update={"live": True, "home": home, "brevo_url": "http://127.0.0.1/v3"})
+        # Where an instance keeps its half; the client takes its pace from the control database of the session.
+        self.config = settings().model_copy(update={"live": True, "home": home})
+        self.client_config = settings().model_copy(update={"live": True, "brevo_url": "http://127.0.0.1/v3"})
         self.tenant = self.estate()
         sending_estate.build(warehouse, self.tenant, 8, DAY, NOW)
         warehouse.execute("alter table curated.dim_customers add column first_name text, add column last_name text")
@@ -54,7 +56,7 @@ class World:
 
     def client(self, mode: brevo.Mode = "live") -> brevo.Brevo:
         clock, transport = self.standin.clock, self.standin.transport
-        return brevo.client(self.tenant, self.config, clock, mode=mode, transport=transport)
+        return brevo.client(self.tenant, self.client_config, clock, mode=mode, transport=transport)
 
     def sync(self, mode: brevo.Mode = "live") -> ContactsSummary:
         run: Any = SimpleNamespace(
