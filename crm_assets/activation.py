@@ -293,7 +293,7 @@ def _followers(
     columns = ["address", "customer_id", "status", "sent_at", "planned_at"]
     key = [campaign.name, occurrence, step - 1]
     previous = warehouse.read("activation", "messages", columns, _STEP, key)
-    since = previous[["sent_at", "planned_at"]].min().min().date()
+    since = pd.to_datetime(previous["planned_at"], utc=True).min().date()
     orders = warehouse.read(
         "curated", "fct_orders", ["customer_id", "order_date"], "is_qualifying and order_date >= %s", [since]
     )

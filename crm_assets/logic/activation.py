@@ -291,12 +291,17 @@ def followers(
     held = previous["status"] == HOLDOUT
     start = pd.to_datetime(previous["sent_at"].where(~held, previous["planned_at"]), utc=True)
     day = start.dt.tz_convert(zone).dt.tz_localize(None).dt.normalize()
-    last_order = previous["customer_id"].map(pd.to_datetime(orders["order_date"]).groupby(orders["customer_id"]).max())
+
+    def newest(keys: pd.Series, times: pd.Series) -> pd.Series:
+        return times.reindex(keys).set_axis(keys.index)
+
+    ordered = pd.to_datetime(orders["order_date"]).groupby(orders["customer_id"]).max()
+    last_order = newest(previous["customer_id"], ordered)
 
     def happened(names: Iterable[str]) -> pd.Series:
         theirs = events[events["event"].isin(list(names)) & ~events["is_machine"].fillna(False).astype(bool)]
         last = pd.to_datetime(theirs["occurred_at"], utc=True).groupby(theirs["address"].str.lower()).max()
-        return previous["address"].map(last) >= start
+        return newest(previous["address"], last) >= start
 
     causes = [(~held & (previous["status"] != SENT), "NOT_SENT")]
     if "order" in campaign.stop_on:

@@ -9,13 +9,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import openpyxl
 import pandas as pd
 import pytest
 
-from crm_assets import activation, documents, gating, tables
-from crm_assets.campaigns import Campaign
+from crm_assets import activation, call_lists, documents, gating, tables
+from crm_assets.campaigns import Arm, Audience, Campaign, Step
 from crm_assets.dbt_manifest import ensure_manifest
-from crm_assets.logic import audit, gate
+from crm_assets.logic import audit, gate, landing
 from crm_assets.logic.activation import RefusalError
 from crm_assets.resources.warehouse import Warehouse, WarehouseError
 from tests.lights import evaluated
@@ -29,6 +30,7 @@ from crm_assets.defs.activation import checks as activation_checks  # noqa: E402
 NOW = datetime(2025, 12, 31, 7, tzinfo=UTC)
 TENANT = estate.tenant()
 RULES = TENANT.business_rules
+ARMS = {"A": Arm(share=0.5), "B": Arm(share=0.5, subject={"fr": "Trois vins pour vous"})}
 CAMPAIGN = Campaign.model_validate({"name": "spring", "kind": "reco", "subject": {"fr": "Notre sélection"}})
 
 # What dbt builds, with the columns that activation and the audit read.
@@ -241,6 +243,215 @@ def test_what_the_outbox_holds_already_is_left_out_and_stays_as_it_is(warehouse:
     stored = activation.stored_plan(warehouse, "spring", "once")
     assert stored is not None
     assert activation.plan_is_unchanged(TENANT, CAMPAIGN, stored, warehouse.read("activation", "messages"))
+
+
+def test_last_weeks_unsent_messages_are_dropped_when_this_weeks_are_planned(warehouse: Warehouse) -> None:
+    weekly = CAMPAIGN.model_copy(update={"occurrence": "weekly"})
+    plan(warehouse, weekly)
+    warehouse.execute("update activation.messages set status = 'sent', sent_at = %s where customer_id = 'c01'", [NOW])
+    warehouse.execute("update activation.campaigns set status = 'waiting', began_at = %s, wait_until = %s", [NOW, NOW])
+    plan(warehouse, weekly, AS_OF + timedelta(days=5))
+    states = "select occurrence, status, reason, count(*) from activation.messages group by 1, 2, 3 order by 1, 2"
+    assert warehouse.rows(states) == [
+        ("2026-W01", "sent", None, 1),
+        ("2026-W01", "superseded", "NEWER_OCCURRENCE", 28),
+        ("2026-W02", "planned", None, 29),
+    ]
+    assert warehouse.rows("select status, wait_until, wait_reason from activation.campaigns order by occurrence") == [
+        ("done", None, "NEWER_OCCURRENCE"),
+        ("planned", None, None),
+    ]
+
+
+def test_what_is_under_way_is_not_dropped(warehouse: Warehouse) -> None:
+    weekly = CAMPAIGN.model_copy(update={"occurrence": "weekly"})
+    plan(warehouse, weekly)
+    warehouse.execute("update activation.messages set status = 'unknown' where customer_id = 'c01'")
+    plan(warehouse, weekly, AS_OF + timedelta(days=5))
+    assert warehouse.rows("select status from activation.messages where customer_id = 'c01' order by occurrence") == [
+        ("unknown",),
+        ("planned",),
+    ]
+    assert warehouse.rows("select status from activation.campaigns order by occurrence") == [("planned",), ("planned",)]
+
+
+def test_a_count_says_whom_a_campaign_reaches_and_writes_nothing(warehouse: Warehouse) -> None:
+    tested = CAMPAIGN.model_copy(update={"active": False, "arms": ARMS})
+    counted = activation.plan_campaign(warehouse, TENANT, tested, RULES, AS_OF, NOW, count_only=True)
+    assert (counted.addressed, counted.eligible, counted.planned, counted.batches, counted.calls) == (30, 29, 29, 1, 1)
+    assert counted.left_out == {"BOUNCED": 1}
+    assert sum(counted.arms.values()) == 29
+    assert not counted.is_new
+    assert "NOT_ACTIVE" in counted.warnings[0]
+    assert counted.sentences()[0].startswith(
+        "spring once: counted, nothing written, 29 messages in 1 batches (about 1 "
+    )
+    for name in ("campaigns", "batches", "messages"):
+        assert warehouse.count("activation", name) == 0
+
+
+def test_a_gate_that_only_lacks_lists_of_wines_lets_an_event_be_planned(warehouse: Warehouse) -> None:
+    event = CAMPAIGN.model_copy(update={"kind": "event", "text": {"fr": "Venez."}})
+    closed = "update gate.decisions set status = 'closed', reasons = %s"
+    warehouse.execute(closed, [["NO_ELIGIBLE_CUSTOMER", "CIRCUIT_BREAKER"]])
+    assert refusal(lambda: plan(warehouse, event)) == "GATE_CLOSED"
+    warehouse.execute(closed, [["NO_ELIGIBLE_CUSTOMER"]])
+    assert refusal(lambda: plan(warehouse)) == "GATE_CLOSED"
+    assert plan(warehouse, event).planned == 29
+
+
+def test_who_objects_to_profiling_is_invited_but_not_chosen_by_purchases(warehouse: Warehouse) -> None:
+    warehouse.execute("update curated.dim_customers set profiling_objected = true where customer_id = 'c01'")
+    news = {"kind": "news", "text": {"fr": "Bonjour."}}
+    chosen = {**news, "audience": Audience(segments=["Champions"])}
+    assert plan(warehouse, CAMPAIGN.model_copy(update={**news, "name": "to_all"})).left_out == {"BOUNCED": 1}
+    made = plan(warehouse, CAMPAIGN.model_copy(update={**chosen, "name": "to_some"}))
+    assert made.left_out == {"BOUNCED": 1, "PROFILING_OBJECTED": 1}
+
+
+@pytest.mark.parametrize(
+    ("pulls", "live", "said"),
+    [
+        ([], False, []),
+        ([], True, ["campaigns of Brevo cannot be read: it has never", "events of Brevo cannot be read: it has never"]),
+        (
+            [("events", NOW, None), ("campaigns", NOW, "unauthorized")],
+            False,
+            ["campaigns of Brevo cannot be read: the last"],
+        ),
+        ([("events", NOW, None), ("campaigns", NOW, None)], True, []),
+    ],
+)
+def test_planning_says_when_messages_of_others_cannot_be_known(
+    warehouse: Warehouse, pulls: list[tuple[str, datetime, str | None]], live: bool, said: list[str]
+) -> None:
+    for feed, read_until, problem in pulls:
+        warehouse.execute("insert into activation.pulls values (%s, %s, %s, %s, 0)", [feed, read_until, NOW, problem])
+    tenant = estate.tenant(brevo={"live": live, "sender_email": "cave@demo.example.com"})
+    made = activation.plan_campaign(warehouse, tenant, CAMPAIGN, RULES, AS_OF, NOW)
+    assert [warning[: len(start)] for warning, start in zip(made.warnings, said, strict=True)] == said
+
+
+class TestSequence:
+    STEPS = (Step(after_days=0), Step(after_days=14, subject={"fr": "Encore une idée"}))
+    SEQUENCE = CAMPAIGN.model_copy(update={"steps": list(STEPS)})
+
+    @pytest.fixture
+    def sent(self, warehouse: Warehouse) -> Warehouse:
+        """The first step was sent on its day, to all but c03, and it is two weeks later."""
+        warehouse.execute("create table curated.fct_orders (customer_id text, order_date date, is_qualifying boolean)")
+        plan(warehouse, self.SEQUENCE)
+        assert plan(warehouse, self.SEQUENCE).warnings == [
+            "step 2 waits until step 1 has been sent (29 messages have not)"
+        ]
+        warehouse.execute(
+            "update activation.messages set status = 'sent', sent_at = %s where customer_id <> 'c03'", [NOW]
+        )
+        warehouse.execute("update activation.messages set status = 'failed' where customer_id = 'c03'")
+        return warehouse
+
+    def test_a_step_is_due_when_the_one_before_was_sent_so_long_ago(self, sent: Warehouse) -> None:
+        early = plan(sent, self.SEQUENCE, AS_OF + timedelta(days=13))
+        assert (early.step, early.is_new, early.warnings) == (1, False, ["step 2 is due on 2026-01-14"])
+        day = AS_OF + timedelta(days=14)
+        assert refusal(lambda: plan(sent, self.SEQUENCE, day)) == "STALE_GATE", "each step goes through the gate again"
+        gated(sent, facts(*[customer(f"c{n:02d}", is_refused=n == 4) for n in range(1, 31)]), "later", day)
+        sent.execute("insert into curated.fct_orders values ('c01', %s, true)", [day - timedelta(days=1)])
+        sent.execute(
+            "insert into outcomes.events (event_key, address, event, occurred_at, channel)"
+            " values ('1', 'c02@example.com', 'clicked', %s, 'email')", [NOW + timedelta(days=1)],
+        )  # fmt: skip
+        second = plan(sent, self.SEQUENCE, day)
+        assert (second.step, second.is_new, second.run_id, second.addressed) == (2, True, "later", 29)
+        assert second.left_out == {"ORDERED": 1, "CLICKED": 1, "NOT_SENT": 1, "OBJECTED": 1}
+        assert second.planned == 25
+        first = activation.stored_plan(sent, "spring", "once", 1)
+        latest = activation.stored_plan(sent, "spring", "once")
+        assert first is not None
+        assert latest is not None
+        assert (latest["step"], latest["plan_hash"]) == (2, second.plan_hash) != (1, first["plan_hash"])
+        assert not plan(sent, self.SEQUENCE, day).is_new
+
+    def test_a_step_that_was_never_sent_has_no_next_one(self, warehouse: Warehouse) -> None:
+        plan(warehouse, self.SEQUENCE)
+        made = plan(warehouse, self.SEQUENCE, AS_OF + timedelta(days=30))
+        assert made.warnings == ["there is no step 2: nothing of step 1 was sent"]
+
+
+class TestCallLists:
+    CALLS = Campaign.model_validate(
+        {"name": "winter_calls", "kind": "reco", "channel": "phone", "text": {"fr": "Prendre des nouvelles."}}
+    )
+
+    @pytest.fixture
+    def reachable(self, warehouse: Warehouse) -> Warehouse:
+        """Everybody has a telephone but c02; c01 refused calls, c03 was called lately, c30 has bounced by e-mail."""
+        warehouse.execute(
+            "drop table curated.dim_customers; create table curated.dim_customers (customer_id text, client_code text,"
+            " status text, last_name text, first_name text, full_name text, phone text, phone_opt_out boolean,"
+            " post_opt_out boolean, address text, postal_code text, city text, country text, last_order_date date,"
+            " profiling_objected boolean);"
+            "create table curated.contact_events (customer_id text, contact_date date, is_contact boolean,"
+            " address text)"
+        )
+        numbers = range(1, 31)
+        ids = [f"c{n:02d}" for n in numbers]
+        cards = pd.DataFrame({"customer_id": ids, "client_code": [f"CODE-{i}" for i in ids], "last_name": "Muller"})
+        cards = cards.assign(
+            status="active", first_name=ids, phone=[f"+333880000{n:02d}" for n in numbers],
+            phone_opt_out=[n == 1 for n in numbers], post_opt_out=False, address="=1 rue des Vignes",
+            postal_code="67000", city="Strasbourg", country="FR", last_order_date=AS_OF - timedelta(days=400),
+            profiling_objected=False,
+        )  # fmt: skip
+        insert(warehouse, "curated.dim_customers", cards)
+        warehouse.execute("update curated.dim_customers set phone = null where customer_id = 'c02'")
+        warehouse.execute(
+            "insert into curated.contact_events values ('c03', %s, true, null)", [AS_OF - timedelta(days=3)]
+        )
+        return warehouse
+
+    def run(self, warehouse: Warehouse, home: Path) -> Any:
+        return SimpleNamespace(warehouse=warehouse, tenant=TENANT, home=home, as_of=AS_OF, now=NOW)
+
+    def test_a_call_needs_a_telephone_and_no_e_mail_address(self, reachable: Warehouse) -> None:
+        made = plan(reachable, self.CALLS)
+        assert made.left_out == {"NO_PHONE": 1, "PHONE_OPT_OUT": 1, "SILENCE_WINDOW": 1}
+        assert (made.planned, made.calls) == (27, 0)
+        assert reachable.rows("select address, template from activation.messages where customer_id = 'c30'") == [
+            ("+33388000030", None)
+        ]
+
+    def test_a_letter_goes_to_a_household_once(self, reachable: Warehouse) -> None:
+        made = plan(reachable, self.CALLS.model_copy(update={"channel": "post"}))
+        assert (made.planned, made.left_out) == (1, {"SILENCE_WINDOW": 1, "SAME_ADDRESS": 28})
+
+    def test_the_workbook_says_whom_to_call_with_what_and_is_never_written_over(
+        self, reachable: Warehouse, tmp_path: Path
+    ) -> None:
+        plan(reachable, self.CALLS)
+        run = self.run(reachable, tmp_path)
+        (made,) = call_lists.write(run, {"winter_calls": self.CALLS})
+        assert (made.people, made.is_new, made.path.name) == (27, True, "appels-winter_calls-once.xlsx")
+        assert set(reachable.rows("select path from activation.call_lists")) == {
+            ("exports/demo/call_lists/appels-winter_calls-once.xlsx",)
+        }
+        book = openpyxl.load_workbook(made.path)
+        listed, back = book.worksheets
+        rows = list(listed.iter_rows(min_row=5, values_only=True))
+        assert rows[0][:4] == ("Code client", "Client", "Téléphone", "Ville")
+        assert rows[1][:4] == ("CODE-c04", "Muller c04", "+33388000004", "Strasbourg")
+        assert "Riesling p1 2022 (15,00\u00a0€)\u00a0: " in str(rows[1][4])
+        assert listed["A4"].value == "Prendre des nouvelles."
+        headers = [cell.value for cell in back[1]]
+        fields = landing.load_source().datasets["contacts"].fields
+        named = [
+            [name for name, field in fields.items() if landing.normalise_header(h) in field.synonyms] for h in headers
+        ]
+        assert named == [["client_code"], ["contact_date"], ["channel"], ["status"], ["campaign_id"]]
+        made.path.write_bytes(b"somebody is working with it")
+        (again,) = call_lists.write(run, {"winter_calls": self.CALLS})
+        assert (again.is_new, again.path.read_bytes()) == (False, b"somebody is working with it")
+        assert reachable.count("activation", "call_lists") == 27
 
 
 def test_exports_of_a_run(warehouse: Warehouse, tmp_path: Path) -> None:
