@@ -139,8 +139,8 @@ def _stored(warehouse: Warehouse, customer: str, campaign: str | None) -> dict[s
     )
     if found.empty:
         return None
-    row = found.iloc[0]
-    return {str(name): None if row[name] is None or row[name] is pd.NA else row[name] for name in found.columns}
+    row = {str(name): value for name, value in found.iloc[0].items()}
+    return {**row, **{name: None for name in ("arm", "template") if pd.isna(row[name])}}
 
 
 def _campaign(files: CampaignFiles, tenant: Tenant, name: str | None, kind: str | None) -> Campaign:

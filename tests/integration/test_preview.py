@@ -39,6 +39,7 @@ def test_what_would_be_planned_and_what_is_planned_look_the_same(warehouse: Ware
     assert before.standing.startswith("No message yet")
     assert after.standing.startswith("Planned in weekly 2026-W01")
     assert before.html == after.html
+    assert json.loads(json.dumps(after.as_dict(), allow_nan=False))["arm"] is None
     assert (after.campaign, after.template, after.client_code, after.problems) == ("weekly", "rebuy", "00123", "")
     assert "Riesling p1" in text_of(after.html)
     assert "{{" not in after.html
