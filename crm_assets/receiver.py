@@ -13,10 +13,14 @@ import contextlib
 import hashlib
 import hmac
 import logging
+import multiprocessing
+import os
+import signal
 import time
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import psycopg
@@ -27,7 +31,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from crm_assets import databases, feedback
+from crm_assets import databases, feedback, local
 from crm_assets.clock import Clock, SystemClock
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.settings import Settings, secret
@@ -41,7 +45,6 @@ BODY_SECONDS = 20.0  # for a body to arrive whole
 CONNECT_SECONDS = 5  # to the database
 KEEP_MILLISECONDS = 5000  # for it to take a body
 MAX_AT_ONCE = 64  # bodies in memory
-MAX_READERS = 2  # tenants whose bodies are read at the same time
 DOOR_SECONDS = 10.0  # a tenant's file and token are looked up again after so long
 SHUTDOWN_SECONDS = 10
 
@@ -74,8 +77,9 @@ class Receiver:
     _urls: dict[str, str] = field(default_factory=dict)
     _readers: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _news: dict[str, asyncio.Event] = field(default_factory=dict)
-    # Apart from the threads that keep: reading must not make a body wait.
-    _reading: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(MAX_READERS, "reading"))
+    # Where bodies are read: apart from the threads that keep, for reading must not make a body wait.
+    make_pool: Callable[[], Executor] = lambda: ThreadPoolExecutor(1, "reading")
+    _pool: Executor | None = None
 
     # --- who may post
 
@@ -157,14 +161,13 @@ class Receiver:
         while self._news[slug].is_set() and not self.is_closing:
             self._news[slug].clear()
             try:
-                await asyncio.get_running_loop().run_in_executor(self._reading, self.read, slug)
+                self._pool = self._pool or self.make_pool()
+                work = asyncio.get_running_loop().run_in_executor
+                await work(self._pool, read_bodies, self._url(slug), slug, self.clock.now())
             except Exception as error:  # whatever it is, the bodies are kept: the next pull reads them
                 log.warning("%s: bodies not read yet: %s", slug, type(error).__name__)
-
-    def read(self, slug: str) -> feedback.PullSummary:
-        """The tenant's bodies into outcomes.events."""
-        warehouse = Warehouse(self._url(slug), application_name="crm-receiver")
-        return feedback.ingest_received(warehouse, slug, self.clock.now())
+                if isinstance(error, BrokenExecutor):
+                    self._pool = None  # its process was killed: the next news gets another
 
     # --- answering
 
@@ -198,6 +201,25 @@ class Receiver:
         readers = [reader for reader in self._readers.values() if not reader.done()]
         if readers:
             await asyncio.wait(readers, timeout=SHUTDOWN_SECONDS)
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def read_bodies(url: str, slug: str, now: datetime) -> int:
+    """A tenant's bodies into outcomes.events; how many events were new."""
+    warehouse = Warehouse(url, application_name="crm-receiver")
+    return feedback.ingest_received(warehouse, slug, now).feeds["received"].n_new
+
+
+def _reading_process() -> Executor:
+    """A process of its own to read in, which gives way: a burst of bodies is kept first and read afterwards."""
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_give_way)
+
+
+def _give_way() -> None:
+    local.die_with_parent(signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the receiver's to hear
+    os.nice(5)
 
 
 async def _whole_body(request: Request) -> bytes:
@@ -286,7 +308,7 @@ def serve(config: Settings) -> None:
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     server = uvicorn.Config(
-        app(Receiver(config)),
+        app(Receiver(config, make_pool=_reading_process)),
         host=config.receiver_host,
         port=config.receiver_port,
         access_log=False,
@@ -297,4 +319,10 @@ def serve(config: Settings) -> None:
         # No limit_concurrency: at the limit uvicorn itself says 503, and Brevo would throw the event away.
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
-    uvicorn.Server(server).run()
+    # uvicorn raises the signal that ended it once more when it is done; by then there is nothing left to end.
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        uvicorn.Server(server).run()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -211,10 +211,10 @@ def test_too_many_at_once_and_a_receiver_that_closes_are_asked_again(
 def test_what_cannot_be_read_now_is_read_at_the_next_pull(
     made: receiver.Receiver, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(slug: str) -> feedback.PullSummary:
+    def broken(*_: Any) -> int:
         raise RuntimeError("reading fails")
 
-    monkeypatch.setattr(made, "read", broken)
+    monkeypatch.setattr(receiver, "read_bodies", broken)
     assert post(made) == 200
     assert warehouse.count("outcomes", "events") == 0
     assert feedback.ingest_received(warehouse, SLUG, made.clock.now()).feeds["received"].n_new == 1
