@@ -115,6 +115,27 @@ def cmd_pull(config: Settings, args: argparse.Namespace) -> Result:
     return {name: {"read": feed.n_read, "new": feed.n_new} for name, feed in found.feeds.items()}
 
 
+def cmd_contacts_sync(config: Settings, args: argparse.Namespace) -> Result:
+    from crm_assets import contacts, run_context
+    from crm_assets.clock import SystemClock
+    from crm_assets.logic.activation import RefusalError
+    from crm_assets.resources import brevo
+
+    tenant, clock = _registry(config).get(args.tenant), SystemClock()
+    try:
+        client = brevo.client(tenant, config, clock, mode="live" if args.live else "dry")
+        with client, run_context.tenant_run(tenant, say=say) as run:
+            done = contacts.sync(run, client, clock)
+    except (brevo.LiveRefusedError, RefusalError) as error:
+        raise RefusedError(str(error)) from None
+    what = "would be handed over" if done.dry_run else f"handed over: {done.accepted} taken, {done.failed} rows failed"
+    say(f"{done.handed_over} contacts may be handed over; {done.changed} have changed and {what}")
+    say(f"lists: {done.lists_created} new, {done.added} put in, {done.removed} taken off")
+    if done.problem is not None:
+        raise RefusedError(f"it ended early: {done.problem}")
+    return done.as_dict()
+
+
 def cmd_down(config: Settings, args: argparse.Namespace) -> Result:
     from crm_assets import local
 
@@ -989,6 +1010,11 @@ def parser() -> argparse.ArgumentParser:
     shown.add_argument("--to", type=Path, metavar="FILE.html", help="default: CRM_HOME/previews/<tenant>/")
     shown.add_argument("--png", action="store_true", help="a picture beside it, where Chromium is installed")
     shown.add_argument("--width", type=int, default=375, choices=(375, 800), help="of the picture: a phone, a desktop")
+    known = commands.add_parser("contacts", help="contacts and lists at Brevo")
+    within_contacts = known.add_subparsers(dest="subcommand", required=True, metavar="sync")
+    synced = add("sync", cmd_contacts_sync, "hand over what changed; counts it, unless --live", within_contacts)
+    add_tenant(synced)
+    synced.add_argument("--live", action="store_true", help="hand over; else nothing leaves this machine")
     for name, function, text in (
         ("quarantine", cmd_quarantine, "hand refused rows back to the estate, as workbooks to mend and drop again"),
         ("unmatched", cmd_unmatched, "hand product labels that the catalogue does not know back, to be recognised"),

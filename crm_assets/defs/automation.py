@@ -92,6 +92,12 @@ pull_feedback_job = dg.define_asset_job(
     partitions_def=tenants_partitions,
     description="Reads what came back from Brevo: events, refusals, campaigns of its own screens. Sends nothing.",
 )
+sync_contacts_job = dg.define_asset_job(
+    "sync_contacts",
+    selection=_tables("activation.contact_lists"),
+    partitions_def=tenants_partitions,
+    description="Hands contacts and lists over to Brevo as far as they changed. Dry unless it is asked to be live.",
+)
 report_job = dg.define_asset_job(
     "report",
     selection=dg.AssetSelection.groups("outcomes", "kpis", "reports") - _tables("reports.monthly_reports", *FEEDBACK)
@@ -116,6 +122,7 @@ JOBS = [
     monthly_report_job,
     review_workbook_job,
     pull_feedback_job,
+    sync_contacts_job,
 ]
 
 
@@ -635,6 +642,19 @@ def outgoing_webhooks(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     return dg.SkipReason(f"{len(tenants)} estates with receivers, {tried} notices tried")
 
 
+@_after(pull_feedback_job, ask_for=sync_contacts_job)
+def contacts_after_feedback(context: dg.RunStatusSensorContext) -> dg.RunRequest | dg.SkipReason:
+    """Once the day's refusals are read, contacts and lists follow: live, where file and CRM_LIVE allow it."""
+    asked = _follow(context, "after-feedback")
+    if isinstance(asked, dg.SkipReason):
+        return asked
+    tenant = Registry(settings().tenants).get(str(asked.partition_key))
+    if not (tenant.brevo.live and tenant.brevo.sync_contacts and settings().live):
+        return dg.SkipReason(f"{tenant.slug} hands nobody over: brevo.live, brevo.sync_contacts or CRM_LIVE is off")
+    live = {"ops": {"activation__contact_lists": {"config": {"live": True}}}}
+    return dg.RunRequest(asked.run_key, run_config=live, tags=asked.tags, partition_key=asked.partition_key)
+
+
 SENSORS = [
     lost_runs,
     tenant_files,
@@ -648,5 +668,6 @@ SENSORS = [
     run_failures,
     run_recoveries,
     outgoing_webhooks,
+    contacts_after_feedback,
 ]
 SCHEDULES = [weekly_refresh, monthly_report, daily_feedback]

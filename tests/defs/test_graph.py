@@ -86,7 +86,7 @@ STATE = [
             "notices",
         )
     ),
-    *(f"activation.{name}" for name in ("contact_lists", "brevo_templates")),
+    "activation.brevo_templates",
     *(f"outcomes.{name}" for name in ("received",)),
 ]
 
