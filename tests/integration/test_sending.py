@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Collection
 from datetime import UTC, date, datetime, timedelta
@@ -12,10 +13,11 @@ import pytest
 
 from benchmarks import sending_estate
 from brevo_standin.mail import IdempotencyMode
-from crm_assets import activation, sending
+from crm_assets import activation, attempts, instances, sending
 from crm_assets.campaigns import Campaign
 from crm_assets.logic.activation import RefusalError
 from crm_assets.resources import brevo
+from crm_assets.resources.control import Control as Control_
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.settings import Settings, settings
 from crm_assets.tenants import Tenant
@@ -263,3 +265,312 @@ def test_a_lost_answer_is_looked_up_and_nobody_is_written_to_twice(
     done = it.finish()
     assert (done.status, it.statuses()) == ("done", {"sent": 29})
     it.assert_once()
+
+
+def refused(it: Live, **given: Any) -> str:
+    """The refusal of a send, as people read it."""
+    with pytest.raises(RefusalError) as raised:
+        it.send(**given)
+    assert "example.com" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_one_bad_row_is_found_and_nobody_else_pays_for_it(live: Callable[..., Live]) -> None:
+    it = live()
+    bad = "c00007@example.com"
+    it.control.faults({"do": "bad_row", "path": "/smtp/email", "method": "POST", "address": bad})
+    done = it.finish()
+    assert (done.status, done.messages, done.failed) == ("done", 28, 1)
+    it.assert_once(but={"c00007"})
+    assert it.warehouse.rows("select address, reason from activation.messages where status = 'failed'") == [
+        (bad, "REJECTED_INVALID_PARAMETER")
+    ]
+    assert it.chunks()["rejected"] == 1
+    halves = it.warehouse.rows("select count(*) from activation.chunks where split_from is not null")
+    assert halves[0][0] == 2 * it.chunks()["split"]
+    assert len(set(it.warehouse.rows("select idempotency_key from activation.chunks"))) == sum(it.chunks().values())
+
+
+def test_what_brevo_refuses_of_everybody_is_nobody_s_dead_letter(live: Callable[..., Live]) -> None:
+    it = live()
+    it.standin.standin.account.senders.clear()  # type: ignore[union-attr]
+    said = refused(it)
+    assert said.startswith("ALL_REFUSED")
+    assert "sender is registered" in said
+    assert it.statuses() == {"planned": 29}
+    assert len(it.control.requests("/smtp/email")) < 10
+    assert it.warehouse.rows("select status, wait_until, wait_reason from activation.campaigns") == [
+        ("waiting", None, "ALL_REFUSED")
+    ]
+    it.standin.standin.seed(senders=[sending_estate.SENDER])  # type: ignore[union-attr]
+    assert it.finish().status == "done"
+    it.assert_once()
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "advice"),
+    [("unauthorized", "KEY_REFUSED", "CRM_BREVO_KEY"), ("no_credit", "NO_CREDIT", "no sending credit left")],
+)
+@pytest.mark.parametrize("nth", [1, 3])
+def test_a_key_or_credit_that_is_gone_stops_at_once_and_loses_nothing(
+    live: Callable[..., Live], fault: str, code: str, advice: str, nth: int
+) -> None:
+    it = live()
+    it.control.faults({"do": fault, "path": "/smtp/email", "method": "POST", "first": nth})
+    said = refused(it)
+    assert said.startswith(code)
+    assert advice in said
+    left = 29 - 5 * (nth - 1)
+    assert f"{left} remain planned" in said
+    assert it.statuses()["planned"] == left
+    assert len(it.control.accepted()) == 29 - left
+    it.control.faults()
+    assert it.finish().status == "done"
+    it.assert_once()
+
+
+def test_a_call_that_never_left_is_made_again_and_given_up_for_a_while(live: Callable[..., Live]) -> None:
+    it = live()
+    it.control.faults({"do": "throttle", "path": "/smtp/email", "method": "POST", "nth": 2, "seconds": 20})
+    assert it.send().status == "done"
+    it.assert_once()
+    assert it.chunks() == {"accepted": 6}
+    assert (
+        it.warehouse.rows("select tag, count(*) from activation.attempts group by tag order by 2 desc limit 1")[0][1]
+        == 2
+    )
+
+
+def test_throttled_for_longer_everything_remains_planned(live: Callable[..., Live]) -> None:
+    it = live()
+    it.control.faults({"do": "throttle", "path": "/smtp/email", "method": "POST", "seconds": 20})
+    done = it.send()
+    assert (done.status, done.wait_reason, done.remaining, done.messages) == ("waiting", "THROTTLED", 29, 0)
+    assert done.wait_until is not None
+    it.control.faults()
+    assert it.finish().status == "done"
+    it.assert_once()
+
+
+def test_who_may_not_be_written_to_any_more_is_not(live: Callable[..., Live]) -> None:
+    it = live()
+    told = json.dumps(
+        {"event": "unsubscribe", "email": "c00001@example.com", "ts_event": int(NOW.timestamp()), "message-id": "<x>"}
+    ).encode()
+    it.warehouse.execute("insert into outcomes.received values (%s, %s, %s)", ["body", told, NOW])
+    it.control.seed(blocked=[{"email": "c00002@example.com", "code": "unsubscribedViaEmail"}])
+    for customer, change in (
+        ("c00003", "is_refused = true"), ("c00004", "is_bounced = true"), ("c00005", "email = 'other@example.com'"),
+    ):  # fmt: skip
+        it.warehouse.execute(f"update audit.customer_facts set {change} where customer_id = %s", [customer])
+    it.warehouse.execute(
+        "insert into outcomes.events (event_key, address, event, occurred_at, campaign, channel) values"
+        " ('a', 'c00006@example.com', 'spam', %(now)s, null, 'email'),"
+        " ('b', 'c00007@example.com', 'sent', %(now)s, 'from their own screens', 'email')",
+        {"now": NOW - timedelta(days=2)},
+    )
+    it.warehouse.execute(
+        "insert into activation.messages select 'other', 'winter', occurrence, step, address, customer_id, run_id,"
+        " batch_id, scenario, wine_ids, product_keys, params, 'unknown', planned_at - interval '20 days', null"
+        " from activation.messages where customer_id = 'c00008'"
+    )
+    done = it.send()
+    barred = {f"c0000{n}" for n in range(1, 8)}
+    assert done.status == "done"
+    held = dict(it.warehouse.rows("select customer_id, reason from activation.messages where status = 'superseded'"))
+    assert held == {
+        **dict.fromkeys(["c00001", "c00002", "c00003"], "OBJECTED"),
+        **dict.fromkeys(["c00004", "c00006"], "BOUNCED"),
+        "c00005": "ADDRESS_CHANGED",
+        "c00007": "SILENCE_WINDOW",
+        "c00008": "RECENT_DUPLICATE",
+    }
+    assert sum(done.held_back.values()) == 8
+    it.assert_once(but=barred | {"c00008"})
+
+
+def test_nobody_is_sent_what_brevo_says_it_has_already(live: Callable[..., Live]) -> None:
+    it = live()
+    it.warehouse.execute(
+        "insert into outcomes.events (event_key, address, event, occurred_at, campaign, occurrence, step, channel)"
+        " values ('a', 'c00001@example.com', 'delivered', %s, 'spring', 'once', 1, 'email')",
+        [NOW - timedelta(hours=1)],
+    )
+    done = it.send()
+    assert (done.messages, done.found) == (28, 1)
+    assert "c00001@example.com" not in it.control.addresses()
+    assert it.statuses() == {"sent": 29}
+
+
+def test_stock_that_is_promised_to_others_is_not_promised_again(live: Callable[..., Live]) -> None:
+    it = live()
+    it.warehouse.execute(
+        "update curated.dim_products set available = 6, stock_date = %s where product_key = 'p2'", [AS_OF]
+    )
+    done = it.send()
+    assert done.messages == 20  # 6 bottles serve 20 messages: each sells 6 bottles with a chance of 5 %
+    assert done.held_back == {"OUT_OF_STOCK": 9}
+
+
+def test_bytes_that_hold_somebody_who_has_unsubscribed_since_are_not_sent_again(live: Callable[..., Live]) -> None:
+    it = live()
+    it.control.faults({"do": "reset_before", "path": "/smtp/email", "method": "POST", "nth": 1})
+    first = it.send()
+    assert first.wait_reason == "SETTLING"
+    (who, address), *_ = it.warehouse.rows(
+        "select customer_id, address from activation.messages where status = 'unknown'"
+    )
+    it.control.seed(blocked=[{"email": address, "code": "unsubscribedViaEmail"}])
+    assert it.finish().status == "done"
+    it.assert_once(but={who})
+    assert it.chunks()["released"] == 1
+    assert it.warehouse.rows("select status, reason from activation.messages where customer_id = %s", [who]) == [
+        ("superseded", "OBJECTED")
+    ]
+
+
+def test_the_same_bytes_leave_again_where_brevo_never_got_them(live: Callable[..., Live]) -> None:
+    it = live()
+    it.control.faults({"do": "hang_before", "path": "/smtp/email", "method": "POST", "nth": 2})
+    assert it.finish().status == "done"
+    tries = it.warehouse.rows(
+        "select tag, count(*), count(distinct request_hash), max(started_at) - min(started_at) from activation.attempts"
+        " group by tag having count(*) > 1"
+    )
+    assert [(n, different) for _, n, different, _ in tries] == [(2, 1)]
+    assert tries[0][3] >= timedelta(minutes=30)
+    assert it.warehouse.rows("select looks >= 2 from activation.chunks where tag = %s", [tries[0][0]]) == [(True,)]
+
+
+def test_a_log_that_lags_behind_a_call_it_must_have_proves_nothing(live: Callable[..., Live]) -> None:
+    it = live()
+    it.control.faults({"do": "error_after", "path": "/smtp/email", "method": "POST", "nth": 2})
+    it.control.log_lag(3 * 3600)
+    done = it.send()
+    for _ in range(8):
+        it.standin.clock.sleep(15 * 60)
+        done = it.send()
+    assert (done.wait_reason, done.unknown) == ("SETTLING", 5), "two hours of absence, and still nothing is sent again"
+    assert it.finish().status == "done"
+    it.assert_once()
+
+
+def test_some_found_and_others_not_are_waited_for_and_then_a_person_is_called(
+    live: Callable[..., Live], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alerts: list[str] = []
+    monkeypatch.setattr(Control_, "raise_alert", lambda _, tenant, cause, message, now: alerts.append(message))
+    it = live()
+    it.control.faults({"do": "reset_after", "path": "/smtp/email", "method": "POST", "nth": 2})
+    it.control.log_lag(40 * 3600)
+    it.send()
+    (tag,) = it.warehouse.rows("select tag from activation.chunks where status = 'unknown'")[0]
+    it.warehouse.execute(
+        "insert into outcomes.events (event_key, address, tag, event, occurred_at, channel)"
+        " select address, address, tag, 'delivered', %s, 'email' from activation.messages where tag = %s"
+        " order by address limit 2",
+        [NOW, tag],
+    )
+    it.standin.clock.sleep(3600)
+    done = it.send()
+    assert (done.wait_reason, done.unknown, done.remaining) == ("SETTLING", 3, 0), "the others do not wait for it"
+    assert alerts == []
+    it.standin.clock.sleep(24 * 3600)
+    assert it.send().unknown == 3
+    assert len(alerts) == 1
+    assert "3 others" in alerts[0]
+    it.standin.clock.sleep(20 * 3600)
+    assert it.finish().status == "done"
+    it.assert_once()
+
+
+@pytest.mark.parametrize("where", ["before the call", "after the call", "while it waits to try again"])
+def test_a_sender_that_ends_in_the_middle_is_taken_over(
+    live: Callable[..., Live], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    it = live()
+    patched: tuple[Any, str] = {
+        "before the call": (instances, "keep"),
+        "after the call": (attempts, "end"),
+        "while it waits to try again": (it.standin.clock, "sleep"),
+    }[where]
+    if where == "while it waits to try again":
+        it.control.faults({"do": "throttle", "path": "/smtp/email", "method": "POST", "nth": 2, "seconds": 250})
+    real, calls = getattr(*patched), []
+
+    def dies(*given: Any, **named: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 2 if where != "while it waits to try again" else given[0] > 100:
+            raise KeyboardInterrupt
+        return real(*given, **named)
+
+    monkeypatch.setattr(*patched, dies)
+    with pytest.raises(KeyboardInterrupt):
+        it.send()
+    assert it.statuses()["sending"] == 5
+    monkeypatch.setattr(*patched, real)
+    done = it.send()
+    if where == "before the call":
+        assert (done.unknown, done.wait_reason) == (5, "SETTLING"), "bytes may have left: nobody can know"
+    assert it.finish().status == "done"
+    it.assert_once()
+
+
+def test_a_stop_a_closed_gate_and_an_expired_plan_hold_within_one_call(live: Callable[..., Live]) -> None:
+    it = live()
+    standin = it.standin.standin
+    assert standin is not None
+    stop = it.drop / "STOP"
+
+    def after(count: int, deed: Callable[[], Any]) -> None:
+        def told(request: Any, route: str, _: Any) -> None:
+            if route == "/smtp/email":
+                left[0] -= 1
+                if not left[0]:
+                    deed()
+
+        left = [count]
+        standin.on_answer = told
+
+    after(2, stop.touch)
+    done = it.send()
+    assert (done.messages, done.remaining, done.wait_until, done.wait_reason) == (10, 19, None, "STOP_FILE")
+    stop.unlink()
+    after(1, lambda: it.warehouse.execute("update gate.decisions set status = 'closed', reasons = '{CIRCUIT_BREAKER}'"))
+    assert refused(it).startswith("GATE_CLOSED")
+    assert it.statuses() == {"planned": 14, "sent": 15}
+    it.warehouse.execute("update gate.decisions set status = 'open', reasons = '{}'")
+    after(1, lambda: it.warehouse.execute("update activation.campaigns set status = 'abandoned'"))
+    assert refused(it).startswith("ABANDONED")
+    assert it.statuses() == {"planned": 9, "sent": 20}
+    it.warehouse.execute("update activation.campaigns set status = 'waiting'")
+    after(9, lambda: None)
+    it.standin.clock.sleep(8 * 24 * 3600)
+    assert refused(it).startswith("EXPIRED")
+    assert it.statuses() == {"planned": 9, "sent": 20}
+
+
+def test_a_live_send_needs_the_hash_the_day_and_to_be_the_only_one(
+    live: Callable[..., Live], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = live()
+    assert refused(it, confirmed_hash="0" * 64).startswith("PLAN_HASH")
+    assert refused(it, as_of=AS_OF - timedelta(days=1)).startswith("HISTORICAL")
+    assert refused(it, tenant=sending_estate.tenant(rules=SMALL_CALLS, siren="111111111")).startswith("PLAN_CHANGED")
+    monkeypatch.setattr(sending, "_LOCK_SECONDS", 0)
+    with sending._Ledger.open(it.warehouse):
+        assert refused(it).startswith("ALREADY_SENDING")
+    assert it.statuses() == {"planned": 29}
+    assert it.control.accepted() == []
+
+
+def test_the_key_of_another_estate_s_account_sends_nothing(
+    live: Callable[..., Live], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = live()
+    monkeypatch.setenv("CRM_BREVO_KEY", "xkeysib-of-somebody-else")
+    said = refused(it)
+    assert "CRM_BREVO_KEY" in said or "REFUSALS_UNREADABLE" in said
+    assert "xkeysib" not in said
+    assert it.statuses() == {"planned": 29}
+    assert it.control.accepted() == []
