@@ -25,7 +25,7 @@ from crm_assets.defs.common import (
     WEEK_TAG,
     tenants_partitions,
 )
-from crm_assets.settings import secret, settings
+from crm_assets.settings import brevo_key, settings
 from crm_assets.tenants import Registry, Tenant
 
 READ_REVIEWS = ("review.decisions", "review.receipts", "review.receipt_lines")
@@ -370,9 +370,9 @@ def monthly_report(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequ
 def day_due(tenant: Tenant, now: datetime) -> str | None:
     """The day whose news from Brevo are due for the estate at `now`, None before its hour and without a key."""
     local = now.astimezone(tenant.zone)
-    if local.hour < tenant.business_rules.automation.daily.hour or secret(tenant.brevo.api_key_variable) is None:
+    if local.hour < tenant.business_rules.automation.daily.hour:
         return None
-    return local.date().isoformat()
+    return local.date().isoformat() if brevo_key(settings(), tenant.brevo.api_key_variable) else None
 
 
 @dg.schedule(
