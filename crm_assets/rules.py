@@ -714,6 +714,12 @@ class WebhookRules(Section):
         return None if self.news_days < self.keep_days else f"{self.news_days} days of news, {self.keep_days} kept"
 
 
+class OutcomeRules(Section):
+    min_sent: Count
+    min_delivered_share: Share
+    max_unsubscribed_share: Share
+
+
 class Activation(Section):
     RELATION = "batch_min <= batch_size <= batch_max"
     batch_size: Count
@@ -890,6 +896,7 @@ class BusinessRules(Section):
     activation: Activation
     brevo: BrevoRules
     webhooks: WebhookRules
+    outcomes: OutcomeRules
     automation: Automation
     kpis: Kpis
     reports: Reports

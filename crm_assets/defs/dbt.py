@@ -25,6 +25,7 @@ from crm_assets import run_context
 from crm_assets.dbt_manifest import MANIFEST, PROJECT, dbt_executable
 from crm_assets.defs.common import STATE_TABLES, TenantRun, bars, tenants_partitions
 from crm_assets.defs.kpis import plots
+from crm_assets.defs.outcomes import plots as outcome_plots
 from crm_assets.resources.warehouse import Warehouse
 
 project = DbtProject(project_dir=PROJECT)
@@ -171,6 +172,9 @@ def _segment_sizes(warehouse: Warehouse) -> dg.MarkdownMetadataValue:
 # (stage, model) -> the name and the maker of the picture that its asset shows.
 PICTURES: dict[tuple[str, str], tuple[str, Callable[[Warehouse], dg.MarkdownMetadataValue]]] = {
     ("rfm", "customer_rfm"): ("segment_sizes", _segment_sizes),
+    ("outcomes", "campaign_results"): ("funnel", outcome_plots.funnel),
+    ("outcomes", "campaign_uplift"): ("uplift", outcome_plots.uplift),
+    ("outcomes", "campaign_arms"): ("arms", outcome_plots.arms),
     ("kpis", "monthly_sales"): ("revenue_by_month", plots.revenue_by_month),
     ("kpis", "cohort_retention"): ("retention", plots.retention),
     ("kpis", "rfm_transitions"): ("movement", partial(plots.transitions, name="rfm_transitions", side="segment")),

@@ -22,6 +22,9 @@ import pytest
 from scipy.stats import binomtest
 
 from crm_assets import databases, tables
+from crm_assets import rules as rules_module
+from crm_assets.defs.outcomes import plots
+from crm_assets.defs.outcomes.checks import campaigns_are_delivered_and_welcome
 from crm_assets.resources.warehouse import Warehouse
 from tests.conftest import PREFIX, fresh_warehouse
 from tests.dbt.macros import model, statement
@@ -442,3 +445,38 @@ def test_the_identities_hold_and_a_breach_is_told(built: Warehouse, test: str, b
         connection.execute(breach.encode())
         assert connection.execute(statement(test).encode()).fetchall()
         connection.rollback()
+
+
+@pytest.mark.parametrize("draw", [plots.funnel, plots.uplift, plots.arms])
+def test_results_can_be_drawn_and_their_absence_too(
+    built: Warehouse, draw: Callable[[Warehouse], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert draw(built).value.startswith("![plot](data:image/png;base64,")
+    monkeypatch.setattr(Warehouse, "read", lambda *_, **__: pd.DataFrame({"is_final": []}))
+    assert draw(built).value.endswith(": none")
+
+
+def test_a_campaign_that_is_not_delivered_or_not_welcome_is_a_light(built: Warehouse) -> None:
+    class _Run:
+        warehouse, rules = built, rules_module.load({})
+
+    def judged() -> Any:
+        function: Any = campaigns_are_delivered_and_welcome.node_def.compute_fn.decorated_fn  # type: ignore[attr-defined]
+        return function(None, _Run())
+
+    told = judged()
+    assert not told.passed
+    # The others are final: history. So many complain here only because the events are drawn by chance.
+    (lines,) = (told.metadata["outside"].value,)
+    assert {line.split(":")[0] for line in lines.splitlines()} == {"* fair once"}
+    with built.transaction() as connection:
+        connection.execute("create table outcomes.kept as select * from outcomes.campaign_results")
+        connection.execute(
+            "update outcomes.campaign_results set delivery_rate = 0.95, bounce_rate = 0.01, unsubscribe_rate = 0.02,"
+            " complaint_rate = 0.001"
+        )
+    assert judged().passed
+    built.execute("update outcomes.campaign_results set complaint_rate = 0.004 where campaign = 'fair'")
+    assert "complaint rate 0.40%, at most 0.30%" in judged().metadata["outside"].value
+    built.execute("delete from outcomes.campaign_results")
+    built.execute("insert into outcomes.campaign_results select * from outcomes.kept")
