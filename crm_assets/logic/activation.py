@@ -388,10 +388,10 @@ def plan_hash(
             }
         )
     )
-    rows = messages.sort_values("message_id")[HASHED].astype("object")
-    texts = rows.drop(columns="params").where(rows.drop(columns="params").notna(), None).to_numpy().tolist()
-    for row, params in zip(texts, rows["params"], strict=True):
-        digest.update(orjson.dumps([*row, params], option=orjson.OPT_SORT_KEYS))
+    rows = messages.sort_values("message_id")
+    columns = [rows[name].astype("object").where(rows[name].notna(), None).to_list() for name in HASHED]
+    for row in zip(*columns, strict=True):
+        digest.update(orjson.dumps(row, option=orjson.OPT_SORT_KEYS))
     return digest.hexdigest()
 
 
@@ -463,7 +463,9 @@ def _with_items(
     offered = known.items[known.items["customer_id"].isin(once["customer_id"])]
     if campaign.wines.exclude:
         offered = offered[~offered["wine_id"].isin(named_wines(known.products, campaign.wines.exclude))]
-    content, refused = message_items(offered, pieces)
+    # Read row by row: Python's own texts are ten times as fast there as Arrow's.
+    keys = ["customer_id", "wine_id", "product_key"]
+    content, refused = message_items(offered.astype(dict.fromkeys(keys, "object")), pieces)
     lacking = {key: every_lack.get(key, ["catalogue"]) for key in sorted(set(offered["product_key"]) - set(pieces))}
     left_out |= {f"ITEMS_WITHOUT_{name.upper()}": count for name, count in refused.items() if count}
     with_content = once.merge(content, on="customer_id", how="inner", validate="one_to_one")
