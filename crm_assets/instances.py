@@ -22,6 +22,7 @@ from typing import Any
 import psycopg
 
 from crm_assets.logic.activation import RefusalError
+from crm_assets.logic.events import TEST
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.settings import Settings
 
@@ -144,9 +145,9 @@ def _unknown_to_the_ledger(connection: psycopg.Connection, slug: str) -> int:
     """
     found = connection.execute(
         "select count(distinct tag) from outcomes.events as events"
-        " where campaign is not null and occurrence is not null and starts_with(tag, %s)"
+        " where campaign is not null and occurrence <> %s and starts_with(tag, %s)"
         " and not exists (select 1 from activation.chunks as chunks where chunks.tag = events.tag)",
-        [f"{slug}-"],
+        [TEST, f"{slug}-"],  # a test send has no chunk
     ).fetchone()
     return int(found[0]) if found else 0
 

@@ -124,7 +124,7 @@ def test_now(context: dg.OpExecutionContext, config: Test) -> None:
     _answered(context, work)
 
 
-@dg.op(name="accept_test", out=dg.Out(dg.Nothing))
+@dg.op(name="accept", out=dg.Out(dg.Nothing))
 def accept_now(context: dg.OpExecutionContext, config: AcceptTest) -> None:
     def work(estate: operations.Estate) -> tuple[list[str], dict[str, Any]]:
         from crm_assets import test_sends

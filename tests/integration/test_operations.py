@@ -247,7 +247,7 @@ def test_the_ui_stops_resumes_and_goes_on(estate: Estate, monkeypatch: pytest.Mo
         assert ran(sending_controls.activation_status_job, "status")
         assert ran(sending_controls.resume_sending_job, "resume", by="Anne")
         assert len(asked()) == 1
-        assert not ran(sending_controls.accept_test_job, "accept_test", campaign="spring", by=" ")
+        assert not ran(sending_controls.accept_test_job, "accept", campaign="spring", by=" ")
         instance.add_run(dg.DagsterRun(job_name="send_campaign", run_id="0" * 32, tags={"dagster/partition": "demo"}))
         assert asked() == [], "one is under way"
         (newest, *_) = instance.fetch_observations(sending_controls.CAMPAIGNS, limit=9).records
