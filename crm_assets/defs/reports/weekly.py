@@ -52,6 +52,7 @@ _CENT = 0.01
         ("kpis", "anomaly_counts"),
         ("outcomes", "campaign_results"),
         ("outcomes", "campaign_uplift"),
+        ("outcomes", "campaign_arms"),
     ],
 )
 def reports_weekly_reports(context: dg.AssetExecutionContext, tenant_run: TenantRun) -> dg.MaterializeResult[Any]:
