@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -19,12 +20,18 @@ from benchmarks import sending_estate
 from brevo_standin.times import VIRTUAL_START
 from crm_assets import activation, databases, instances, rearming, sending
 from crm_assets.campaigns import Campaign
+from crm_assets.dbt_manifest import ensure_manifest
 from crm_assets.logic.activation import RefusalError
 from crm_assets.operations import Estate
 from crm_assets.resources import brevo
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.settings import Settings
 from tests import standin
+from tests.lights import evaluated
+
+ensure_manifest()
+
+from crm_assets.defs.activation import checks  # noqa: E402
 
 COUNT, PER_CALL = 110, 20
 AS_OF = VIRTUAL_START.date()
@@ -173,8 +180,9 @@ def test_a_restore_after_a_live_send_writes_to_nobody_twice(
         dump(live.warehouse, dumped)
     live.running.clock.sleep(31 * 60)
     # Of the sixty that are left forty are accepted, the second twenty with an answer that is lost.
-    live.running.control.faults({"method": "POST", "path": "/smtp/email", "nth": 2, "do": "error_after"})
-    assert live.send().wait_reason == "SETTLING"
+    sends = {"method": "POST", "path": "/smtp/email"}
+    live.running.control.faults({**sends, "nth": 2, "do": "error_after"}, {**sends, "first": 2, "do": "unauthorized"})
+    assert refusal(live.send)[0] == "KEY_REFUSED"
     live.running.control.faults()
     sent = live.written_to()
     assert (len(sent), max(sent.values())) == (90, 1)
@@ -201,6 +209,12 @@ def test_a_restore_after_a_live_send_writes_to_nobody_twice(
     assert len(written) == COUNT, "0 losses"
     ledger = live.warehouse.rows("select address from activation.messages where status = 'sent'")
     assert sorted(address for (address,) in ledger) == sorted(written)
+    run = SimpleNamespace(warehouse=live.warehouse, now=live.running.clock.now(), rules=live.estate.rules)
+    lights = evaluated(
+        run, checks.nobody_is_sent_a_message_twice, checks.the_ledger_agrees_with_itself,
+        checks.batches_hold_their_messages, checks.a_dry_run_moves_no_message,
+    )  # fmt: skip
+    assert {name: light.passed for name, light in lights.items()} == dict.fromkeys(lights, True)
 
 
 def test_a_database_behind_its_home_or_elsewhere_is_disarmed(

@@ -303,6 +303,16 @@ def test_it_pauses_itself_above_five_per_cent_hard_bounces_or_a_third_of_a_per_c
     assert found == ([("spring", reason, "automatic")] if reason else [])
 
 
+def test_news_that_comes_in_between_two_calls_stops_the_next(ready: Warehouse, tenant: Tenant) -> None:
+    put(ready, tables.messages, *(message(n) for n in range(60)))
+    put(ready, tables.chunks, chunk(1, 60, NOW - timedelta(hours=1)))
+    assert allowed(ready, tenant) == safeguards.Allowance(1000)
+    put(ready, tables.events, *(event(n, "hard_bounce") for n in range(10)))
+    assert allowed(ready, tenant) == safeguards.Allowance(1000), "nobody has read them yet"
+    ready.execute("insert into outcomes.received values ('h', '', now(), now())")  # a webhook's body, read
+    assert allowed(ready, tenant) == safeguards.Allowance(0, None, "PAUSED")
+
+
 def test_a_campaign_that_a_person_resumed_is_judged_by_what_leaves_since(ready: Warehouse) -> None:
     from crm_assets.resources.control import Control
 

@@ -58,11 +58,10 @@ def batches_hold_their_messages(context: dg.AssetCheckExecutionContext, tenant_r
             where campaigns.audience <> (
                 select count(*) from activation.messages as messages
                 where (messages.campaign, messages.occurrence, messages.step)
-                    = (campaigns.campaign, campaigns.occurrence, campaigns.step)
-                and messages.run_id <> %s)
+                    = (campaigns.campaign, campaigns.occurrence, campaigns.step))
         )
         """,
-        [largest, RESTORED],
+        [largest],
     )[0]
     return dg.AssetCheckResult(
         passed=batches == 0 and campaigns == 0,
