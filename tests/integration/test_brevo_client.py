@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import socket
 import sys
 import threading
@@ -26,6 +27,7 @@ from crm_assets.resources.throttle import Throttle, interval
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.settings import settings
 from crm_assets.tenants import Tenant
+from tests import standin as standins
 from tests.logic import estate
 from tests.servers import free_port
 
@@ -376,8 +378,8 @@ class TestReads:
         assert len({row.message_id for row in found}) == 6000
         assert [query["offset"] for query in asked] == ["0", "5000"]
         assert asked[0] == {
-            "tags": json.dumps([TAG]), "startDate": "2026-03-01", "endDate": "2026-03-03", "sort": "asc", "limit": "5000",
-            "offset": "0",
+            "tags": json.dumps([TAG]), "startDate": "2026-03-01", "endDate": "2026-03-03", "sort": "asc",
+            "limit": "5000", "offset": "0",
         }  # fmt: skip
         assert (found[3].email, found[3].at) == ("p3@example.com", datetime(2026, 3, 1, 22, 30, tzinfo=UTC))
 
@@ -453,6 +455,76 @@ class TestReads:
         assert "api-key" not in headers
         with pytest.raises(brevo.BrevoUnavailableError):
             client.exported("http://example.com/file.csv")
+
+
+class TestAgainstTheStandIn:
+    def test_every_call_is_as_brevo_describes_it(self, connect: Making, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Bodies and answers by Brevo's schemas, and no query parameter that it does not know."""
+        monkeypatch.setenv("CRM_BREVO_KEY", standins.KEY)
+        running = standins.in_process(senders=("cave@demo.example.com",))
+        assert running.standin is not None
+        running.standin.on_answer = honesty = standins.Honesty()
+        template = {"id": 3, "name": "t", "subject": "s", "htmlContent": "<p>template</p>", "isActive": True}
+        running.control.seed(
+            templates=[{**template, "sender": {"email": "cave@demo.example.com", "name": "D"}}],
+            blocked=[{"email": "b@example.com", "code": "hardBounce"}],
+            contacts=[{"email": "c@example.com", "emailBlacklisted": True}],
+        )
+        client = brevo.client(
+            tenant(),
+            settings().model_copy(update={"live": True, "brevo_url": "http://127.0.0.1/v3"}),
+            running.clock,
+            mode="live",
+            transport=running.transport,
+        )
+        with client:
+            assert client.send_email(body(3)).outcome == "accepted"
+            assert client.send_email(body(3)).reason == "duplicate"
+            today = running.clock.now().date()
+            assert len(list(client.events(today, today, tag=TAG, event="requests"))) == 3
+            assert [row.reason for row in client.blocked_contacts(today)] == ["hardBounce"]
+            assert [row.is_unsubscribed for row in client.contacts(running.clock.now() - timedelta(days=1))] == [True]
+            assert client.contact("nobody@example.com") is None
+            folder = json.loads(client.write(brevo_requests.create_folder("CRM")).content)["id"]
+            made = json.loads(client.write(brevo_requests.create_list("Clients", folder)).content)["id"]
+            row = brevo_requests.ContactRow("d@example.com", {})
+            (request,) = brevo_requests.import_contacts([row], made, 1000)
+            process = json.loads(client.write(request).content)["processId"]
+            running.control.advance(600)
+            assert client.process(process).status == "completed"
+            assert [found.email for found in client.list_contacts(made)] == ["d@example.com"]
+            assert client.write(brevo_requests.remove_from_list(made, ["d@example.com"])).outcome == "accepted"
+            assert client.write(brevo_requests.create_attribute("CRM_CODE", "text")).outcome == "accepted"
+            assert "CRM_CODE" in {attribute.name for attribute in client.attributes()}
+            assert [folder.name for folder in client.folders()][-1] == "CRM"
+            assert client.template(3).subject == "s"
+            assert list(client.email_campaigns(status="sent", since=today, statistics="globalStats")) == []
+            assert client.account_info().company
+        assert honesty.problems == []
+        described = {
+            (verb.upper(), path): {each["name"] for each in operation.get("parameters", []) if each["in"] == "query"}
+            for path, operations in honesty.said["paths"].items()
+            for verb, operation in operations.items()
+            if isinstance(operation, dict)
+        }
+        for call in running.control.requests():
+            known = described[call["method"], honesty.paths[re.sub(r"{\w+}", "{}", call["route"])]]
+            assert call["query"].keys() <= known, call["route"]
+
+    def test_a_hundred_calls_a_minute_are_nearly_all_used(
+        self, connect: Making, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With the stand-in's own limit, its headers and its clock: no 429, and 95 of 100 calls a minute."""
+        monkeypatch.setenv("CRM_BREVO_KEY", standins.KEY)
+        running = standins.in_process(senders=("cave@demo.example.com",))
+        config = settings().model_copy(update={"live": True, "brevo_url": "http://127.0.0.1/v3"})
+        with brevo.client(tenant(), config, running.clock, mode="live", transport=running.transport) as client:
+            start = running.clock.now()
+            for n in range(150):
+                content = body().replace(IDEMPOTENCY.encode(), f"{n:08d}-6a55-4c39-8f0e-0d9a2b7c1e44".encode())
+                assert client.send_email(content).outcome == "accepted"
+            minutes = (running.clock.now() - start).total_seconds() / 60
+        assert 95 <= 150 / minutes <= 103, minutes
 
 
 class TestPace:
