@@ -450,3 +450,39 @@ def test_an_alert_is_written_once_per_cause_and_its_end_is_told(environment: Set
     control.recover("left", "run:", now)
     kinds = [line.split('"kind": "')[1].split('"')[0] for line in notices.read_text().splitlines()]
     assert kinds == ["alert", "recovered", "alert", "recovered"]
+
+
+def test_webhooks_that_are_given_up_are_an_alert_until_the_receiver_takes_one(
+    estates: Settings, instance: dg.DagsterInstance, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crm_assets import notices
+
+    follow_files(instance)
+    rounds = [
+        notices.Deliveries(given_up=1, hosts_lost={"hooks.example.com": "HTTP_STATUS"}),
+        notices.Deliveries(failed=1),
+        notices.Deliveries(delivered=1, hosts_taken={"hooks.example.com"}),
+    ]
+    told: list[str] = []
+
+    def deliver(warehouse: Warehouse, tenant: Any, *_: Any, **__: Any) -> notices.Deliveries:
+        told.append(tenant.slug)
+        return rounds[len(told) - 1]
+
+    monkeypatch.setattr(notices, "observe", lambda *_: 0)
+    monkeypatch.setattr(notices, "deliver", deliver)
+
+    def tick() -> list[str]:
+        with dg.build_sensor_context(instance=instance) as context:
+            automation.outgoing_webhooks(context)
+        return [alert.message for alert in Control(estates).open_alerts("left")]
+
+    assert (tick(), told) == ([], []), "no estate has a receiver"
+    receiver = "{url: 'https://hooks.example.com/secret', secret_variable: CRM_HOOK, events: [run.finished]}"
+    (estates.tenants / "left.yaml").write_text(TEMPLATE.format(name="left") + f"\nwebhooks:\n  - {receiver}\n")
+    (message,) = tick()
+    assert "hooks.example.com is given up: HTTP_STATUS" in message
+    assert "secret" not in message
+    assert len(tick()) == 1
+    assert tick() == []
+    assert told == ["left"] * 3
