@@ -91,14 +91,14 @@ def preview_of(
     """
     if kind is not None and kind not in messages.KINDS:
         raise NoPreviewError(f"no template {kind!r}; ours are {', '.join(messages.KINDS)}")
+    files = CampaignFiles(tenants_folder, tenant)
+    if campaign is not None and (channel := files.get(campaign).channel) != "email":
+        raise NoPreviewError(f"campaign {campaign} is by {channel}: it has no e-mail to look at")
     known = why.known_of(warehouse, tenant, tenants_folder, code)
     answer = why.logic.answer(known)
     customer = str(known.customer["customer_id"])
-    files = CampaignFiles(tenants_folder, tenant)
     stored = _stored(warehouse, customer, campaign)
     chosen = _campaign(files, tenant, campaign or (stored or {}).get("campaign"), kind)
-    if chosen.channel != "email":
-        raise NoPreviewError(f"campaign {chosen.name} is by {chosen.channel}: it has no e-mail to look at")
     step, arm, items = 1, _first_arm(chosen), None
     if stored is not None:
         step, arm, items = int(stored["step"]), stored["arm"], stored["params"]["items"]

@@ -12,7 +12,8 @@ import dagster as dg
 import pytest
 
 from crm_assets import activation, brevo_templates, cli, databases, preview, why
-from crm_assets.campaigns import CampaignError, CampaignFiles, folder
+from crm_assets.campaigns import Campaign, CampaignError, CampaignFiles, folder
+from crm_assets.logic import messages
 from crm_assets.logic.activation import RefusalError
 from crm_assets.logic.brevo_rows import Template
 from crm_assets.logic.message_checks import text_of
@@ -45,22 +46,15 @@ def test_what_would_be_planned_and_what_is_planned_look_the_same(warehouse: Ware
     assert "{{" not in after.html
 
 
-def test_who_gets_none_sees_it_too_and_why(warehouse: Warehouse, tenants_folder: Path) -> None:
+def test_who_gets_none_sees_it_too_and_why_and_what_cannot_be_shown_is_said(
+    warehouse: Warehouse, tenants_folder: Path
+) -> None:
     silenced = shown(warehouse, tenants_folder, "C2")
     assert silenced.standing.startswith("No message: SILENCE_WINDOW")
     assert "Riesling p1" in silenced.html
-    welcome = shown(warehouse, tenants_folder, "C2", kind="welcome")
-    assert (welcome.template, "Bienvenue" in welcome.html) == ("welcome", True)
     with pytest.raises(preview.NoPreviewError, match="no wine is recommended to this customer; `--kind welcome`"):
         shown(warehouse, tenants_folder, "C3")
-    without = shown(warehouse, tenants_folder, "C3", kind="welcome")
-    assert "Riesling" not in without.html
-    warehouse.execute("update curated.dim_products set price_ttc = null")
-    with pytest.raises(preview.NoPreviewError, match="none of the recommended wines can be shown: p1 lacks price"):
-        shown(warehouse, tenants_folder, "C2")
-
-
-def test_what_cannot_be_shown_is_said(warehouse: Warehouse, tenants_folder: Path) -> None:
+    assert "Riesling" not in shown(warehouse, tenants_folder, "C3", kind="welcome").html
     with pytest.raises(why.UnknownError, match="no customer of demo has the code 'X1'"):
         shown(warehouse, tenants_folder, "X1")
     with pytest.raises(CampaignError, match="no campaign 'other'"):
@@ -71,14 +65,14 @@ def test_what_cannot_be_shown_is_said(warehouse: Warehouse, tenants_folder: Path
     calls.write_text("kind: reco\nchannel: phone\n", encoding="utf-8")
     with pytest.raises(preview.NoPreviewError, match="campaign calls is by phone"):
         shown(warehouse, tenants_folder, "00123", campaign="calls")
-
-
-def test_wines_that_planning_adds_are_said_to_be_missing(warehouse: Warehouse, tenants_folder: Path) -> None:
     (folder(tenants_folder, TENANT.slug) / "pushed.yaml").write_text(
         "kind: reco\nwines: {push: [p2]}\nsubject: {fr: Nouveautés}\n", encoding="utf-8"
     )
     assert "planning adds them" in shown(warehouse, tenants_folder, "00123", campaign="pushed").standing
-    assert "planning adds them" not in shown(warehouse, tenants_folder, "00123", campaign="weekly").standing
+    assert "planning adds them" not in silenced.standing
+    warehouse.execute("update curated.dim_products set price_ttc = null")
+    with pytest.raises(preview.NoPreviewError, match="none of the recommended wines can be shown: p1 lacks price"):
+        shown(warehouse, tenants_folder, "C2")
 
 
 def test_the_command_and_the_job_write_the_file_and_name_nobody(
@@ -159,12 +153,16 @@ class TestTemplatesKeptAtBrevo:
     def fetched(self, warehouse: Warehouse, at_brevo: AtBrevo, **asked: Any) -> brevo_templates.FetchedTemplate:
         return brevo_templates.fetch_checked(warehouse, at_brevo, AT, 7, RULES, NOW, **asked)
 
-    def test_each_content_is_kept_with_what_is_wrong_with_it(self, tenant_warehouse: Warehouse) -> None:
+    def test_each_content_that_can_be_read_is_kept_with_what_is_wrong_with_it(
+        self, tenant_warehouse: Warehouse
+    ) -> None:
         fit = self.fetched(tenant_warehouse, AtBrevo())
         brevo_templates.require_fit(fit)
         unfit = self.fetched(tenant_warehouse, AtBrevo(html=AT_BREVO.replace("SIREN 123456789", ""), is_active=False))
         self.fetched(tenant_warehouse, AtBrevo())
         assert unfit.problems == ("SIREN", "INACTIVE")
+        with pytest.raises(RefusalError, match="TEMPLATE_UNREADABLE: template 7 could not be read at Brevo"):
+            self.fetched(tenant_warehouse, AtBrevo(template_id=8))
         kept = tenant_warehouse.read("activation", "brevo_templates").set_index("content_hash")
         assert {h: list(p) for h, p in kept["problems"].items()} == {
             fit.content_hash: [],
@@ -173,11 +171,6 @@ class TestTemplatesKeptAtBrevo:
         assert kept.loc[fit.content_hash, "html"] == AT_BREVO
         with pytest.raises(RefusalError, match=r"TEMPLATE_UNFIT: template 7 .* SIREN is missing; it is not active"):
             brevo_templates.require_fit(unfit)
-
-    def test_one_that_cannot_be_read_is_refused(self, tenant_warehouse: Warehouse) -> None:
-        with pytest.raises(RefusalError, match="TEMPLATE_UNREADABLE: template 7 could not be read at Brevo"):
-            self.fetched(tenant_warehouse, AtBrevo(template_id=8))
-        assert tenant_warehouse.count("activation", "brevo_templates") == 0
 
     @pytest.mark.parametrize(
         ("changes", "code"),
@@ -199,9 +192,31 @@ class TestTemplatesKeptAtBrevo:
             brevo_templates.require_unchanged(AtBrevo(**changes), planned)
         assert refused.value.code == code
 
-    def test_a_message_made_with_one_is_shown_as_it_was_read_last(
-        self, warehouse: Warehouse, tenants_folder: Path
+    def test_planning_refuses_what_lacks_a_piece_and_a_preview_shows_what_was_read_last(
+        self, warehouse: Warehouse, tenants_folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        def plan(made: Campaign, client: AtBrevo | None = None) -> Any:
+            return activation.plan_campaign(warehouse, AT, made, RULES, AS_OF, NOW, client=client)  # type: ignore[arg-type]
+
+        def campaign(**changes: Any) -> Campaign:
+            return Campaign.model_validate({"name": "noel", "kind": "reco", "subject": {"fr": "Noël"}, **changes})
+
+        at_brevo = campaign(template="brevo:noel")
+        without = AtBrevo(html=AT_BREVO.replace("Vente interdite aux mineurs", ""))
+        ours = messages.render  # a template of ours that somebody has damaged
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                messages, "render", lambda *a, **k: ours(*a, **k).replace("Vente interdite aux mineurs", "")
+            )
+            with pytest.raises(RefusalError, match=r"TEMPLATE_UNFIT: messages of campaign noel .* mineurs"):
+                plan(campaign())
+        with pytest.raises(RefusalError, match=r"TEMPLATE_UNFIT: template 7 .* mineurs"):
+            plan(at_brevo, without)
+        with pytest.raises(RefusalError, match="TEMPLATE_UNREADABLE"):
+            plan(at_brevo)
+        assert warehouse.count("activation", "campaigns") == 0
+        # Before there is a plan, and with the content that was read last.
+        warehouse.execute("delete from activation.brevo_templates")
         (folder(tenants_folder, AT.slug) / "noel.yaml").write_text(
             "kind: reco\ntemplate: brevo:noel\nsubject: {fr: Noël}\n", encoding="utf-8"
         )
@@ -217,3 +232,5 @@ class TestTemplatesKeptAtBrevo:
             preview.preview_of(warehouse, AT, tenants_folder, "00123", campaign="noel", kind="rebuy").template
             == "rebuy"
         )
+        assert plan(at_brevo, AtBrevo()).planned > 0
+        assert set(warehouse.read("activation", "messages", ["template"])["template"]) == {"brevo:7"}
