@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -208,10 +209,13 @@ def fetched_of(stored: dict[str, Any]) -> dict[int, str]:
     return {int(template): str(content) for template, content in (stored.get("fetched_templates") or {}).items()}
 
 
-def plan_is_unchanged(tenant: Tenant, campaign: Campaign, stored: dict[str, Any], planned: pd.DataFrame) -> bool:
+def plan_is_unchanged(
+    tenant: Tenant, campaign: Campaign, stored: dict[str, Any], planned: pd.DataFrame | Iterable[pd.DataFrame]
+) -> bool:
     """Whether the step's messages, its campaign's file, templates, wording, sender and estate are what was planned.
 
-    `stored`: of `stored_plan`. `planned`: every message of that step, whatever became of it.
+    `stored`: of `stored_plan`. `planned`: every message of that step, whatever became of it, or some at a time in
+    order of message_id.
     """
     again = activation.plan_hash(tenant, campaign, stored["occurrence"], stored["run_id"], planned, fetched_of(stored))
     return again == stored["plan_hash"]
@@ -450,13 +454,13 @@ def _fetched(
 ) -> dict[int, str]:
     """id -> hash of the content of each template that the campaign has at Brevo, read, checked and stored now.
 
-    None of them is read for a count.
+    For a count none of them is read, and the hashes are empty: a count has no plan hash.
     """
     from crm_assets import brevo_templates  # Brevo's client and its checks: most campaigns need neither
 
     wanted = activation.brevo_template_ids(tenant, campaign)
     if not wanted or count_only:
-        return {}
+        return dict.fromkeys(wanted, "")
     if client is None:
         raise RefusalError(
             brevo_templates.TEMPLATE_UNREADABLE,

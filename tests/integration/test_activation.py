@@ -18,6 +18,7 @@ from crm_assets.campaigns import Arm, Audience, Campaign, Step
 from crm_assets.dbt_manifest import ensure_manifest
 from crm_assets.logic import audit, gate, landing
 from crm_assets.logic.activation import RefusalError
+from crm_assets.logic.brevo_rows import Template
 from crm_assets.resources.warehouse import Warehouse, WarehouseError
 from tests.lights import evaluated
 from tests.logic import estate
@@ -332,6 +333,27 @@ def test_planning_says_when_messages_of_others_cannot_be_known(
     assert [warning[: len(start)] for warning, start in zip(made.warnings, said, strict=True)] == said
 
 
+def test_a_template_at_brevo_that_cannot_be_read_or_lacks_what_it_must_have_is_not_planned_with(
+    warehouse: Warehouse,
+) -> None:
+    tenant = estate.tenant(brevo={"sender_email": "cave@demo.example.com", "templates": {"spring": 7}})
+    campaign = CAMPAIGN.model_copy(update={"template": "brevo:spring"})
+    kept = Template(7, "Printemps", "Bonjour", "<p>{{ params.nothing }}</p>", True, None, None, None)
+
+    def planned(client: Any, **given: Any) -> activation.PlanSummary:
+        return activation.plan_campaign(warehouse, tenant, campaign, RULES, AS_OF, NOW, client=client, **given)
+
+    assert planned(None, count_only=True).planned == 29
+    assert refusal(lambda: planned(None)) == "TEMPLATE_UNREADABLE"
+    assert refusal(lambda: planned(SimpleNamespace(template=lambda _: kept))) == "TEMPLATE_UNFIT"
+    ((template_id, n_problems),) = warehouse.rows(
+        "select template_id, cardinality(problems) from activation.brevo_templates"
+    )
+    assert template_id == 7
+    assert n_problems > 0
+    assert warehouse.count("activation", "campaigns") == 0
+
+
 class TestSequence:
     STEPS = (Step(after_days=0), Step(after_days=14, subject={"fr": "Encore une idée"}))
     SEQUENCE = CAMPAIGN.model_copy(update={"steps": list(STEPS)})
@@ -420,6 +442,15 @@ class TestCallLists:
         assert reachable.rows("select address, template from activation.messages where customer_id = 'c30'") == [
             ("+33388000030", None)
         ]
+
+    def test_the_light_on_planned_messages_asks_no_e_mail_address_of_a_call(self, reachable: Warehouse) -> None:
+        plan(reachable, self.CALLS)
+        run = SimpleNamespace(warehouse=reachable, now=NOW)
+        (light,) = evaluated(run, activation_checks.planned_only_if_eligible).values()
+        assert light.passed
+        reachable.execute("update activation.campaigns set channel = 'email'")
+        (light,) = evaluated(run, activation_checks.planned_only_if_eligible).values()
+        assert light.metadata["messages_not_eligible"].value == 1, "c30 has bounced"
 
     def test_a_letter_goes_to_a_household_once(self, reachable: Warehouse) -> None:
         made = plan(reachable, self.CALLS.model_copy(update={"channel": "post"}))
