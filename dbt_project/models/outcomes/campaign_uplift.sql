@@ -19,8 +19,6 @@ with drawn as (
             sendings.campaign = messages.campaign
             and sendings.occurrence = messages.occurrence
             and sendings.step = messages.step
-            -- Rows of an earlier plan of the occurrence, which this one replaced, were not drawn for it.
-            and sendings.run_id = messages.run_id
             and sendings.is_first_step
     group by messages.campaign, messages.occurrence, messages.address, sendings.quarter, sendings.began_on
 ),
