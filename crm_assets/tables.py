@@ -712,17 +712,17 @@ activation_contacts = _table(
         sa.Column("is_unsubscribed_now", Bool),
         sa.Column("is_blocked_now", Bool),
         sa.Column("tracking_consent", Bool),  # opens and clicks may be followed; null: nobody knows
-        sa.Column("row_hash", Text),  # of the attributes and lists last accepted by Brevo; null: never handed over
-        sa.Column("list_ids", ARRAY(BigInt)),  # lists that it was last put into
+        sa.Column("row_hash", Text),  # of the attributes last accepted by Brevo; null: never handed over
+        sa.Column("list_ids", ARRAY(BigInt)),  # our lists that it was in after the last sync
         sa.Column("updated_at", Stamp, nullable=False),
     ],
 )
 
 contact_lists = _table(
     "activation.contact_lists",
-    "One row per list at Brevo that we keep: the customers of a segment or of a scenario.",
+    "One row per list at Brevo that we keep: everybody handed over, those of a segment, those of a scenario.",
     [
-        sa.Column("list_key", Text, primary_key=True),  # segment:Champions, scenario:rebuy
+        sa.Column("list_key", Text, primary_key=True),  # all, segment:Champions, scenario:rebuy
         sa.Column("list_id", BigInt, nullable=False),  # Brevo's
         sa.Column("name", Text, nullable=False),
         sa.Column("created_at", Stamp, nullable=False),

@@ -112,7 +112,7 @@ class _Transport(httpx.HTTPTransport):
         self._pool = httpcore.ConnectionPool(
             ssl_context=httpx.create_ssl_context(trust_env=False),
             max_connections=1,
-            keepalive_expiry=30,
+            keepalive_expiry=5,  # a server that closes an idle connection while it is used leaves an answer unknown
             network_backend=backend,
         )
 
