@@ -250,11 +250,28 @@ def measure_audit(repeat: int) -> dict[str, object]:
         case.close()
 
 
+def kill(rounds: int) -> int:
+    """Live sends that are killed in the middle, figures printed as they come; 0 when nobody was written to twice."""
+    program = "import sys; from benchmarks.killing import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "--rounds", str(rounds)]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode
+
+
+def measure_throughput() -> dict[str, object]:
+    """Messages per minute of a live send and the sender's peak memory; see benchmarks/throughput.py."""
+    with tempfile.TemporaryDirectory(prefix="crmbench-throughput-") as folder:
+        out = Path(folder, "throughput.json")
+        command = [sys.executable, "-m", "benchmarks.throughput", "--out", str(out)]
+        subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+        return {f"throughput, {name}": found for name, found in json.loads(out.read_text()).items()}
+
+
 def main() -> int:
     """Measure the chosen cases and print a table; JSON where asked."""
     parser = argparse.ArgumentParser(prog="crm bench", description=__doc__.splitlines()[0])
     parser.add_argument("--cases", default="load,sample,100k,1m")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=200, help="of the case kill")
     parser.add_argument("--files", type=int, default=20_000, help="of the case fuzz")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -271,7 +288,11 @@ def main() -> int:
         built |= measure_review_workbook(args.repeat)
     if "audit" in names:
         built |= measure_audit(args.repeat)
-    apart = ("fuzz", "landing", "building", "review_workbook", "audit", *RANKING)
+    if "kill" in names:
+        failed |= kill(args.rounds)
+    if "throughput" in names:
+        built |= measure_throughput()
+    apart = ("fuzz", "landing", "building", "review_workbook", "audit", "kill", "throughput", *RANKING)
     for name in (name for name in names if not name.startswith(apart)):
         for number in range(args.repeat):
             print(f"{name}: {number + 1} of {args.repeat}", file=sys.stderr, flush=True)

@@ -24,7 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +75,16 @@ def rules(chunk: int) -> dict[str, Any]:
     return {"activation": {"chunk_max_messages": chunk}, "brevo": {"api_seconds": api_seconds}}
 
 
-def plan(warehouse: Warehouse, tenant: Tenant, campaign: Campaign) -> activation.PlanSummary:
+def plan(
+    warehouse: Warehouse, tenant: Tenant, campaign: Campaign, as_of: date = AS_OF, now: datetime = NOW
+) -> activation.PlanSummary:
     """Plan with the product's own code; the template is read from a stand-in within the process."""
     standin = StandIn(mode="none", key=KEY, start=NOW)
     standin.seed(**SEED)
     config = settings().model_copy(update={"brevo_url": "http://127.0.0.1:9/v3"})
     clock = StandInClock("http://127.0.0.1:9", transport=StandInTransport(standin))
     client = brevo.client(tenant, config, clock, mode="read", transport=StandInTransport(standin))
-    return activation.plan_campaign(warehouse, tenant, campaign, tenant.business_rules, AS_OF, NOW, client=client)
+    return activation.plan_campaign(warehouse, tenant, campaign, tenant.business_rules, as_of, now, client=client)
 
 
 # --- the sender, in a process of its own
@@ -98,13 +100,12 @@ def resume(url: str, standin: str, home: str, chunk: int) -> None:
     def connect(tenant: Any, _: Settings, clock: Any, *, mode: Any) -> brevo.Brevo:
         return brevo.client(tenant, there, clock, mode=mode)
 
-    stored = activation.stored_plan(warehouse, CAMPAIGN.name, None)
-    assert stored is not None
-    run = sending.Sending(
-        warehouse, tenant, CAMPAIGN, config, clock, confirmed_hash=stored["plan_hash"], by="the bench", connect=connect
-    )
     with contextlib.redirect_stderr(open(Path(home) / "sender.log", "a")):
         try:
+            plan_hash = warehouse.rows("select plan_hash from activation.campaigns")[0][0]
+            run = sending.Sending(
+                warehouse, tenant, CAMPAIGN, config, clock, confirmed_hash=plan_hash, by="the bench", connect=connect
+            )
             while (done := sending.send_campaign(run)).wait_until is not None:
                 print(done.sentence(), file=sys.stderr, flush=True)
                 clock.sleep(max((done.wait_until - clock.now()).total_seconds(), 1))
@@ -322,6 +323,8 @@ class Round:
                 break
             if self.process.exitcode == 0 and not kills:
                 break
+            if self.process.exitcode == 1:
+                time.sleep(0.2)  # the server is coming back
         self._judge(expected, self.process.exitcode == 0)
         for rule in self.standin.faults:
             self.bench.tally.faults.update(rule.do if rule.struck else [])

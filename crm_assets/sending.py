@@ -24,7 +24,7 @@ import psycopg
 from crm_assets import activation, attempts, brevo_templates, feedback, instances, safeguards, settlement
 from crm_assets.campaigns import Campaign, CampaignFiles
 from crm_assets.clock import Clock, SystemClock
-from crm_assets.logic.activation import PLANNED, RefusalError, short_hash
+from crm_assets.logic.activation import HASHED, PLANNED, RefusalError, short_hash
 from crm_assets.logic.outbox import COLUMNS, MESSAGE_TOO_LARGE, Chunk, Packer, chunks
 from crm_assets.rechecks import COLUMNS as RECHECKED
 from crm_assets.rechecks import Recheck, Verdict, WithinTransaction
@@ -43,6 +43,7 @@ AT_BREVO = "AT_BREVO"  # reason of a message that turned out to have been sent a
 _WANTED = [*dict.fromkeys([*RECHECKED, *COLUMNS])]
 # Answers that concern the account, not the call: whoever is asked next gets the same.
 _REFUSED_ACCOUNT = {"unauthorized": "KEY_REFUSED", "forbidden": "FORBIDDEN", "no_credit": "NO_CREDIT"}
+_HASHED_AT_ONCE = 5_000
 _SUSPICIOUS_FAILURES = 2  # messages refused one by one with nothing accepted in between: it is not them
 
 
@@ -705,15 +706,28 @@ def _go_on() -> None:
 def require_unchanged(run: Sending, stored: dict[str, Any]) -> None:
     """RefusalError when the campaign's file, templates, sender or a message is no longer what was planned."""
     key = [stored["campaign"], stored["occurrence"], int(stored["step"])]
-    messages = run.warehouse.read(
-        "activation", "messages", where="campaign = %s and occurrence = %s and step = %s", params=key
-    )
-    if not activation.plan_is_unchanged(run.tenant, run.campaign, stored, messages):
+    if not activation.plan_is_unchanged(run.tenant, run.campaign, stored, _all_messages(run.warehouse, key)):
         raise RefusalError(
             "PLAN_CHANGED",
             f"{key[0]} {key[1]} is no longer what was planned: its file, the template, the sender or a message has"
             " changed since",
         )
+
+
+def _all_messages(warehouse: Warehouse, key: list[Any]) -> Iterator[pd.DataFrame]:
+    """What a plan's hash is made of, some messages at a time: a large campaign is never in memory as a whole."""
+    after = ""
+    while True:
+        found = warehouse.query(
+            f"select {', '.join(HASHED)} from activation.messages where (campaign, occurrence, step) = (%s, %s, %s)"
+            ' and message_id collate "C" > %s order by message_id collate "C" limit %s',
+            [*key, after, _HASHED_AT_ONCE],
+        )
+        if len(found):
+            yield found
+            after = found["message_id"].iloc[-1]
+        if len(found) < _HASHED_AT_ONCE:
+            return
 
 
 def send_campaign(run: Sending) -> SendSummary:

@@ -365,14 +365,15 @@ def plan_hash(
     campaign: Campaign,
     occurrence: str,
     run_id: str,
-    messages: pd.DataFrame,
+    messages: pd.DataFrame | Iterable[pd.DataFrame],
     fetched: Mapping[int, str] | None = None,
 ) -> str:
     """SHA-256 over the exact content of a step's plan: campaign file, templates and wording, sender, estate, every
     message with its arm.
 
-    `messages`: all of the step. `fetched`: id of a template kept at Brevo -> the hash of its content. Nothing that a
-    send changes is in it, so it can be computed again from what is stored and compared.
+    `messages`: all of the step, or some at a time in order of message_id. `fetched`: id of a template kept at Brevo ->
+    the hash of its content. Nothing that a send changes is in it, so it can be computed again from what is stored and
+    compared.
     """
     rules = tenant.business_rules
     digest = hashlib.sha256(
@@ -388,10 +389,11 @@ def plan_hash(
             }
         )
     )
-    rows = messages.sort_values("message_id")
-    columns = [rows[name].astype("object").where(rows[name].notna(), None).to_list() for name in HASHED]
-    for row in zip(*columns, strict=True):
-        digest.update(orjson.dumps(row, option=orjson.OPT_SORT_KEYS))
+    for some in [messages] if isinstance(messages, pd.DataFrame) else messages:
+        rows = some.sort_values("message_id")
+        columns = [rows[name].astype("object").where(rows[name].notna(), None).to_list() for name in HASHED]
+        for row in zip(*columns, strict=True):
+            digest.update(orjson.dumps(row, option=orjson.OPT_SORT_KEYS))
     return digest.hexdigest()
 
 
