@@ -9,11 +9,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from benchmarks import sending_estate
 from crm_assets import contacts, databases
 from crm_assets.contacts import ContactsSummary
+from crm_assets.dbt_manifest import ensure_manifest
 from crm_assets.logic.activation import RefusalError
 from crm_assets.logic.contacts import ATTRIBUTES
 from crm_assets.resources import brevo
@@ -300,3 +302,32 @@ def test_no_code_can_lift_a_refusal() -> None:
             assert not re.search(r"[\"'](DELETE|PUT|PATCH)[\"']", text), path
     answers = json.dumps(sorted(vars(contacts)))
     assert "unblock" not in answers
+
+
+@pytest.mark.parametrize(
+    ("live", "sync", "allowed", "is_asked"),
+    [(True, True, True, True), (False, True, True, False), (True, False, True, False), (True, True, False, False)],
+)
+def test_after_the_days_news_contacts_follow_live_only_where_it_is_allowed(
+    live: bool, sync: bool, allowed: bool, is_asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensure_manifest()
+    from crm_assets.defs import automation
+    from crm_assets.defs.activation.contacts import ContactsConfig
+
+    said = {"name": "Demo", "legal_name": "EARL Demo", "address": "1 rue", "siren": "123456789"}
+    said_to_brevo = {"live": live, "sync_contacts": sync}
+    (tmp_path / "demo.yaml").write_text(json.dumps({**said, "brevo": said_to_brevo}))
+    config = settings().model_copy(update={"tenants": tmp_path, "live": allowed})
+    monkeypatch.setattr(automation, "settings", lambda: config)
+    run = dg.DagsterRun(job_name="pull_feedback", tags={"dagster/partition": "demo"})
+    event = dg.DagsterEvent(event_type_value="PIPELINE_SUCCESS", job_name="pull_feedback")
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_run_status_sensor_context("contacts_after_feedback", event, instance, run)
+        found: Any = automation.contacts_after_feedback(context)
+    assert isinstance(found, dg.RunRequest) == is_asked
+    if is_asked:
+        ((op, asked),) = found.run_config["ops"].items()
+        assert op == "activation__contact_lists"
+        assert ContactsConfig(**asked["config"]).live
+    assert not ContactsConfig().live
