@@ -106,7 +106,7 @@ def require_live(
         require_running(connection, name)
     _require_fresh_refusals(warehouse, rules, now)
     _require_open(tenant, rules, now)
-    _require_before_last_order(tenant, config, name, rules, now)
+    _require_its_day(tenant, config, name, rules, now)
     warehouse.execute(
         "update activation.campaigns set confirmed_by = %(by)s, confirmed_at = %(now)s"
         " where (campaign, occurrence, step) = (%(campaign)s, %(occurrence)s, %(step)s)"
@@ -218,17 +218,14 @@ def next_opening(tenant: Tenant, rules: BusinessRules, now: datetime) -> datetim
     return sending_calendar.next_opening(now, tenant.zone, rules, tenant.sending_days.blackout, tenant.country)
 
 
-def _require_before_last_order(
-    tenant: Tenant, config: Settings, campaign: str, rules: BusinessRules, now: datetime
-) -> None:
-    feast = getattr(CampaignFiles(config.tenants, tenant).campaigns.get(campaign), "feast", None)
-    if feast is None:
+def _require_its_day(tenant: Tenant, config: Settings, name: str, rules: BusinessRules, now: datetime) -> None:
+    """RefusalError before the day that the campaign's file names, or after the last order day of its feast."""
+    campaign, today = CampaignFiles(config.tenants, tenant).campaigns.get(name), tenant.today(now)
+    if campaign is None:
         return
-    last = sending_calendar.last_order_day(feast, tenant.today(now), rules.activation.calendar)
-    if tenant.today(now) > last:
-        raise RefusalError(
-            "LAST_ORDER_PAST", f"campaign {campaign} is about {feast}, and the last day for such orders was {last}"
-        )
+    if campaign.send_on is not None and today < campaign.send_on:
+        raise RefusalError("NOT_DUE", f"campaign {name} leaves on {campaign.send_on}; today is {today}")
+    activation.require_before_last_order(campaign, today, rules)
 
 
 def allowance(

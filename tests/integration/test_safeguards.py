@@ -212,9 +212,15 @@ def test_a_drop_folder_that_cannot_be_looked_into_stops(ready: Warehouse, tenant
     assert (allowed(ready, tenant).messages, allowed(ready, tenant).wait_until) == (0, None)
 
 
-def test_what_is_about_a_feast_leaves_by_its_last_order_day(ready: Warehouse, tenant: Tenant, config: Settings) -> None:
+def test_a_campaign_leaves_on_its_day_and_about_a_feast_by_the_last_order_day(
+    ready: Warehouse, tenant: Tenant, config: Settings
+) -> None:
     (config.tenants / "demo" / "campaigns" / "spring.yaml").write_text(CAMPAIGN + "feast: christmas\n")
     asked(ready, tenant, config)
+    (config.tenants / "demo" / "campaigns" / "spring.yaml").write_text(CAMPAIGN + "send_on: 2026-11-25\n")
+    code, sentence = refusal(lambda: asked(ready, tenant, config))
+    assert (code, "leaves on 2026-11-25" in sentence) == ("NOT_DUE", True)
+    (config.tenants / "demo" / "campaigns" / "spring.yaml").write_text(CAMPAIGN + "feast: christmas\n")
     late = NOW.replace(month=12, day=17)
     ready.execute("update activation.campaigns set expires_on = '2026-12-20'")
     ready.execute("update gate.decisions set as_of = '2026-12-15'")
