@@ -281,7 +281,7 @@ def _step_to_plan(
         )
     if newest is None:
         return last, stored, f"there is no step {last + 1}: nothing of step {last} was sent"
-    due = newest.astimezone(tenant.zone).date() + timedelta(days=campaign.after_days(last + 1))
+    due = newest.astimezone(tenant.zone).date() + timedelta(days=campaign.gap_days(last + 1))
     if as_of < due:
         return last, stored, f"step {last + 1} is due on {due}"
     return last + 1, None, ""

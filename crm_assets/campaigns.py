@@ -110,7 +110,7 @@ class Arm(_Wording):
 class Step(_Wording):
     """One message of a sequence."""
 
-    after_days: int = Field(ge=0, le=365)  # after the step before was really sent to the address; 0 for the first
+    after_days: int = Field(ge=0, le=730)  # after the first message; 0 for the first
 
 
 @dataclass(frozen=True)
@@ -158,9 +158,11 @@ class Campaign(_Model):
         criteria = (audience.segments, audience.clusters, audience.scenarios, audience.bought, audience.not_bought)
         return self.kind == "reco" or any(criteria)
 
-    def after_days(self, step: int) -> int:
-        """How long after the step before this one is due; 0 for the first."""
-        return self.steps[step - 1].after_days if self.steps else 0
+    def gap_days(self, step: int) -> int:
+        """How long after the step before was really sent this one is due; 0 for the first."""
+        if step <= 1 or not self.steps:
+            return 0
+        return self.steps[step - 1].after_days - self.steps[step - 2].after_days
 
     def says(self, step: int = 1, arm: str | None = None) -> Says:
         """What a step says in an arm: the step's own, else the arm's, else the campaign's, language by language."""
@@ -317,12 +319,13 @@ def _step_problems(campaign: Campaign, rules: BusinessRules) -> Iterator[tuple[s
     if steps[0].after_days:
         yield "steps.0.after_days", "the first step waits for none: 0"
     silence = rules.audit.silence_days
-    for number, step in enumerate(steps[1:], start=1):
-        if step.after_days < silence:
+    for number in range(2, len(steps) + 1):
+        if campaign.gap_days(number) < silence:
+            least = steps[number - 2].after_days + silence
             yield (
-                f"steps.{number}.after_days",
-                f"at least {silence}: nobody is written to twice within the {silence} days of silence (audit rule 6),"
-                " so that this step would never leave",
+                f"steps.{number - 1}.after_days",
+                f"at least {least}: days count from the first message, and nobody is written to twice within the"
+                f" {silence} days of silence (audit rule 6), so that this step would never leave",
             )
 
 

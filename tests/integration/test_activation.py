@@ -394,6 +394,16 @@ class TestSequence:
         assert (latest["step"], latest["plan_hash"]) == (2, second.plan_hash) != (1, first["plan_hash"])
         assert not plan(sent, self.SEQUENCE, day).is_new
 
+    def test_days_count_from_the_first_message_and_a_late_step_pushes_the_next(self, sent: Warehouse) -> None:
+        three = self.SEQUENCE.model_copy(update={"steps": [*self.STEPS, Step(after_days=35)]})
+        day = AS_OF + timedelta(days=14)
+        gated(sent, facts(*[customer(f"c{n:02d}") for n in range(1, 31)]), "later", day)
+        assert plan(sent, three, day).step == 2
+        left = NOW + timedelta(days=17)
+        sent.execute("update activation.messages set status = 'sent', sent_at = %s where step = 2", [left])
+        early = plan(sent, three, AS_OF + timedelta(days=35))
+        assert (early.step, early.warnings) == (2, ["step 3 is due on 2026-02-07"]), "three days late, like step 2"
+
     def test_a_step_that_was_never_sent_has_no_next_one(self, warehouse: Warehouse) -> None:
         plan(warehouse, self.SEQUENCE)
         made = plan(warehouse, self.SEQUENCE, AS_OF + timedelta(days=30))

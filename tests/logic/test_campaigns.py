@@ -128,7 +128,7 @@ def test_the_campaigns_of_the_repository_are_right() -> None:
 
 ARMS = "arms: {A: {share: 0.5}, B: {share: 0.5, subject: {fr: Trois vins pour vous}}}\n"
 STEPS = (
-    "steps: [{after_days: 0}, {after_days: 14, subject: {fr: Encore une idée}}, {after_days: 21, template: welcome}]\n"
+    "steps: [{after_days: 0}, {after_days: 14, subject: {fr: Encore une idée}}, {after_days: 35, template: welcome}]\n"
 )
 
 
@@ -142,7 +142,11 @@ STEPS = (
         (RIGHT + "arms: {A: {share: 0.5}, B: {share: 0.5}}", "arms", "nothing to compare"),
         (RIGHT + ARMS.replace("Trois vins pour vous", "Vin gratuit"), "arms.B.subject.fr", "gratuit"),
         (RIGHT + "channel: phone\n" + ARMS, "arms", "only e-mails"),
-        (RIGHT + STEPS.replace("after_days: 14", "after_days: 13"), "steps.1.after_days", "14 days of silence"),
+        (RIGHT + STEPS.replace("after_days: 14", "after_days: 13"), "steps.1.after_days", "at least 14"),
+        # Days count from the first message: 13 lie between the second and the third.
+        (RIGHT + STEPS.replace("after_days: 35", "after_days: 27"), "steps.2.after_days", "at least 28"),
+        (RIGHT + STEPS.replace("after_days: 35", "after_days: 14"), "steps.2.after_days", "14 days of silence"),
+        (RIGHT + STEPS.replace("after_days: 35", "after_days: 10"), "steps.2.after_days", "at least 28"),
         (RIGHT + STEPS.replace("after_days: 0", "after_days: 1"), "steps.0.after_days", "the first step"),
         (RIGHT + "occurrence: weekly\n" + STEPS, "steps", "weekly"),
         (RIGHT + "channel: post\n" + STEPS, "steps", "only e-mails"),
@@ -186,7 +190,7 @@ def test_a_step_says_its_own_then_its_arms_then_the_campaigns(tmp_path: Path) ->
     }
     assert made.says(3, "B").text == {"fr": "Bonjour."}
     assert [made.template_of("upsell", step) for step in (1, 2, 3)] == ["upsell", "upsell", "welcome"]
-    assert [made.after_days(step) for step in (1, 2, 3)] == [0, 14, 21]
+    assert [made.gap_days(step) for step in (1, 2, 3)] == [0, 14, 21]
 
 
 def test_a_template_of_brevo_is_known_by_the_estates_name_of_it(tmp_path: Path) -> None:
