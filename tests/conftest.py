@@ -10,14 +10,16 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
+from pydantic import SecretStr
 
 from crm_assets import databases, local
 from crm_assets.resources.warehouse import Warehouse
@@ -66,6 +68,32 @@ def environment(session_home: Path) -> Iterator[Settings]:
         else:
             os.environ[name] = value
     settings.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def no_server_of_its_own(request: pytest.FixtureRequest, session_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test whose settings have a home of their own gives them the session's server too (`at_home`): another would
+    start unnoticed, and stay for half an hour. Modules that are about servers say STARTS_SERVERS.
+    """
+    if getattr(request.module, "STARTS_SERVERS", False):
+        return
+    ensure_server = local.ensure_server
+
+    def only_the_sessions(config: Settings) -> local.Server:
+        assert config.home == session_home, f"a server would start in {config.home}: see at_home in tests/conftest.py"
+        return ensure_server(config)
+
+    monkeypatch.setattr(local, "ensure_server", only_the_sessions)
+
+
+@pytest.fixture(scope="session")
+def at_home(environment: Settings, cluster: databases.Cluster) -> Callable[..., Settings]:
+    """Settings with a CRM_HOME of their own, on the session's server; more of them as keywords."""
+
+    def made(home: Path, **more: Any) -> Settings:
+        return environment.model_copy(update={"home": home, "database_url": SecretStr(cluster.admin_url), **more})
+
+    return made
 
 
 @pytest.fixture(scope="session")

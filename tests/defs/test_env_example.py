@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from crm_assets import up
+from crm_assets.logic.contacts import ATTRIBUTES
 from crm_assets.settings import ROOT, Settings
 from crm_assets.tenants import BrevoSettings, Registry
 
@@ -61,7 +62,7 @@ def test_the_example_lists_exactly_what_is_read() -> None:
 
 
 def test_every_variable_that_the_code_names_is_listed() -> None:
-    known = set(example()) | set_by_the_code()
+    known = set(example()) | set_by_the_code() | set(ATTRIBUTES)
     unknown = {
         f"{path.relative_to(ROOT)}: {name}"
         for path in sources()

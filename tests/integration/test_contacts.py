@@ -110,7 +110,7 @@ def test_what_changed_is_handed_over_once(world: World) -> None:
     assert (first.handed_over, first.changed, first.accepted, first.failed) == (8, 8, 8, 0)
     assert (first.attributes_created, first.lists_created, first.added) == (len(ATTRIBUTES), 3, 24)
     assert world.members() == dict.fromkeys(
-        ["[demo] Clients", "[demo] Segment : Champions", "[demo] Recommandation : Réassort"], EVERYBODY
+        ["[demo] Clients", "[demo] Segment\u00a0: Champions", "[demo] Recommandation\u00a0: Réassort"], EVERYBODY
     )
     kinds = {name: world.there.attributes[name]["type"] for name in ATTRIBUTES}
     assert kinds == ATTRIBUTES
@@ -135,8 +135,8 @@ def test_what_changed_is_handed_over_once(world: World) -> None:
     assert len(world.written("/contacts")) == 9
     assert world.kept("c00003")["CRM_SEGMENT"] == "At Risk"
     assert "CRM_LEAD_SCORE" not in world.kept("c00003")  # what is not known any more is not shown any more
-    assert world.members()["[demo] Segment : En sommeil"] == {"c00003"}
-    assert world.members()["[demo] Segment : Champions"] == EVERYBODY - {"c00003"}
+    assert world.members()["[demo] Segment\u00a0: En sommeil"] == {"c00003"}
+    assert world.members()["[demo] Segment\u00a0: Champions"] == EVERYBODY - {"c00003"}
     attempted = dict(world.warehouse.rows("select outcome, count(*) from activation.attempts group by 1"))
     assert attempted == {"accepted": sum(call["method"] == "POST" for call in world.standin.control.requests())}
     if honesty is not None:

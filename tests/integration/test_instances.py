@@ -89,7 +89,12 @@ class Live:
 
 
 @pytest.fixture
-def live(tenant_warehouse: Warehouse, environment: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Live:
+def live(
+    tenant_warehouse: Warehouse,
+    at_home: Callable[..., Settings],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Live:
     monkeypatch.setenv("CRM_TEST_INSTANCES_KEY", standin.KEY)
     folder = tmp_path / "raw"
     folder.mkdir()
@@ -102,9 +107,7 @@ def live(tenant_warehouse: Warehouse, environment: Settings, tmp_path: Path, mon
         rules={"activation": {"chunk_max_messages": PER_CALL, "ramp_up": {"messages": PER_CALL}}},
     )  # fmt: skip
     running = standin.in_process("none", limits=False, senders=(sending_estate.SENDER,))
-    config = environment.model_copy(
-        update={"live": True, "home": tmp_path / "home", "tenants": tmp_path, "brevo_url": "http://127.0.0.1:9/v3"}
-    )
+    config = at_home(tmp_path / "home", live=True, tenants=tmp_path, brevo_url="http://127.0.0.1:9/v3")
     sending_estate.build(tenant_warehouse, tenant, COUNT, AS_OF, running.clock.now())
     connect = functools.partial(brevo.client, transport=running.transport)
     return Live(Estate(tenant, tenant_warehouse, config), running, connect)

@@ -18,6 +18,8 @@ import pytest
 from crm_assets import local
 from crm_assets.settings import Settings
 
+STARTS_SERVERS = True
+
 
 @pytest.fixture
 def config() -> Iterator[Settings]:

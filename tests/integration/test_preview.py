@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from crm_assets.logic.brevo_rows import Template
 from crm_assets.logic.message_checks import text_of
 from crm_assets.resources.brevo import BrevoUnavailableError
 from crm_assets.resources.warehouse import Warehouse
-from crm_assets.settings import settings
+from crm_assets.settings import Settings
 from tests.integration.test_why import AS_OF, NOW, RULES, SECRETS, TENANT, tenants_folder, warehouse
 from tests.logic.test_messages import AT_BREVO
 
@@ -81,10 +82,11 @@ def test_the_command_and_the_job_write_the_file_and_name_nobody(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    at_home: Callable[..., Settings],
 ) -> None:
     from crm_assets.defs.preview import MESSAGES, preview_message_job
 
-    home = settings().model_copy(update={"tenants": tenants_folder, "home": tmp_path / "var"})
+    home = at_home(tmp_path / "var", tenants=tenants_folder)
     (tenants_folder / "demo.yaml").write_text(
         json.dumps(TENANT.model_dump(mode="json", exclude={"slug", "as_of"}, exclude_defaults=True)), encoding="utf-8"
     )

@@ -77,13 +77,13 @@ def tenant(tmp_path: Path) -> Tenant:
 
 
 @pytest.fixture
-def config(environment: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def config(at_home: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """CRM_LIVE=1, a key, an own CRM_HOME and the campaign's file."""
     monkeypatch.setenv("CRM_TEST_SAFEGUARDS_KEY", "xkeysib-test")
     campaigns = tmp_path / "tenants" / "demo" / "campaigns"
     campaigns.mkdir(parents=True)
     (campaigns / "spring.yaml").write_text(CAMPAIGN)
-    return environment.model_copy(update={"live": True, "home": tmp_path / "home", "tenants": tmp_path / "tenants"})
+    return at_home(tmp_path / "home", live=True, tenants=tmp_path / "tenants")
 
 
 @pytest.fixture

@@ -443,7 +443,8 @@ def test_rows_in_any_order_make_the_same_page() -> None:
                 "Hélène Meyer",
                 "300\u00a0€ de ventes sur 7 jours, 1\u202f500\u00a0€ attendus",
                 "15 destinataires ont commandé (5,0\u00a0% des envoyés), dont 7 un vin proposé\u00a0; 2\u202f130",
-                "15 des 300 personnes choisies ont commandé, et 1 des 30 du groupe témoin\u00a0: un effet de +1,7 points",
+                "15 des 300 personnes choisies ont commandé, et 1 des 30 du groupe témoin\u00a0: un effet de"
+                " +1,7 points",
                 "L'écart peut être dû au hasard.",
                 "4\u202f323 lignes de ces fichiers sont refusées",
                 "ce n'est pas un export\u00a0: le nom doit se terminer par .csv",
