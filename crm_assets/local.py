@@ -16,6 +16,7 @@ import importlib.util
 import json
 import os
 import pwd
+import random
 import secrets
 import shutil
 import signal
@@ -37,7 +38,9 @@ from crm_assets.settings import ROOT, Settings, settings
 SERVICE_USER = "crm-postgres"
 SYSTEM_CACHE = Path("/var/cache/crm-postgres")
 SYSTEM_STATE = Path("/var/lib/crm-postgres")
-START_SECONDS = 90
+START_SECONDS = 90  # without a sign of life; a server that recovers from a crash says so, and is waited for
+# Below the ports that Linux gives to outgoing connections: one of these could take ours while the server restarts.
+PORTS = range(15000, 32768)
 PR_SET_PDEATHSIG = 1
 
 SERVER_SETTINGS = {
@@ -187,19 +190,26 @@ def _own_folder(path: Path, account: pwd.struct_passwd | None) -> None:
     path.chmod(0o700)
 
 
+def _port_kept(folder: Path) -> int:
+    """The port of last time; 0: none yet."""
+    try:
+        return int((folder / "port").read_text() or 0)
+    except FileNotFoundError:
+        return 0
+
+
 def _port(folder: Path) -> int:
     """The port of last time, so that a URL stays good, unless something else has it now."""
-    path = folder / "port"
-    for candidate in (int(path.read_text()) if path.exists() else 0, 0):
+    kept = _port_kept(folder)
+    for candidate in (*([kept] if kept else []), *random.sample(PORTS, 100)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", candidate))
             except OSError:
                 continue
-            port = int(probe.getsockname()[1])
-        path.write_text(str(port))
-        return port
+        (folder / "port").write_text(str(candidate))
+        return candidate
     raise ServerError("no free port on 127.0.0.1")
 
 
@@ -306,6 +316,8 @@ class Owner:
         while not _answers(server):
             if postgres.poll() is not None:
                 raise ServerError(f"PostgreSQL exited with {postgres.returncode}; see {self.folder / 'postgres.log'}")
+            if _is_recovering(server):
+                deadline = time.monotonic() + START_SECONDS
             if time.monotonic() > deadline:
                 postgres.send_signal(signal.SIGINT)
                 raise ServerError(f"PostgreSQL was not ready in {START_SECONDS} s; see {self.folder / 'postgres.log'}")
@@ -339,6 +351,11 @@ def _answers(server: Server) -> bool:
     except psycopg.OperationalError:
         return False
     return True
+
+
+def _is_recovering(server: Server) -> bool:
+    """Whether the server lives and takes no connections yet: after a crash it replays its log first."""
+    return psycopg.pq.PGconn.ping(server.admin_url.encode()) == psycopg.pq.Ping.REJECT
 
 
 def _clients(server: Server) -> int:
@@ -400,6 +417,9 @@ def ensure_server(config: Settings) -> Server:
         server = running_server(config)
         if server:
             return server
+        port = _port_kept(folder)
+        if port and _is_recovering(Server(str(_socket_folder(config)), port, owner.pid)):
+            deadline = time.monotonic() + START_SECONDS + 10
         if owner.poll():
             said = log_path.read_bytes()[start_of_log:].decode(errors="replace").split("\n")
             raise ServerError(next((line for line in reversed(said) if line.strip()), f"it ended; see {log_path}"))
