@@ -478,7 +478,7 @@ def test_webhooks_that_are_given_up_are_an_alert_until_the_receiver_takes_one(
         return [alert.message for alert in Control(estates).open_alerts("left")]
 
     assert (tick(), told) == ([], []), "no estate has a receiver"
-    receiver = "{url: 'https://hooks.example.com/secret', secret_variable: CRM_HOOK, events: [run.finished]}"
+    receiver = "{url: 'https://hooks.example.com/secret', secret_variable: CRM_TEST_HOOK, events: [run.finished]}"
     (estates.tenants / "left.yaml").write_text(TEMPLATE.format(name="left") + f"\nwebhooks:\n  - {receiver}\n")
     (message,) = tick()
     assert "hooks.example.com is given up: HTTP_STATUS" in message

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +22,7 @@ from crm_assets.resources.warehouse import Warehouse, WarehouseError
 from tests.lights import evaluated
 from tests.logic import estate
 from tests.logic.estate import AS_OF, customer, facts, item, items, product, products
+from tests.refusals import refusal_code
 
 ensure_manifest()
 
@@ -102,12 +102,6 @@ def outbox(warehouse: Warehouse) -> list[tuple[Any, ...]]:
     return warehouse.rows("select message_id, address, status, batch_id from activation.messages order by 1")
 
 
-def refusal(action: Callable[[], Any]) -> str:
-    with pytest.raises(RefusalError) as raised:
-        action()
-    return raised.value.code
-
-
 def test_a_campaign_is_planned_once(warehouse: Warehouse) -> None:
     first = plan(warehouse)
     assert (first.is_new, first.audience, first.planned, first.holdout, first.batches) == (True, 29, 29, 0, 1)
@@ -149,12 +143,12 @@ def test_a_weekly_campaign_is_planned_anew_each_week(warehouse: Warehouse) -> No
 
 
 def test_nothing_is_planned_past_the_gate(warehouse: Warehouse) -> None:
-    assert refusal(lambda: plan(warehouse, as_of=AS_OF + timedelta(days=8))) == "STALE_GATE"
-    assert refusal(lambda: plan(warehouse, as_of=AS_OF - timedelta(days=1))) == "HISTORICAL"
+    assert refusal_code(lambda: plan(warehouse, as_of=AS_OF + timedelta(days=8))) == "STALE_GATE"
+    assert refusal_code(lambda: plan(warehouse, as_of=AS_OF - timedelta(days=1))) == "HISTORICAL"
     warehouse.execute("update gate.decisions set status = 'closed', reasons = '{CIRCUIT_BREAKER}'")
-    assert refusal(lambda: plan(warehouse)) == "GATE_CLOSED"
+    assert refusal_code(lambda: plan(warehouse)) == "GATE_CLOSED"
     warehouse.execute("delete from gate.decisions")
-    assert refusal(lambda: plan(warehouse)) == "NO_DECISION"
+    assert refusal_code(lambda: plan(warehouse)) == "NO_DECISION"
     assert outbox(warehouse) == []
     assert warehouse.count("activation", "campaigns") == 0
 
@@ -173,7 +167,7 @@ def test_a_historical_decision_is_never_in_force(warehouse: Warehouse) -> None:
 def test_a_pause_stops_planning(warehouse: Warehouse, what: str) -> None:
     pause = "insert into activation.pauses values ('1', %s, 'STOP file', 'the cellar master', now(), null)"
     warehouse.execute(pause, [what])
-    assert refusal(lambda: plan(warehouse)) == "PAUSED"
+    assert refusal_code(lambda: plan(warehouse)) == "PAUSED"
     assert outbox(warehouse) == []
     warehouse.execute("update activation.pauses set resumed_at = now()")
     assert plan(warehouse).is_new
@@ -264,6 +258,27 @@ def test_last_weeks_unsent_messages_are_dropped_when_this_weeks_are_planned(ware
     ]
 
 
+def test_a_week_is_not_planned_after_a_later_one_and_drops_nothing_of_it(warehouse: Warehouse) -> None:
+    weekly = CAMPAIGN.model_copy(update={"occurrence": "weekly"})
+    gated(warehouse, facts(*[customer(f"c{n:02d}") for n in range(1, 31)]), "earlier", AS_OF - timedelta(days=4))
+    warehouse.execute("delete from gate.decisions where run_id = 'run'")
+    plan(warehouse, weekly)
+    assert refusal_code(lambda: plan(warehouse, weekly, AS_OF - timedelta(days=3))) == "HISTORICAL"
+    assert warehouse.rows("select distinct occurrence, status from activation.messages") == [("2026-W01", "planned")]
+
+
+def test_whom_news_from_brevo_bar_since_the_run_is_not_planned(warehouse: Warehouse) -> None:
+    warehouse.execute(
+        "insert into activation.contacts (address, is_unsubscribed, is_blocked, updated_at)"
+        " values ('c01@example.com', true, false, %s)", [NOW],
+    )  # fmt: skip
+    warehouse.execute(
+        "insert into outcomes.events (event_key, address, event, occurred_at, channel)"
+        " values ('1', 'c02@example.com', 'hard_bounce', %s, 'email')", [NOW],
+    )  # fmt: skip
+    assert plan(warehouse).left_out == {"BOUNCED": 2, "OPT_OUT": 1}
+
+
 def test_what_is_under_way_is_not_dropped(warehouse: Warehouse) -> None:
     weekly = CAMPAIGN.model_copy(update={"occurrence": "weekly"})
     plan(warehouse, weekly)
@@ -295,9 +310,9 @@ def test_a_gate_that_only_lacks_lists_of_wines_lets_an_event_be_planned(warehous
     event = CAMPAIGN.model_copy(update={"kind": "event", "text": {"fr": "Venez."}})
     closed = "update gate.decisions set status = 'closed', reasons = %s"
     warehouse.execute(closed, [["NO_ELIGIBLE_CUSTOMER", "CIRCUIT_BREAKER"]])
-    assert refusal(lambda: plan(warehouse, event)) == "GATE_CLOSED"
+    assert refusal_code(lambda: plan(warehouse, event)) == "GATE_CLOSED"
     warehouse.execute(closed, [["NO_ELIGIBLE_CUSTOMER"]])
-    assert refusal(lambda: plan(warehouse)) == "GATE_CLOSED"
+    assert refusal_code(lambda: plan(warehouse)) == "GATE_CLOSED"
     assert plan(warehouse, event).planned == 29
 
 
@@ -344,8 +359,8 @@ def test_a_template_at_brevo_that_cannot_be_read_or_lacks_what_it_must_have_is_n
         return activation.plan_campaign(warehouse, tenant, campaign, RULES, AS_OF, NOW, client=client, **given)
 
     assert planned(None, count_only=True).planned == 29
-    assert refusal(lambda: planned(None)) == "TEMPLATE_UNREADABLE"
-    assert refusal(lambda: planned(SimpleNamespace(template=lambda _: kept))) == "TEMPLATE_UNFIT"
+    assert refusal_code(lambda: planned(None)) == "TEMPLATE_UNREADABLE"
+    assert refusal_code(lambda: planned(SimpleNamespace(template=lambda _: kept))) == "TEMPLATE_UNFIT"
     ((template_id, n_problems),) = warehouse.rows(
         "select template_id, cardinality(problems) from activation.brevo_templates"
     )
@@ -376,7 +391,9 @@ class TestSequence:
         early = plan(sent, self.SEQUENCE, AS_OF + timedelta(days=13))
         assert (early.step, early.is_new, early.warnings) == (1, False, ["step 2 is due on 2026-01-14"])
         day = AS_OF + timedelta(days=14)
-        assert refusal(lambda: plan(sent, self.SEQUENCE, day)) == "STALE_GATE", "each step goes through the gate again"
+        assert refusal_code(lambda: plan(sent, self.SEQUENCE, day)) == "STALE_GATE", (
+            "each step goes through the gate again"
+        )
         gated(sent, facts(*[customer(f"c{n:02d}", is_refused=n == 4) for n in range(1, 31)]), "later", day)
         sent.execute("insert into curated.fct_orders values ('c01', %s, true)", [day - timedelta(days=1)])
         sent.execute(
@@ -403,6 +420,52 @@ class TestSequence:
         sent.execute("update activation.messages set status = 'sent', sent_at = %s where step = 2", [left])
         early = plan(sent, three, AS_OF + timedelta(days=35))
         assert (early.step, early.warnings) == (2, ["step 3 is due on 2026-02-07"]), "three days late, like step 2"
+
+    def test_steps_that_a_restore_has_forgotten_are_kept_as_done_and_the_sequence_goes_on(
+        self, sent: Warehouse
+    ) -> None:
+        # All but c03 were sent; the dump is older than the plan, Brevo's log was read back.
+        sent.execute("delete from activation.messages where status <> 'sent'")
+        sent.execute(
+            "update activation.messages set run_id = 'restored', customer_id = 'unknown', scenario = 'restored',"
+            " batch_id = null, params = '{\"items\": []}', wine_ids = '{}', product_keys = '{}', planned_at = sent_at"
+        )
+        sent.execute("delete from activation.campaigns")
+        sent.execute("delete from activation.batches")
+        day = AS_OF + timedelta(days=1)
+        rest = plan(sent, self.SEQUENCE, day)
+        assert (rest.step, rest.is_new, rest.planned, rest.left_out["ALREADY_WRITTEN"]) == (1, True, 1, 28), "c03"
+        sent.execute("delete from activation.messages where status = 'planned'")
+        sent.execute("delete from activation.campaigns")
+        sent.execute("delete from activation.batches")
+        sent.execute("update gate.next_actions set eligible = false, reason = 'BOUNCED' where customer_id = 'c03'")
+        counted = activation.plan_campaign(sent, TENANT, self.SEQUENCE, RULES, day, NOW, count_only=True)
+        assert counted.planned == 0
+        past = self.SEQUENCE.model_copy(update={"send_on": AS_OF})
+        for campaign in (self.SEQUENCE, past):
+            sent.execute("delete from activation.campaigns")
+            made = plan(sent, campaign, day)
+            assert (made.step, made.is_new, made.planned, made.audience) == (1, False, 28, 28)
+            assert "Brevo's log names 28 messages" in made.warnings[0]
+        assert plan(sent, self.SEQUENCE, day).warnings == ["step 2 is due on 2026-01-14"]
+        later = AS_OF + timedelta(days=14)
+        gated(sent, facts(*[customer(f"c{n:02d}") for n in range(1, 31)]), "later", later)
+        sent.execute("insert into curated.fct_orders values ('c01', %s, true)", [later - timedelta(days=1)])
+        second = plan(sent, self.SEQUENCE, later)
+        assert (second.step, second.is_new, second.addressed, second.left_out) == (2, True, 28, {"ORDERED": 1})
+
+    def test_an_abandoned_step_has_no_next_one(self, sent: Warehouse) -> None:
+        sent.execute("update activation.campaigns set status = 'abandoned'")
+        made = plan(sent, self.SEQUENCE, AS_OF + timedelta(days=14))
+        assert (made.is_new, made.warnings) == (False, ["there is no step 2: step 1 was abandoned"])
+
+    def test_an_order_under_another_code_of_the_address_ends_the_sequence(self, sent: Warehouse) -> None:
+        day = AS_OF + timedelta(days=14)
+        gated(sent, facts(*[customer(f"c{n:02d}") for n in range(1, 31)]), "later", day)
+        sent.execute("insert into curated.fct_orders values ('merged', %s, true)", [day - timedelta(days=1)])
+        sent.execute("update audit.customer_facts set customer_id = 'merged' where customer_id = 'c05'")
+        sent.execute("update gate.next_actions set customer_id = 'merged' where customer_id = 'c05'")
+        assert plan(sent, self.SEQUENCE, day).left_out["ORDERED"] == 1
 
     def test_a_step_that_was_never_sent_has_no_next_one(self, warehouse: Warehouse) -> None:
         plan(warehouse, self.SEQUENCE)

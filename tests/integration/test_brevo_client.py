@@ -30,6 +30,7 @@ from crm_assets.settings import settings
 from crm_assets.tenants import Tenant
 from tests import mail_server
 from tests import standin as standins
+from tests.clock import StillClock
 from tests.logic import estate
 from tests.servers import free_port
 
@@ -39,19 +40,7 @@ TAG = "demo-spring-once-1-0123456789ab"
 QUICK = {"brevo": {"api_seconds": {"connect": 2, "read": 0.3, "write": 0.5, "pool": 1, "total": 0.6}}}
 
 
-class VirtualClock:
-    """Time that passes only while somebody sleeps."""
-
-    def __init__(self, start: datetime = datetime(2026, 3, 3, 10, tzinfo=UTC)) -> None:
-        self.at = start
-        self.slept: list[float] = []
-
-    def now(self) -> datetime:
-        return self.at
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.at += timedelta(seconds=seconds)
+START = datetime(2026, 3, 3, 10, tzinfo=UTC)
 
 
 def tenant(**rules: Any) -> Tenant:
@@ -97,7 +86,7 @@ def connect(cluster: databases.Cluster, key: None) -> Iterator[Making]:
     ) -> brevo.Brevo:
         config = settings().model_copy(update={"live": True, "brevo_url": url})
         transport = httpx.MockTransport(answering) if answering else None
-        made = brevo.client(who or tenant(), config, clock or VirtualClock(), mode=mode, transport=transport)
+        made = brevo.client(who or tenant(), config, clock or StillClock(START), mode=mode, transport=transport)
         opened.append(made)
         return made
 
@@ -338,7 +327,7 @@ class TestWhatComesBack:
         assert calls == ["POST", "POST"]
 
     def test_a_throttled_call_pushes_the_next_one(self, connect: Making) -> None:
-        clock, answers = VirtualClock(), [429, 201]
+        clock, answers = StillClock(START), [429, 201]
         client = connect(
             answering=lambda _: httpx.Response(
                 answers.pop(0), json={"messageId": "<1>"}, headers={"x-sib-ratelimit-reset": "7"}
@@ -357,7 +346,7 @@ class TestWhatComesBack:
             calls.append(request)
             return httpx.Response(429, headers={"x-sib-ratelimit-reset": "30"})
 
-        clock = VirtualClock()
+        clock = StillClock(START)
         client = connect(answering=answering, clock=clock)
         client.send_email(body())
         second = client.send_email(body())
@@ -423,7 +412,7 @@ class TestReads:
 
     def test_a_read_is_tried_again_in_bounds(self, connect: Making, caplog: pytest.LogCaptureFixture) -> None:
         answers = [500, 502, 200]
-        clock = VirtualClock()
+        clock = StillClock(START)
 
         def answering(_: httpx.Request) -> httpx.Response:
             status = answers.pop(0)
@@ -554,14 +543,14 @@ class TestPace:
 
     def test_a_minute_holds_no_more_than_its_limit_and_nearly_as_many(self, control_url: str) -> None:
         """Calls that take a while, now and then a long one: lateness is caught up with, never beyond the limit."""
-        clock = VirtualClock()
+        clock = StillClock(START)
         pace = Throttle(control_url, "a", tenant().business_rules.brevo, clock)
         made: list[float] = []
-        start = clock.at
+        start = clock.moment
         for n in range(150):
             assert pace.wait("smtp_email") == 0
-            made.append((clock.at - start).total_seconds())
-            clock.at += timedelta(seconds=1.5 if n % 20 == 0 else 0.3)
+            made.append((clock.moment - start).total_seconds())
+            clock.moment += timedelta(seconds=1.5 if n % 20 == 0 else 0.3)
         for first in made:
             assert sum(first <= at < first + 60 for at in made) <= 100
         assert 150 / (made[-1] / 60) >= 95
@@ -572,17 +561,17 @@ class TestPace:
         assert pace.seconds / interval(pace) + pace.at_once - 1 <= pace.calls + 1e-9
 
     def test_an_accounts_processes_share_one_pace(self, control_url: str) -> None:
-        clock = VirtualClock()
+        clock = StillClock(START)
         slots: list[float] = []
         lock = threading.Lock()
 
-        class Noting(VirtualClock):
+        class Noting(StillClock):
             def sleep(self, seconds: float) -> None:
                 with lock:
                     slots.append(seconds)
 
         rules = tenant().business_rules.brevo
-        paces = [Throttle(control_url, "b", rules, Noting(clock.at)) for _ in range(4)]
+        paces = [Throttle(control_url, "b", rules, Noting(clock.moment)) for _ in range(4)]
         threads = [
             threading.Thread(target=lambda pace=pace: [pace.wait("smtp_email") for _ in range(5)]) for pace in paces
         ]
@@ -593,13 +582,13 @@ class TestPace:
         step = interval(rules.buckets.smtp_email)
         waited = sorted(slot for slot in slots if slot > 1e-3)
         assert waited == pytest.approx([step * n for n in range(1, 17)], abs=1e-4)
-        other = Throttle(control_url, "c", rules, Noting(clock.at))
+        other = Throttle(control_url, "c", rules, Noting(clock.moment))
         slots.clear()
         other.wait("smtp_email")
         assert slots == []
 
     def test_brevos_headers_slow_and_never_hasten(self, control_url: str) -> None:
-        clock = VirtualClock()
+        clock = StillClock(START)
         pace = Throttle(control_url, "d", tenant().business_rules.brevo, clock)
         pace.wait("smtp_email")
         pace.note("smtp_email", Limits(remaining=3, reset=30), is_throttled=False)
@@ -617,8 +606,8 @@ class TestPace:
     def test_a_row_of_another_clock_is_not_believed(self, control_url: str) -> None:
         """A test of next year, or a machine whose clock was wrong, must not stop an account for a year."""
         rules, next_year = tenant().business_rules.brevo, datetime(2027, 1, 1, tzinfo=UTC)
-        Throttle(control_url, "e", rules, VirtualClock(next_year)).wait("other")
-        clock = VirtualClock()
+        Throttle(control_url, "e", rules, StillClock(next_year)).wait("other")
+        clock = StillClock(START)
         assert Throttle(control_url, "e", rules, clock).wait("other") == 0
         assert clock.slept == []
 
@@ -652,7 +641,7 @@ class TestTheKeyIsNowhere:
         self, connect: Making, server: Server, tenant_warehouse: Warehouse, logged: io.StringIO,
         capfd: pytest.CaptureFixture[str],
     ) -> None:  # fmt: skip
-        clock = VirtualClock()
+        clock = StillClock(START)
         client = connect(server.url, clock=clock)
         said_back: list[str] = [repr(client), repr(vars(client)), repr(vars(client._wire))]
         failures: list[Callable[[BaseHTTPRequestHandler], None]] = [

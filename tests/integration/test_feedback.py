@@ -21,6 +21,7 @@ from crm_assets.resources.brevo import BrevoUnavailableError
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.settings import Settings
 from tests import standin
+from tests.clock import StillClock
 from tests.conftest import PREFIX, fresh_warehouse
 from tests.logic import estate
 
@@ -47,21 +48,6 @@ def warehouse(database: Warehouse) -> Warehouse:
         " activation.chunks"
     )
     return database
-
-
-@dataclass
-class Clock:
-    """A clock that waits in no time."""
-
-    moment: datetime = NOW
-    slept: float = 0
-
-    def now(self) -> datetime:
-        return self.moment
-
-    def sleep(self, seconds: float) -> None:
-        self.slept += seconds
-        self.moment += timedelta(seconds=seconds)
 
 
 @dataclass
@@ -131,8 +117,8 @@ def campaign(number: int = 12, sent: str = "2026-03-01T08:00:00Z") -> EmailCampa
     return EmailCampaign.of({"id": number, "name": "Noël", "status": "sent", "sentDate": sent})
 
 
-def pull(warehouse: Warehouse, account: Account, clock: Clock | None = None, feeds: Any = feedback.FEEDS) -> Any:
-    return feedback.pull(warehouse, TENANT, account, RULES, clock or Clock(), feeds)  # type: ignore[arg-type]
+def pull(warehouse: Warehouse, account: Account, clock: StillClock | None = None, feeds: Any = feedback.FEEDS) -> Any:
+    return feedback.pull(warehouse, TENANT, account, RULES, clock or StillClock(NOW), feeds)  # type: ignore[arg-type]
 
 
 def refusals(warehouse: Warehouse) -> dict[str, tuple[Any, ...]]:
@@ -162,7 +148,7 @@ def test_what_is_read_twice_posted_and_read_late_is_there_once(warehouse: Wareho
     assert pull(warehouse, account).feeds["events"].n_new == 1
     receive(warehouse, json.dumps([posted(), posted("teleported")]).encode(), json.dumps(posted()).encode())
     account.log = [line(), opened, line("loadedByProxy", "2026-03-09T12:00:00.000+01:00")]
-    again = pull(warehouse, account, Clock(NOW + timedelta(hours=2)))
+    again = pull(warehouse, account, StillClock(NOW + timedelta(hours=2)))
     assert again.feeds["events"].n_new == 1  # the proxy: the delivery had come by webhook
     assert again.unknown == {"teleported": 1}
     rows = warehouse.rows(
@@ -192,7 +178,7 @@ def test_a_reading_overlaps_the_last_one_by_two_days_and_the_first_goes_back_as_
     assert all((end - start).days < 90 for start, end in spans)
     assert [start for start, _ in spans[1:]] == [end + timedelta(days=1) for _, end in spans[:-1]]
     account.asked.clear()
-    pull(warehouse, account, Clock(NOW + timedelta(days=3)), feeds=["events"])
+    pull(warehouse, account, StillClock(NOW + timedelta(days=3)), feeds=["events"])
     assert account.asked[0] == ("events", date(2026, 3, 8), date(2026, 3, 13))
 
 
@@ -210,7 +196,7 @@ def test_a_feed_that_fails_keeps_its_cursor_and_stops_no_other(warehouse: Wareho
     assert ("events", None, 2) in warehouse.rows(pulls)
     account.down.clear()
     account.asked.clear()
-    later = Clock(NOW + timedelta(days=1))
+    later = StillClock(NOW + timedelta(days=1))
     assert not pull(warehouse, account, later, feeds=["events"]).problems
     assert account.asked[0][1] == later.moment.date() - timedelta(days=90)  # never read: from the beginning again
     assert ("events", later.moment, 0) in warehouse.rows(pulls)
@@ -245,7 +231,7 @@ def test_a_refusal_stays_whatever_brevo_says_later(warehouse: Warehouse) -> None
     # Somebody took both back on Brevo's screens.
     account.blocked = []
     account.people = [person("bob@x.fr", False, "2026-03-10T10:00:00Z")]
-    pull(warehouse, account, Clock(NOW + timedelta(hours=3)))
+    pull(warehouse, account, StillClock(NOW + timedelta(hours=3)))
     assert refusals(warehouse) == {
         "ada@x.fr": (False, True, None, False, *first["ada@x.fr"][4:]),
         "bob@x.fr": (True, False, False, None, *first["bob@x.fr"][4:]),
@@ -321,7 +307,7 @@ def test_who_is_barred_at_this_moment(warehouse: Warehouse) -> None:
 
 def test_who_got_a_campaign_of_brevos_own_screens_was_contacted(warehouse: Warehouse) -> None:
     account = Account(sent=[campaign(), campaign(13, "2025-10-01T08:00:00Z")])
-    clock = Clock()
+    clock = StillClock(NOW)
     assert not pull(warehouse, account, clock).problems
     rows = warehouse.rows(
         "select address, event, campaign, channel, occurred_at, tag from outcomes.events order by address"
@@ -330,21 +316,21 @@ def test_who_got_a_campaign_of_brevos_own_screens_was_contacted(warehouse: Wareh
     assert rows == [(who, "sent", "Noël", "email", at, None) for who in ("ada@x.fr", "bob@x.fr")]
     # The one of October counts for nothing any more: nobody asks Brevo for its recipients.
     assert [each for each in account.asked if each[0] == "export"] == [("export", 12)]
-    assert clock.slept == 0
+    assert clock.slept == []
     pull(warehouse, account)
     assert [each for each in account.asked if each[0] == "export"] == [("export", 12)]
 
 
 def test_an_export_that_takes_its_time_is_fetched_by_the_next_pull(warehouse: Warehouse) -> None:
     account = Account(sent=[campaign()], polls_needed=7)
-    clock = Clock()
+    clock = StillClock(NOW)
     first = pull(warehouse, account, clock, feeds=["campaigns"])
     assert "1 of the campaigns" in first.problems["campaigns"]
     assert not first.failed
-    assert clock.slept == 4 * RULES.brevo.contacts.process_poll_seconds
+    assert sum(clock.slept) == 4 * RULES.brevo.contacts.process_poll_seconds
     said = "select problem is not null, n_failures, read_until from activation.pulls where feed = 'campaigns'"
     assert warehouse.rows(said) == [(True, 0, NOW)]
-    assert not pull(warehouse, account, Clock(), feeds=["campaigns"]).problems
+    assert not pull(warehouse, account, StillClock(NOW), feeds=["campaigns"]).problems
     assert [each for each in account.asked if each[0] == "export"] == [("export", 12)]
     assert warehouse.count("outcomes", "events") == 2
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import psycopg
 import pytest
@@ -28,6 +27,7 @@ from crm_assets.resources.warehouse import Warehouse
 from crm_assets.settings import Settings
 from tests import standin
 from tests.lights import evaluated
+from tests.refusals import refusal
 
 ensure_manifest()
 
@@ -111,12 +111,6 @@ def live(
     sending_estate.build(tenant_warehouse, tenant, COUNT, AS_OF, running.clock.now())
     connect = functools.partial(brevo.client, transport=running.transport)
     return Live(Estate(tenant, tenant_warehouse, config), running, connect)
-
-
-def refusal(action: Callable[[], Any]) -> tuple[str, str]:
-    with pytest.raises(RefusalError) as raised:
-        action()
-    return raised.value.code, str(raised.value)
 
 
 def disarmed(live: Live) -> str:

@@ -36,22 +36,15 @@ from crm_assets.notices import DeliveryError, Door
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.settings import ROOT
 from crm_assets.tenants import Registry, Tenant
+from tests.clock import StillClock
 
 SECRET = "whsec_" + "c2VjcmV0" * 4
 HOST = "hooks.example.test"
 
 
-class FixedClock:
-    """A clock that stands until it is set."""
-
-    def __init__(self) -> None:
-        self.time = datetime.now(UTC).replace(microsecond=0)
-
-    def now(self) -> datetime:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        self.time += timedelta(seconds=seconds)
+def at_the_second() -> StillClock:
+    """A clock that stands at this second."""
+    return StillClock(datetime.now(UTC).replace(microsecond=0))
 
 
 @dataclass
@@ -138,7 +131,7 @@ def receiver(certificate: tuple[Path, Path]) -> Iterator[Receiver]:
 
 
 def estate(*urls: str, events: tuple[str, ...] = ("run.finished", "gate.closed", "campaign.sent")) -> Tenant:
-    endpoints = [{"url": url, "secret_variable": "CRM_HOOK", "events": list(events)} for url in urls]
+    endpoints = [{"url": url, "secret_variable": "CRM_TEST_HOOK", "events": list(events)} for url in urls]
     demo = Registry(ROOT / "tenants").get("demo")
     return Tenant.model_validate(demo.model_dump() | {"webhooks": endpoints})
 
@@ -160,7 +153,7 @@ def states(warehouse: Warehouse) -> list[tuple[Any, ...]]:
 
 
 def test_a_notice_is_signed_and_delivered_once(tenant_warehouse: Warehouse, receiver: Receiver) -> None:
-    tenant, clock = estate(receiver.url()), FixedClock()
+    tenant, clock = estate(receiver.url()), at_the_second()
     assert queue(tenant_warehouse, tenant, clock.now(), "r1") == 1
     assert queue(tenant_warehouse, tenant, clock.now() + timedelta(hours=1), "r1") == 0
     receiver.answers = [103]
@@ -184,7 +177,7 @@ def test_a_notice_is_signed_and_delivered_once(tenant_warehouse: Warehouse, rece
 def test_three_tries_follow_the_first_with_the_same_bytes_then_it_is_given_up_until_somebody_asks(
     tenant_warehouse: Warehouse, receiver: Receiver
 ) -> None:
-    tenant, clock = estate(receiver.url()), FixedClock()
+    tenant, clock = estate(receiver.url()), at_the_second()
     queue(tenant_warehouse, tenant, clock.now(), "r1", "r2")
     receiver.answers = [500, 503, 404, 429]
 
@@ -222,7 +215,7 @@ def test_three_tries_follow_the_first_with_the_same_bytes_then_it_is_given_up_un
 def test_a_receiver_that_is_gone_is_given_up_politely(
     tenant_warehouse: Warehouse, receiver: Receiver, status: int, problem: str
 ) -> None:
-    tenant, clock = estate(receiver.url()), FixedClock()
+    tenant, clock = estate(receiver.url()), at_the_second()
     queue(tenant_warehouse, tenant, clock.now(), "r1", "r2")
     receiver.answers = [status]
     notices.deliver(tenant_warehouse, tenant, clock, door=receiver.door(), secret_of=secret_of)
@@ -238,7 +231,7 @@ def test_a_receiver_that_is_gone_is_given_up_politely(
 def test_a_program_that_dies_in_a_try_tells_it_again_and_gives_the_last_one_up(
     tenant_warehouse: Warehouse, receiver: Receiver
 ) -> None:
-    tenant, clock = estate(receiver.url()), FixedClock()
+    tenant, clock = estate(receiver.url()), at_the_second()
     queue(tenant_warehouse, tenant, clock.now(), "r1")
 
     class _DiedError(BaseException):
@@ -261,7 +254,7 @@ def test_a_program_that_dies_in_a_try_tells_it_again_and_gives_the_last_one_up(
 
 
 def test_what_happened_is_read_from_the_tables_and_only_what_is_news(tenant_warehouse: Warehouse) -> None:
-    tenant, clock = estate("https://hooks.example.com/x"), FixedClock()
+    tenant, clock = estate("https://hooks.example.com/x"), at_the_second()
     now = clock.now()
     insert = (
         "insert into gate.decisions (run_id, as_of, status, reasons, data_quality_score, gate_export, n_customers,"
@@ -402,7 +395,7 @@ def test_a_refused_notice_is_not_tried_again_and_names_no_path(
     tenant_warehouse: Warehouse, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    tenant, clock = estate(receiver.url()), FixedClock()
+    tenant, clock = estate(receiver.url()), at_the_second()
     queue(tenant_warehouse, tenant, clock.now(), "r1")
     closed = receiver.door(is_allowed=lambda address: not ipaddress.ip_address(address).is_loopback)
     done = notices.deliver(tenant_warehouse, tenant, clock, door=closed, secret_of=secret_of)
@@ -508,7 +501,7 @@ def test_of_an_answer_only_the_status_is_read_and_not_for_ever(
 def test_without_a_good_secret_nothing_is_sent_and_it_waits(
     tenant_warehouse: Warehouse, receiver: Receiver, secret: str | None, problem: str
 ) -> None:
-    tenant, clock = estate(receiver.url()), FixedClock()
+    tenant, clock = estate(receiver.url()), at_the_second()
     queue(tenant_warehouse, tenant, clock.now(), "r1")
     kept = SecretStr(secret) if secret else None
     notices.deliver(tenant_warehouse, tenant, clock, door=receiver.door(), secret_of=lambda _: kept)

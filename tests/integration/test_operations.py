@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -13,13 +13,13 @@ import pytest
 
 from crm_assets import attempts, operations, safeguards, tables, test_sends
 from crm_assets.dbt_manifest import ensure_manifest
-from crm_assets.logic.activation import RefusalError
 from crm_assets.logic.outbox import parse_tag
 from crm_assets.operations import Estate
 from crm_assets.resources.warehouse import Warehouse
 from tests.integration.test_instances import Live, live
 from tests.integration.test_safeguards import KEY, NOW, chunk, config, event, message, put, ready, tenant
 from tests.lights import evaluated
+from tests.refusals import refusal
 
 __all__ = ["config", "live", "ready", "tenant"]  # fixtures
 
@@ -35,12 +35,6 @@ def estate(ready: Warehouse, tenant: Any, config: Any) -> Estate:
     put(ready, tables.messages, *(message(n, "planned", "none") for n in range(6)))
     ready.execute("update activation.messages set tag = null")
     return Estate(tenant, ready, config)
-
-
-def refusal(action: Callable[[], Any]) -> tuple[str, str]:
-    with pytest.raises(RefusalError) as raised:
-        action()
-    return raised.value.code, str(raised.value)
 
 
 def states(estate: Estate) -> dict[str, int]:

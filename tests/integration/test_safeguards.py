@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 
 from crm_assets import instances, safeguards, tables
-from crm_assets.logic.activation import RefusalError
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.settings import Settings
 from crm_assets.tenants import Tenant
+from tests.clock import StillClock
 from tests.logic import estate
+from tests.refusals import refusal
 
 NOW = datetime(2026, 11, 24, 10, tzinfo=UTC)  # a Tuesday, 11:00 in Alsace
 PLAN_HASH, TEMPLATE_HASH = "a" * 64, "b" * 16
@@ -23,19 +24,6 @@ KEY = {"campaign": "spring", "occurrence": "once", "step": 1}
 BREVO = {"live": True, "sender_email": "cave@demo.example.com", "api_key_variable": "CRM_TEST_SAFEGUARDS_KEY"}
 RULES = estate.tenant().business_rules
 CAMPAIGN = "kind: news\nsubject: {fr: Notre lettre}\ntext: {fr: Bonjour}\n"
-
-
-class Clock:
-    """A clock that stands still."""
-
-    def __init__(self, now: datetime = NOW) -> None:
-        self.moment = now
-
-    def now(self) -> datetime:
-        return self.moment
-
-    def sleep(self, seconds: float) -> None:
-        self.moment += timedelta(seconds=seconds)
 
 
 def put(warehouse: Warehouse, table: Any, *rows: dict[str, Any]) -> None:
@@ -130,17 +118,11 @@ def stored(warehouse: Warehouse) -> dict[str, Any]:
 
 
 def asked(warehouse: Warehouse, tenant: Tenant, config: Settings, **given: Any) -> None:
-    clock, by = Clock(given.pop("now", NOW)), given.pop("by", "Anne Muller")
+    clock, by = StillClock(given.pop("now", NOW)), given.pop("by", "Anne Muller")
     plan_hash = given.pop("confirmed_hash", PLAN_HASH)
     safeguards.require_live(
         warehouse, tenant, config, stored(warehouse), plan_hash, tenant.business_rules, clock, by=by
     )
-
-
-def refusal(action: Callable[[], Any]) -> tuple[str, str]:
-    with pytest.raises(RefusalError) as raised:
-        action()
-    return raised.value.code, str(raised.value)
 
 
 def test_with_everything_in_place_the_confirmation_is_recorded(

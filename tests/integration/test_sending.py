@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import sending_estate
 from brevo_standin.mail import IdempotencyMode
-from crm_assets import activation, attempts, instances, sending
+from crm_assets import activation, attempts, instances, operations, sending
 from crm_assets.campaigns import Campaign
 from crm_assets.logic.activation import RefusalError
 from crm_assets.resources import brevo
@@ -21,6 +21,8 @@ from crm_assets.resources.control import Control as Control_
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.settings import Settings, settings
 from crm_assets.tenants import Tenant
+from tests.clock import StillClock
+from tests.refusals import refusal_code
 from tests.standin import KEY, Control, Running, in_process
 
 AS_OF = date(2026, 3, 10)
@@ -28,19 +30,6 @@ NOW = datetime(2026, 3, 10, 9, tzinfo=UTC)  # a Tuesday; the stand-in's clock be
 TENANT = sending_estate.tenant()
 RULES = TENANT.business_rules
 CAMPAIGN = Campaign.model_validate({"name": "spring", "kind": "reco", "subject": {"fr": "Notre sélection"}})
-
-
-class Fixed:
-    """A clock that stands still."""
-
-    def __init__(self, at: datetime) -> None:
-        self.at = at
-
-    def now(self) -> datetime:
-        return self.at
-
-    def sleep(self, seconds: float) -> None:
-        self.at += timedelta(seconds=seconds)
 
 
 @pytest.fixture
@@ -58,15 +47,9 @@ def outbox(warehouse: Warehouse) -> list[tuple[Any, ...]]:
     return warehouse.rows("select message_id, address, status, batch_id from activation.messages order by 1")
 
 
-def refusal(action: Callable[[], Any]) -> str:
-    with pytest.raises(RefusalError) as raised:
-        action()
-    return raised.value.code
-
-
 def send(warehouse: Warehouse, **given: Any) -> sending.SendSummary:
     arguments = {"campaign": CAMPAIGN, "tenant": TENANT, "as_of": AS_OF, "config": settings(), **given}
-    return sending.send_campaign(sending.Sending(warehouse, clock=Fixed(NOW), **arguments))
+    return sending.send_campaign(sending.Sending(warehouse, clock=StillClock(NOW), **arguments))
 
 
 def test_a_dry_run_changes_no_message_and_writes_the_same_attempts_again(warehouse: Warehouse) -> None:
@@ -82,18 +65,18 @@ def test_a_dry_run_changes_no_message_and_writes_the_same_attempts_again(warehou
 
 
 def test_what_was_not_planned_or_has_expired_or_was_changed_is_not_sent(warehouse: Warehouse) -> None:
-    assert refusal(lambda: send(warehouse)) == "NOT_PLANNED"
+    assert refusal_code(lambda: send(warehouse)) == "NOT_PLANNED"
     plan(warehouse)
     assert send(warehouse, as_of=AS_OF + timedelta(days=7)).messages == 29
-    assert refusal(lambda: send(warehouse, as_of=AS_OF + timedelta(days=8))) == "EXPIRED"
+    assert refusal_code(lambda: send(warehouse, as_of=AS_OF + timedelta(days=8))) == "EXPIRED"
     other = CAMPAIGN.model_copy(update={"subject": {"fr": "Autre chose"}})
-    assert refusal(lambda: send(warehouse, campaign=other)) == "PLAN_CHANGED"
-    assert refusal(lambda: send(warehouse, tenant=sending_estate.tenant(siren="111111111"))) == "PLAN_CHANGED"
+    assert refusal_code(lambda: send(warehouse, campaign=other)) == "PLAN_CHANGED"
+    assert refusal_code(lambda: send(warehouse, tenant=sending_estate.tenant(siren="111111111"))) == "PLAN_CHANGED"
     warehouse.execute(
         "update activation.messages set params = '{\"items\": []}' where address = (select min(address)"
         " from activation.messages)"
     )
-    assert refusal(lambda: send(warehouse)) == "PLAN_CHANGED"
+    assert refusal_code(lambda: send(warehouse)) == "PLAN_CHANGED"
 
 
 def test_a_gate_closed_since_stops_the_send(warehouse: Warehouse) -> None:
@@ -104,7 +87,7 @@ def test_a_gate_closed_since_stops_the_send(warehouse: Warehouse) -> None:
         " decided_at + interval '1 hour',"
         " rules_version from gate.decisions"
     )
-    assert refusal(lambda: send(warehouse)) == "GATE_CLOSED"
+    assert refusal_code(lambda: send(warehouse)) == "GATE_CLOSED"
     assert warehouse.count("activation", "attempts") == 0
 
 
@@ -117,7 +100,7 @@ def test_a_newer_run_that_waits_for_its_review_does_not_stale_a_plan(warehouse: 
     )
     assert send(warehouse).messages == 29
     warehouse.execute("update gate.decisions set reasons = reasons || '{CIRCUIT_BREAKER}' where run_id = 'newer'")
-    assert refusal(lambda: send(warehouse)) == "GATE_CLOSED"
+    assert refusal_code(lambda: send(warehouse)) == "GATE_CLOSED"
 
 
 def test_a_plan_whose_own_run_has_been_closed_is_not_sent_although_a_newer_run_is_open(warehouse: Warehouse) -> None:
@@ -131,7 +114,7 @@ def test_a_plan_whose_own_run_has_been_closed_is_not_sent_although_a_newer_run_i
     warehouse.execute(
         "update gate.decisions set status = 'closed', reasons = '{CIRCUIT_BREAKER}' where run_id <> 'newer'"
     )
-    assert refusal(lambda: send(warehouse)) == "GATE_CLOSED"
+    assert refusal_code(lambda: send(warehouse)) == "GATE_CLOSED"
 
 
 def test_current_data_decide_who_is_still_written_to(warehouse: Warehouse) -> None:
@@ -574,3 +557,114 @@ def test_the_key_of_another_estate_s_account_sends_nothing(
     assert "xkeysib" not in said
     assert it.statuses() == {"planned": 29}
     assert it.control.accepted() == []
+
+
+def lost(it: Live, nth: int = 2, fault: str = "reset_before", lag: float = 120) -> str:
+    """A send whose call `nth` is answered by nothing; its tag. `lag`: seconds before the log shows what it accepted."""
+    it.control.log_lag(lag)
+    it.control.faults({"do": fault, "path": "/smtp/email", "method": "POST", "nth": nth})
+    assert it.send().wait_reason == "SETTLING"
+    it.control.faults()
+    return str(it.warehouse.rows("select tag from activation.chunks where status = 'unknown'")[0][0])
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_the_log_of_another_account_does_not_tell_that_a_call_never_arrived(
+    live: Callable[..., Live], monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    it = live()
+    lost(it, nth, "reset_after")
+    ours = it.standin
+    it.standin = in_process("none", key="xkeysib-of-another-account", senders=(sending_estate.SENDER,))
+    monkeypatch.setenv("CRM_BREVO_KEY", "xkeysib-of-another-account")
+    for _ in range(4):
+        it.standin.clock.sleep(1200)
+        done = it.send()
+    assert (done.wait_reason, done.unknown, it.control.accepted()) == ("SETTLING", 5, [])
+    assert "another key" in done.sentence()
+    it.standin = ours
+    monkeypatch.setenv("CRM_BREVO_KEY", KEY)
+    it.standin.clock.sleep(5000)
+    assert it.finish().status == "done"
+    it.assert_once()
+
+
+def test_a_new_key_of_the_same_account_is_known_by_what_its_log_shows(
+    live: Callable[..., Live], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = live()
+    lost(it)
+    assert it.standin.standin is not None
+    monkeypatch.setattr(it.standin.standin, "key", "xkeysib-new", raising=True)
+    monkeypatch.setenv("CRM_BREVO_KEY", "xkeysib-new")
+    assert it.finish().status == "done"
+    it.assert_once()
+
+
+def test_a_test_that_the_log_does_not_show_yet_keeps_a_first_call_unknown(live: Callable[..., Live]) -> None:
+    it = live()
+    with it.warehouse.transaction() as connection:
+        given = {"is_dry_run": False, "tag": "demo-spring-test-1-0123456789ab", "account": "a"}
+        attempt = attempts.begin(connection, brevo.SEND, b"", 1, NOW, **given)  # type: ignore[arg-type]
+        attempts.end(connection, attempt, brevo.Answer("accepted", "ok"), NOW)
+    lost(it, 1, "reset_after", 2 * 3600)
+    it.warehouse.execute(
+        "update activation.attempts set account = (select account from activation.attempts where account <> 'a')"
+    )
+    for _ in range(6):
+        it.standin.clock.sleep(1200)
+        assert it.send().unknown == 5
+
+
+@pytest.mark.parametrize(
+    ("why", "change"),
+    [
+        ("ABANDONED", "update activation.campaigns set status = 'abandoned'"),
+        (
+            "NEWER_OCCURRENCE",
+            "update activation.campaigns set occurrence = '2026-W11';"
+            " update activation.messages set occurrence = '2026-W11';"
+            " update activation.batches set occurrence = '2026-W11';"
+            " update activation.chunks set occurrence = '2026-W11';"
+            " insert into activation.campaigns (campaign, occurrence, step, run_id, plan_hash, audience, holdout, as_of,"
+            " planned_at, expires_on) select campaign, '2026-W12', step, run_id, plan_hash, 0, 0, as_of,"
+            " planned_at - interval '1 hour', expires_on from activation.campaigns",
+        ),
+    ],
+)
+def test_a_call_that_never_arrived_of_an_occurrence_that_is_over_is_given_up(
+    live: Callable[..., Live], why: str, change: str
+) -> None:
+    it = live()
+    lost(it)
+    with it.warehouse.transaction() as connection:
+        for statement in change.split(";"):
+            connection.execute(statement.encode())
+        connection.execute("update activation.messages set status = 'superseded' where status = 'planned'")
+    for _ in range(4):
+        it.standin.clock.sleep(1200)
+        it.send(occurrence=it.warehouse.rows("select min(occurrence) from activation.campaigns")[0][0])
+    assert it.chunks() == {"accepted": 1, "released": 1}
+    assert it.warehouse.rows("select count(*) from activation.messages where reason = %s", [why]) == [(5,)]
+    assert len(it.control.accepted()) == 5
+
+
+def test_what_expired_before_it_was_found_never_to_have_arrived_is_unknown_no_more(live: Callable[..., Live]) -> None:
+    it = live()
+    lost(it)
+    it.standin.clock.sleep(8 * 24 * 3600)
+    assert refused(it).startswith("EXPIRED")
+    assert it.statuses() == {"planned": 24, "sent": 5}
+
+
+def test_what_a_person_called_failed_is_sent_once_the_log_says_so(live: Callable[..., Live]) -> None:
+    it = live()
+    tag = lost(it, 2, "reset_after", 40 * 3600)
+    it.standin.clock.sleep(25 * 3600)
+    estate = operations.Estate(LIVE_TENANT, it.warehouse, it.config)
+    operations.decide(estate, tag, False, "Anna", it.standin.clock.now())
+    assert it.statuses()["failed"] == 5
+    it.standin.clock.sleep(23 * 3600)
+    assert it.finish().status == "done"
+    assert it.statuses() == {"sent": 29}
+    it.assert_once()

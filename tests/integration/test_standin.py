@@ -803,7 +803,7 @@ def test_no_key_goes_where_it_does_not_belong(
     tmp_path: Path, marked: marks.Mark, url: str, value: str | None, is_given: bool
 ) -> None:
     assert (marks.key_for(url, value, "CRM_BREVO_KEY_DEMO", tmp_path) is not None) is is_given
-    assert marks.key_for(url, None, "CRM_BREVO_KEY_OTHER", tmp_path) is None
+    assert marks.key_for(url, None, "CRM_TEST_KEY_OTHER", tmp_path) is None
     assert "standin-abc" not in repr(marked)
 
 

@@ -346,7 +346,7 @@ class TestSteps:
     def followers(self, **changes: Any) -> dict[str, Any]:
         orders = pd.DataFrame(
             {
-                "customer_id": ["c1", "c2", "c5"],
+                "address": ["C1@example.com", "c2@example.com", "c5@example.com"],
                 "order_date": pd.to_datetime(["2025-12-17", "2025-12-16", "2025-12-01"]),
             }
         )
@@ -394,7 +394,7 @@ class TestSteps:
         assert not set(made.messages["message_id"]) & set(first.messages["message_id"])
 
     def test_whom_the_new_quarter_holds_out_gets_no_further_step(self) -> None:
-        crowd = people(1000)
+        crowd = people(400)
         goes_on = pd.DataFrame({"address": crowd["address"], "is_held_out": False, "reason": None})
         day = date(2026, 1, 5)
         sequence = campaign(steps=STEPS)
@@ -405,6 +405,44 @@ class TestSteps:
         made = plan(campaign=sequence, people=crowd, followers=goes_on, step=2, as_of=day)
         expected = set(goes_on.loc[goes_on["is_held_out"] | drawn, "address"])
         assert set(made.messages.loc[made.messages["status"] == "holdout", "address"]) == expected
+
+    def test_a_restore_that_lost_the_holdout_does_not_write_to_it(self) -> None:
+        crowd = people(1000)
+        first = plan(people=crowd, as_of=date(2025, 12, 30))
+        held = first.messages["status"] == "holdout"
+        assert held.sum() > 50
+        # Brevo never heard of the holdout: what was read back from its log are the other messages.
+        written = first.messages[~held].assign(status="sent", planned_at=pd.Timestamp("2025-12-30 09:00", tz="UTC"))
+        for day in (date(2025, 12, 31), date(2026, 1, 2)):
+            again = plan(people=crowd, written=written, as_of=day)
+            assert (again.n_planned, again.n_holdout) == (0, held.sum()), "another quarter draws others"
+            assert again.n_written == len(written)
+        goes_on = pd.DataFrame({"address": written["address"], "is_held_out": False, "reason": None})
+        second = plan(campaign=campaign(steps=STEPS), people=crowd, followers=goes_on, step=2, as_of=date(2026, 1, 20))
+        drawn = activation.is_held_out("demo", date(2026, 1, 20), goes_on["address"], RULES.activation.holdout_share)
+        assert second.n_holdout == drawn.sum() > 0
+
+
+def test_shares_of_arms_and_holdout_on_ten_thousand_addresses() -> None:
+    shares = {"A": 0.2, "B": 0.3, "C": 0.5}
+    tested = campaign(arms={name: {"share": share, "subject": {"fr": name * 3}} for name, share in shares.items()})
+    addresses = [f"client.{n}@example.com" for n in range(10_000)]
+    arms = pd.Series(activation.arm_of("demo", tested, "once", addresses))
+    held = activation.is_held_out("demo", estate.AS_OF, addresses, 0.10)
+
+    def chi_square(counts: pd.Series, of: int) -> float:
+        return sum((counts[name] - share * of) ** 2 / (share * of) for name, share in shares.items())
+
+    assert chi_square(arms.value_counts(), 10_000) < 13.8, "two degrees of freedom, p = 0.001"
+    assert chi_square(arms[held].value_counts(), int(held.sum())) < 13.8, "in the holdout as outside"
+    assert 900 < held.sum() < 1100
+
+
+def test_a_name_that_the_catalogue_does_not_know_is_told() -> None:
+    slips = campaign(
+        audience={"not_bought": {"families": ["family p1", "famly p2"]}}, wines={"push": ["p1"], "exclude": ["w99"]}
+    )
+    assert activation.names_of_nothing(slips, products()) == ["audience.not_bought famly p2", "wines.exclude w99"]
 
 
 class TestOtherChannels:
@@ -458,6 +496,9 @@ class TestOtherChannels:
             return [None if pd.isna(reason) else reason for reason in said]
 
         assert barred("phone") == ["PHONE_OPT_OUT", None, None, "NO_PHONE"]
+        crowd["address"] = ["Same", "same ", "other", None]
+        assert barred("phone") == ["PHONE_OPT_OUT", "PHONE_OPT_OUT", None, "NO_PHONE"], "the number is refused"
+        crowd["address"] = ["a", "b", "c", None]
         assert barred("post") == [None, "POST_OPT_OUT", "MOVED", "NO_POSTAL_ADDRESS"]
 
 

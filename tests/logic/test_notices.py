@@ -19,7 +19,7 @@ HAPPENING = Happening("gate.closed", "r1", NOW, {"run_id": "r1", "reasons": ["ST
 
 def endpoint(url: str = "https://hooks.example.com/in/path-secret", *events: str) -> WebhookEndpoint:
     return WebhookEndpoint.model_validate(
-        {"url": url, "secret_variable": "CRM_HOOK", "events": list(events) or ["gate.closed"]}
+        {"url": url, "secret_variable": "CRM_TEST_HOOK", "events": list(events) or ["gate.closed"]}
     )
 
 
