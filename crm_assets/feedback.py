@@ -148,8 +148,8 @@ def ingest_received(
 ) -> PullSummary:
     """Read the webhook bodies that have not been read yet (those of `hashes`, or all) into outcomes.events.
 
-    A body that is none of Brevo's is marked with the reason and left alone from then on; so is one that the database
-    will not have, which costs the others nothing.
+    A body that is none of Brevo's is marked with the reason and left alone from then on; so is one that cannot be
+    understood or that the database will not have. It costs the others nothing, whatever somebody has posted.
     """
     summary = PullSummary(feeds={"received": FeedSummary()})
     done = summary.feeds["received"]
@@ -163,7 +163,7 @@ def ingest_received(
         problems = {digest: problem for digest, problem in said.items() if isinstance(problem, str)}
         try:
             _ingest(warehouse, tenant, readable, now, summary)
-        except WarehouseError:
+        except Exception:  # of the one that is to blame it is said below
             for digest, rows in readable.items():
                 try:
                     _ingest(warehouse, tenant, {digest: rows}, now, summary)
@@ -171,6 +171,8 @@ def ingest_received(
                     if not error.is_about_the_data:
                         raise
                     problems[digest] = f"the database refuses it: {error}"
+                except Exception as error:  # unread for ever, it would keep every later body and send from going on
+                    problems[digest] = f"not understood: {type(error).__name__}"
         with warehouse.transaction() as connection:
             connection.cursor().executemany(
                 "update outcomes.received set problem = %s, read_at = %s where content_hash = %s",
@@ -187,6 +189,8 @@ def _said_in(content: bytes) -> pd.DataFrame | str:
         return events.said_in_body(bytes(content))
     except ValueError as error:
         return str(error)
+    except Exception as error:  # as above
+        return f"not understood: {type(error).__name__}"
 
 
 def _ingest(

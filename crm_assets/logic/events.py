@@ -32,6 +32,12 @@ TEST = "test"  # the occurrence in the tag of a test send (crm_assets/test_sends
 # Of a contact, not of a message: no event of ours.
 NOT_OF_A_MESSAGE = "not_of_a_message"
 
+
+def _plain(name: str) -> str:
+    """A name without what its spellings differ by: capitals, underscores, hyphens, blanks."""
+    return "".join(sign for sign in name.casefold() if sign.isalnum())
+
+
 # How a webhook is told which events to send (POST /webhooks).
 CREATION = {
     "sent": SENT,
@@ -97,7 +103,8 @@ STATISTICS = {
     "loadedByProxy": PROXY_OPENED,
 }
 # The names agree where two vocabularies share one (tested), so nobody has to say which one a row is written in.
-_CANONICAL = {**CREATION, **PAYLOAD, **STATISTICS}
+# Brevo's own pages drift in capitals and hyphens: a refusal must not depend on them.
+_CANONICAL = {_plain(name): meant for name, meant in {**CREATION, **PAYLOAD, **STATISTICS}.items()}
 _OTHER = "other:"
 
 # Brevo dates its log, and `date` in its webhooks, as clocks in Paris do, whatever the estate's zone.
@@ -105,6 +112,7 @@ PARIS = "Europe/Paris"
 _MILLISECONDS_FROM = 100_000_000_000  # a count of seconds this large would be the year 5138
 
 _NO_MOMENT_FROM = 10**15
+_EARLIEST, _LATEST = pd.Timestamp("2000-01-01", tz="UTC"), pd.Timestamp("2200-01-01", tz="UTC")  # of any event
 
 # One said event: how a row of the log and an item of a body look before they are understood.
 SAID = ["address", "event", "moment", "message_ref", "tag", "campaign", "link", "reason"]
@@ -123,7 +131,7 @@ class Events:
 
 def canonical(name: str) -> str:
     """The one name of an event, in whichever of the three vocabularies it was said; other:<name> where none has it."""
-    return _CANONICAL.get(name.strip(), _OTHER + name.strip())
+    return _CANONICAL.get(_plain(name), _OTHER + name.strip())
 
 
 def normalised(addresses: pd.Series) -> pd.Series:
@@ -131,13 +139,13 @@ def normalised(addresses: pd.Series) -> pd.Series:
     texts = addresses.dropna().astype(str).unique()
     known = validate_emails(texts)
     written = known["email"].where(known["email"].notna(), known["raw_email"].str.strip().str.lower())
-    return addresses.map(dict(zip(known["raw_email"], written, strict=True)))
+    return addresses.map(dict(zip(known["raw_email"], written, strict=True))).astype("str")
 
 
 def moments(said: pd.Series) -> pd.Series:
     """What was said of when, as UTC: texts with a zone, texts without one (clocks in Paris), seconds or milliseconds.
 
-    NaT where it is nothing of these. In the hour that clocks in Paris show twice, a text without a zone is its first
+    NaT where it is nothing of these, or of no century that e-mails are of. In the hour that clocks in Paris show twice, a text without a zone is its first
     pass.
     """
     numbers = pd.to_numeric(said, errors="coerce")
@@ -145,14 +153,14 @@ def moments(said: pd.Series) -> pd.Series:
     found = pd.to_datetime(seconds, unit="s", utc=True, errors="coerce").astype("datetime64[us, UTC]")
     texts = said[numbers.isna()].dropna().astype(str).str.strip()
     if texts.empty:
-        return found
+        return found.where(found.between(_EARLIEST, _LATEST))
     has_zone = texts.str.contains(r"(?:[zZ]|[+-]\d{2}:?\d{2})$", regex=True)
     zoned = pd.to_datetime(texts[has_zone], utc=True, format="ISO8601", errors="coerce")
     local = pd.to_datetime(texts[~has_zone], format="ISO8601", errors="coerce")
     shown = local.dt.tz_localize(PARIS, ambiguous=np.ones(len(local), dtype=bool), nonexistent="shift_forward")
     for part in (zoned, shown.dt.tz_convert("UTC")):
         found.loc[part.index] = part.astype("datetime64[us, UTC]")
-    return found
+    return found.where(found.between(_EARLIEST, _LATEST))
 
 
 def keys(rows: pd.DataFrame) -> list[str]:
@@ -233,7 +241,7 @@ def one_tag(said: Any) -> str | None:
     if isinstance(said, str) and said.startswith("["):
         with contextlib.suppress(ValueError):
             said = json.loads(said)
-    tags = [tag for tag in ([said] if isinstance(said, str) else said or []) if isinstance(tag, str) and tag]
+    tags = [tag for tag in (said if isinstance(said, list) else [said]) if isinstance(tag, str) and tag]
     return next((tag for tag in tags if parse_tag(tag)), tags[0] if tags else None)
 
 
@@ -268,7 +276,7 @@ def _said(item: Mapping[str, Any]) -> dict[str, Any]:
         "link": item.get("link"),
         "reason": item.get("reason"),
     }
-    return {name: value if name == "moment" else _text(value) for name, value in said.items()}
+    return {name: value if name == "moment" and is_number else _text(value) for name, value in said.items()}
 
 
 def _text(value: Any) -> str | None:

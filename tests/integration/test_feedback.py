@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from crm_assets import databases, feedback
+from crm_assets.logic import events
 from crm_assets.logic.brevo_rows import BlockedContact, Contact, EmailCampaign, Event, Process
 from crm_assets.logic.outbox import tag_of
 from crm_assets.resources import brevo
@@ -381,6 +382,40 @@ def test_a_body_that_the_database_will_not_have_costs_the_others_nothing(warehou
     assert len(problems) == 1
     assert "CheckViolation" in problems[0][0]
     assert "@" not in problems[0][0]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"email": "ada@x.fr", "event": "opened", "tags": 5},
+        {"to": "33600000000", "msg_status": "delivered"},  # of a telephone: no address
+        {"email": "ada@x.fr", "event": "opened", "date": "9999-12-31T23:59:59Z"},
+        {"email": "ada@x.fr", "event": "opened", "date": "\ud800"},
+        {"email": {"a": 1}, "event": ["x"], "ts_event": True, "message-id": 1.5, "tag": {"b": []}, "link": [2]},
+    ],
+)
+def test_a_body_of_any_shape_keeps_no_other_from_being_read(warehouse: Warehouse, shape: dict[str, Any]) -> None:
+    receive(warehouse, json.dumps([shape]).encode(), json.dumps(posted("unsubscribe", email="cy@x.fr")).encode())
+    feedback.ingest_received(warehouse, TENANT.slug, NOW)
+    assert refusals(warehouse)["cy@x.fr"][0]
+    assert not warehouse.rows("select 1 from outcomes.received where read_at is null and problem is null")
+
+
+def test_a_body_that_nobody_foresaw_is_marked_and_left_alone(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    understood = events.understood
+
+    def fails(said: Any, tenant: str) -> Any:
+        if (said["address"] == "ada@x.fr").any():
+            raise ZeroDivisionError("ada@x.fr")
+        return understood(said, tenant)
+
+    monkeypatch.setattr(feedback.events, "understood", fails)
+    receive(warehouse, json.dumps(posted()).encode(), json.dumps(posted(email="cy@x.fr")).encode())
+    assert feedback.ingest_received(warehouse, TENANT.slug, NOW).feeds["received"].n_new == 1
+    problems = "select problem from outcomes.received where problem is not null"
+    assert warehouse.rows(problems) == [("not understood: ZeroDivisionError",)]
 
 
 # --- with the stand-in

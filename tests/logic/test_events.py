@@ -65,6 +65,15 @@ def test_one_thing_has_three_names(creation: str, in_payload: str, statistics: s
     assert {events.canonical(name) for name in (creation, in_payload, statistics)} == {canonical}
 
 
+@pytest.mark.parametrize(
+    ("name", "canonical"),
+    [("Unsubscribed", "unsubscribed"), ("HARD_BOUNCE", "hard_bounce"), ("hard-bounces", "hard_bounce"),
+     ("Unsubscribe ", "unsubscribed"), ("Spam", "spam"), ("load", "other:load")],
+)  # fmt: skip
+def test_a_refusal_does_not_depend_on_how_its_name_is_spelt(name: str, canonical: str) -> None:
+    assert events.canonical(name) == canonical
+
+
 def test_a_name_that_nobody_knows_is_kept_and_reported() -> None:
     found = events.understood(events.said_in_log([line("teleported"), line("teleported", email="bob@x.fr")]), "demo")
     assert set(found.rows["event"]) == {"other:teleported"}
