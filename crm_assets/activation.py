@@ -16,10 +16,10 @@ import orjson
 import pandas as pd
 import psycopg
 
-from crm_assets import gating, tables
+from crm_assets import feedback, gating, tables
 from crm_assets.campaigns import Campaign, CampaignFiles
 from crm_assets.logic import activation, gate, message_checks, messages, pushed, review
-from crm_assets.logic.activation import EMAIL, FIRST_STEP, PHONE, Gate, RefusalError
+from crm_assets.logic.activation import EMAIL, FIRST_STEP, PHONE, RESTORED, Gate, RefusalError
 from crm_assets.resources.warehouse import Warehouse, copy_frame
 from crm_assets.rules import BusinessRules
 from crm_assets.run_context import GATE_IN_FORCE, TenantRun
@@ -32,6 +32,18 @@ _GATE = "select run_id, as_of, status, reasons from gate.decisions" + GATE_IN_FO
 _STEP = "campaign = %s and occurrence = %s and step = %s"
 # Feeds of activation.pulls that tell of messages sent from Brevo's own screens.
 _FOREIGN_CONTACTS = ("campaigns", "events")
+# Orders of whoever has an address now, and of whom its message was for.
+_ORDERS_OF_ADDRESSES = """
+select lower(trim(facts.email)) as address, orders.order_date
+from curated.fct_orders as orders
+inner join audit.customer_facts as facts using (customer_id)
+where orders.is_qualifying and orders.order_date >= %s and facts.email is not null
+union all
+select messages.address, orders.order_date
+from (select address, customer_id from activation.messages where {step}) as messages
+inner join curated.fct_orders as orders using (customer_id)
+where orders.is_qualifying and orders.order_date >= %s
+"""
 _CHANNEL_COLUMNS = ["customer_id", "status", "phone", "phone_opt_out", "post_opt_out", "address", "postal_code", "city"]
 
 
@@ -128,6 +140,7 @@ def _people(
     for more in (facts.rename(columns={"email": "address"}), segments, clusters):
         people = people.merge(more, on="customer_id", how="left", validate="one_to_one")
     people["holdout_key"] = people["address"].astype("str").str.strip().str.lower()
+    people = _heard_since(warehouse, campaign, people)
     if campaign.channel != EMAIL:
         people = _on_channel(warehouse, campaign, people, rules, as_of)
     # An address may have been erased since the run was made.
@@ -136,6 +149,19 @@ def _people(
         objected = warehouse.read("curated", "dim_customers", ["customer_id"], "profiling_objected")["customer_id"]
         people = _bar(people, people["customer_id"].isin(objected), "PROFILING_OBJECTED")
     return people
+
+
+def _heard_since(warehouse: Warehouse, campaign: Campaign, people: pd.DataFrame) -> pd.DataFrame:
+    """`people`, less whom Brevo's news of since the run bar: a list of calls is never checked again before it is used.
+
+    By telephone and post a bounce says nothing, a refusal does (rules 4 and 5).
+    """
+    asked = people.loc[people["eligible"] & people["address"].notna(), "holdout_key"]
+    with warehouse.transaction() as connection:
+        barred = feedback.barred(connection, asked.tolist())
+    code = people["holdout_key"].map(barred).astype("object")
+    holds = code.notna() if campaign.channel == EMAIL else code == "OPT_OUT"
+    return _bar(people, holds, code)
 
 
 def _bar(people: pd.DataFrame, is_barred: pd.Series, code: str | pd.Series) -> pd.DataFrame:
@@ -267,6 +293,8 @@ def _step_to_plan(
     last = int(stored["step"])
     if last >= campaign.n_steps:
         return last, stored, ""
+    if stored["status"] == "abandoned":
+        return last, stored, f"there is no step {last + 1}: step {last} was abandoned"
     open_messages, newest = warehouse.rows(
         "select count(*) filter (where status in ('planned', 'sending', 'unknown')), max(sent_at) filter"
         f" (where status = 'sent') from activation.messages where {_STEP}",
@@ -293,13 +321,11 @@ def _followers(
     """What became of the step before (see `logic.activation.followers`); None for the first step."""
     if step == FIRST_STEP:
         return None
-    columns = ["address", "customer_id", "status", "sent_at", "planned_at"]
+    columns = ["address", "status", "sent_at", "planned_at"]
     key = [campaign.name, occurrence, step - 1]
     previous = warehouse.read("activation", "messages", columns, _STEP, key)
     since = pd.to_datetime(previous["planned_at"], utc=True).min().date()
-    orders = warehouse.read(
-        "curated", "fct_orders", ["customer_id", "order_date"], "is_qualifying and order_date >= %s", [since]
-    )
+    orders = warehouse.query(_ORDERS_OF_ADDRESSES.format(step=_STEP), [since, *key, since])
     events = warehouse.read(
         "outcomes", "events", ["address", "event", "occurred_at", "is_machine"], "occurred_at >= %s", [since]
     )
@@ -321,7 +347,7 @@ def _known(
     asks_for_purchases = campaign.audience.bought or campaign.audience.not_bought
     purchases = ["customer_id", "wine_id", "sale_date"]
     key = [campaign.name, occurrence, step]
-    written = warehouse.read("activation", "messages", [*activation.HASHED, "status"], _STEP, key)
+    written = warehouse.read("activation", "messages", [*activation.HASHED, "status", "planned_at"], _STEP, key)
     numbers = warehouse.rows(f"select coalesce(max(batch_no), 0) from activation.batches where {_STEP}", key)[0]
     people = _people(warehouse, tenant, gate_row, campaign, rules, as_of)
     return activation.Known(
@@ -391,6 +417,12 @@ def plan_campaign(
     step, stored, wait = _step_to_plan(warehouse, tenant, campaign, occurrence, as_of)
     if stored is not None:
         return PlanSummary(**{**asdict(_summary(stored)), "warnings": [*warnings, *filter(None, [wait])]})
+    _require_newest_week(warehouse, campaign, occurrence)
+    key = (campaign.name, occurrence, step)
+    held = _read_back(warehouse, key)
+    is_past = step == FIRST_STEP and campaign.send_on is not None and campaign.send_on < as_of
+    if len(held) and is_past and not count_only:
+        return _done_before(warehouse, tenant, campaign, key, held, now, warnings)
     for refusal in [*_not_now(campaign, rules, as_of, step), *_unfit(campaign, tenant, rules)]:
         if not count_only:
             raise refusal
@@ -399,7 +431,18 @@ def plan_campaign(
     gate_row = activation.require_open(gate_in_force(warehouse), as_of, rules, despite=despite)
     fetched = _fetched(warehouse, tenant, campaign, client, now, count_only=count_only)
     known = _known(warehouse, tenant, campaign, gate_row, rules, as_of, step, fetched)
-    plan = activation.plan(tenant, campaign, gate_row, known, rules, as_of, step)
+    if campaign.kind == "reco" or campaign.audience.bought or campaign.audience.not_bought:
+        warnings += [
+            f"{name}: the catalogue has none" for name in activation.names_of_nothing(campaign, known.products)
+        ]
+    try:
+        plan = activation.plan(tenant, campaign, gate_row, known, rules, as_of, step)
+    except RefusalError as refusal:
+        if refusal.code != activation.EMPTY_AUDIENCE or held.empty:
+            raise
+        if count_only:
+            raise RefusalError(activation.EMPTY_AUDIENCE, _forgotten(step, held)) from None
+        return _done_before(warehouse, tenant, campaign, key, held, now, warnings)
     is_new = not count_only and _store(warehouse, campaign, plan, gate_row, as_of, now, fetched)
     if is_new or count_only:
         return PlanSummary(
@@ -428,6 +471,92 @@ def plan_campaign(
     return PlanSummary(**{**asdict(_summary(stored)), "warnings": warnings})
 
 
+def _done_before(
+    warehouse: Warehouse,
+    tenant: Tenant,
+    campaign: Campaign,
+    key: tuple[str, str, int],
+    held: pd.DataFrame,
+    now: datetime,
+    warnings: list[str],
+) -> PlanSummary:
+    """What is said of a step that a restore has forgotten and that nobody is left of: kept as done, nothing planned."""
+    _keep_as_done(warehouse, tenant, campaign, key, held, now)
+    stored = stored_plan(warehouse, *key)
+    assert stored is not None
+    return PlanSummary(**{**asdict(_summary(stored)), "warnings": [*warnings, _forgotten(key[2], held)]})
+
+
+def _forgotten(step: int, held: pd.DataFrame) -> str:
+    return (
+        f"step {step} was sent before the database was restored: Brevo's log names {len(held)} messages of it, and"
+        " nobody else is left to write to; planning keeps it as done"
+    )
+
+
+def _read_back(warehouse: Warehouse, key: tuple[str, str, int]) -> pd.DataFrame:
+    """What a restore has read back from Brevo's log of a step without a plan; nothing where some of it may leave."""
+    columns = [*activation.HASHED, "status", "planned_at", "sent_at"]
+    held = warehouse.read("activation", "messages", columns, f"{_STEP} and run_id = %s", [*key, RESTORED])
+    others = warehouse.rows(
+        f"select count(*) from activation.messages where {_STEP} and status in ('planned', 'sending', 'unknown')", key
+    )
+    return held if others == [(0,)] else held.iloc[:0]
+
+
+def _keep_as_done(
+    warehouse: Warehouse,
+    tenant: Tenant,
+    campaign: Campaign,
+    key: tuple[str, str, int],
+    held: pd.DataFrame,
+    now: datetime,
+) -> None:
+    """Write the row that a restore has lost of a step that was sent: it is done, and the next one can be planned."""
+    occurrence, rules = key[1], tenant.business_rules
+    fetched = dict.fromkeys(activation.brevo_template_ids(tenant, campaign), "")
+    began = pd.to_datetime(held["sent_at"], utc=True).min()
+    day = began.tz_convert(tenant.zone).date()
+    row = {
+        **dict(zip(("campaign", "occurrence", "step"), key, strict=True)),
+        "run_id": RESTORED,
+        "plan_hash": activation.plan_hash(tenant, campaign, occurrence, RESTORED, held, fetched),
+        "audience": len(held),
+        "holdout": 0,
+        "as_of": day,
+        "planned_at": now,
+        "expires_on": day,
+        "kind": campaign.kind,
+        "channel": campaign.channel,
+        "template_hash": messages.template_hash_of(campaign, tenant, rules, fetched),
+        "status": "done",
+        "began_at": began.to_pydatetime(),
+        "ended_at": now,
+        "wait_reason": RESTORED.upper(),
+    }
+    names, marks = ", ".join(row), ", ".join(f"%({name})s" for name in row)
+    with warehouse.transaction() as connection:
+        connection.execute(
+            f"insert into activation.campaigns ({names}) values ({marks})"
+            " on conflict (campaign, occurrence, step) do nothing".encode(),
+            row,
+        )
+
+
+def _require_newest_week(warehouse: Warehouse, campaign: Campaign, occurrence: str) -> None:
+    """RefusalError when a later week of a weekly campaign has been planned: it replaced this one."""
+    if campaign.occurrence != "weekly":
+        return
+    (newest,) = warehouse.rows(
+        "select max(occurrence collate \"C\") from activation.campaigns where campaign = %s and occurrence ~ '^[0-9]'",
+        [campaign.name],
+    )[0]
+    if newest is not None and newest > occurrence:
+        raise RefusalError(
+            "HISTORICAL", f"{campaign.name} {newest} has been planned: {occurrence} is past and is not planned any more"
+        )
+
+
 def _not_now(campaign: Campaign, rules: BusinessRules, as_of: date, step: int) -> list[RefusalError]:
     """What keeps a campaign from being planned on that day, by its own file."""
     refusals = []
@@ -435,7 +564,8 @@ def _not_now(campaign: Campaign, rules: BusinessRules, as_of: date, step: int) -
         refusals.append(RefusalError("NOT_ACTIVE", f"the file of campaign {campaign.name} says active: false"))
     if step == FIRST_STEP and not campaign.is_due(as_of, rules):
         day = f"campaign {campaign.name} leaves on {campaign.send_on}; today is {as_of}"
-        refusals.append(RefusalError("NOT_DUE", day))
+        past = ": that day is past, it is not planned any more" if campaign.send_on and campaign.send_on < as_of else ""
+        refusals.append(RefusalError("NOT_DUE", day + past))
     return refusals
 
 
@@ -548,7 +678,7 @@ def _supersede_older(connection: psycopg.Connection, plan: activation.Plan, now:
         "reason": activation.NEWER_OCCURRENCE,
         "now": now,
     }
-    older = "campaign = %(campaign)s and occurrence <> %(occurrence)s"
+    older = "campaign = %(campaign)s and (occurrence collate \"C\" < %(occurrence)s or occurrence = 'once')"
     connection.execute(
         f"update activation.messages set status = 'superseded', reason = %(reason)s"
         f" where {older} and status = 'planned'".encode(),

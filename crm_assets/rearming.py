@@ -23,12 +23,11 @@ from psycopg import sql
 from crm_assets import feedback, instances, tables
 from crm_assets.clock import Clock
 from crm_assets.logic import events
-from crm_assets.logic.activation import RefusalError, short_hash
+from crm_assets.logic.activation import RESTORED, RefusalError, short_hash
 from crm_assets.operations import Estate, named
 from crm_assets.resources.brevo import Brevo, BrevoUnavailableError
 from crm_assets.resources.warehouse import copy_frame
 
-RESTORED = "restored"  # run of a message that the ledger has from Brevo's log alone
 UNKNOWN_CUSTOMER = "unknown"  # of such a message, where no customer has the address any more
 _REQUESTS = "requests"  # statistics vocabulary: Brevo has taken the message
 _LOG_DAYS = 90  # read back at least: the furthest that Brevo answers for at once

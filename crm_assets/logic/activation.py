@@ -38,6 +38,8 @@ from crm_assets.tenants import Tenant
 PLANNED, HOLDOUT, SENT, SUPERSEDED = "planned", "holdout", "sent", "superseded"
 FIRST_STEP = 1
 NEWER_OCCURRENCE = "NEWER_OCCURRENCE"
+EMPTY_AUDIENCE = "EMPTY_AUDIENCE"
+RESTORED = "restored"  # run of a message that the ledger has from Brevo's log alone
 EMAIL, PHONE, POST = "email", "phone", "post"
 # Rules of the audit that look at the e-mail address: whom nobody writes an e-mail to may be called (spec.md §7).
 EMAIL_ONLY_RULES = frozenset({1, 2, 3, 5})
@@ -214,6 +216,24 @@ def named_wines(products: pd.DataFrame, names: Sequence[str]) -> set[str]:
     return set(products.loc[is_meant, "wine_id"])
 
 
+def names_of_nothing(campaign: Campaign, products: pd.DataFrame) -> list[str]:
+    """What a campaign's file names and the catalogue does not know: `audience.not_bought Cremant`.
+
+    A slip of the pen there would leave nobody out.
+    """
+    audience = campaign.audience
+    named = {
+        "audience.bought": [*audience.bought.wines, *audience.bought.families] if audience.bought else [],
+        "audience.not_bought": [*audience.not_bought.wines, *audience.not_bought.families]
+        if audience.not_bought
+        else [],
+        "wines.push": campaign.wines.push,
+        "wines.exclude": campaign.wines.exclude,
+    }
+    known = {name for column in ("wine_id", "product_key", "family") for name in products[column].dropna()}
+    return [f"{key} {name}" for key, names in named.items() for name in names if name not in known]
+
+
 def _first_said(causes: Sequence[tuple[pd.Series, Any]]) -> pd.Series:
     """Per row the code (or the row's own of a series of codes) of the first cause that holds, null where none does."""
     said = pd.Series(None, index=causes[0][0].index, dtype="object")
@@ -269,9 +289,13 @@ def verdicts(
 def barred_from_channel(campaign: Campaign, people: pd.DataFrame) -> pd.Series:
     """Why a channel other than e-mail is closed to each customer, null where it is open.
 
-    `people`: phone_opt_out, post_opt_out, status, address; of curated.dim_customers.
+    `people`: phone_opt_out, post_opt_out, status, address; of curated.dim_customers. Who refuses refuses for the number
+    or the letter box: nobody is reached there under another customer's name.
     """
-    opted_out = people["phone_opt_out" if campaign.channel == PHONE else "post_opt_out"]
+    refused = people["phone_opt_out" if campaign.channel == PHONE else "post_opt_out"]
+    refused = refused.astype("boolean").fillna(False).astype(bool)
+    place = people["address"].astype("str").str.strip().str.lower().where(people["address"].notna())
+    opted_out = refused | place.isin(place[refused].dropna())
     has_moved = (people["status"] == MOVED) & (campaign.channel == POST)
     code = "PHONE_OPT_OUT" if campaign.channel == PHONE else "POST_OPT_OUT"
     has_none = "NO_PHONE" if campaign.channel == PHONE else "NO_POSTAL_ADDRESS"
@@ -283,10 +307,10 @@ def followers(
 ) -> pd.DataFrame:
     """The addresses of a step's messages and what keeps each out of the next step: address, is_held_out, reason.
 
-    `previous`: address, customer_id, status, sent_at, planned_at of the step before. `orders`: customer_id, order_date
-    of qualifying orders. `events`: address, event, occurred_at, is_machine of outcomes.events. reason: NOT_SENT,
-    ORDERED, CLICKED or UNSUBSCRIBED; null: goes on. The holdout goes on as holdout; it is asked about orders alike, or
-    the two could not be compared.
+    `previous`: address, status, sent_at, planned_at of the step before. `orders`: address, order_date of qualifying
+    orders of whoever has the address: customers may have been merged since. `events`: address, event, occurred_at,
+    is_machine of outcomes.events. reason: NOT_SENT, ORDERED, CLICKED or UNSUBSCRIBED; null: goes on. The holdout goes
+    on as holdout; it is asked about orders alike, or the two could not be compared.
     """
     held = previous["status"] == HOLDOUT
     start = pd.to_datetime(previous["sent_at"].where(~held, previous["planned_at"]), utc=True)
@@ -295,8 +319,8 @@ def followers(
     def newest(keys: pd.Series, times: pd.Series) -> pd.Series:
         return times.reindex(keys).set_axis(keys.index)
 
-    ordered = pd.to_datetime(orders["order_date"]).groupby(orders["customer_id"]).max()
-    last_order = newest(previous["customer_id"], ordered)
+    ordered = pd.to_datetime(orders["order_date"]).groupby(orders["address"].str.lower()).max()
+    last_order = newest(previous["address"], ordered)
 
     def happened(names: Iterable[str]) -> pd.Series:
         theirs = events[events["event"].isin(list(names)) & ~events["is_machine"].fillna(False).astype(bool)]
@@ -406,7 +430,8 @@ class Known:
     postal_code, country, eligible, reason (of `verdicts`). items: the run's list as it stands
     (messages.ITEM_COLUMNS, scenario). products: curated.dim_products. purchases: rfm.purchases, where the audience
     asks for them. followers: of the step before; None for the first step. written: messages of this very step that the
-    outbox holds already, in n_batches batches. fetched: id of a template kept at Brevo -> hash of its content.
+    outbox holds already (HASHED, status, planned_at), in n_batches batches. fetched: id of a template kept at Brevo
+    -> hash of its content.
     """
 
     people: pd.DataFrame
@@ -517,7 +542,7 @@ def plan(
         with_content = _written_texts(campaign, once)
     if with_content.empty:
         counts = ", ".join(f"{name} {count}" for name, count in left_out.items() if count) or "the audience is empty"
-        raise RefusalError("EMPTY_AUDIENCE", f"nobody is left to write to in campaign {campaign.name} ({counts})")
+        raise RefusalError(EMPTY_AUDIENCE, f"nobody is left to write to in campaign {campaign.name} ({counts})")
 
     occurrence = campaign.occurrence_on(as_of)
     identity = (tenant.slug, campaign.name, occurrence, step)
@@ -586,16 +611,24 @@ def _held_out(
     """Which messages are the holdout.
 
     Who was held out of the step before stays so. Whom a quarter that began since holds out gets nothing of it either:
-    held out once in a quarter, held out of every campaign of it.
+    held out once in a quarter, held out of every campaign of it. A restore loses the rows of the holdout, which Brevo
+    never heard of: those whom the quarter held out in which the step began are held out again.
     """
     kept = messages["is_held_out"].to_numpy(dtype=bool)
+    least = rules.activation.holdout_min_eligible
+    n_written = 0 if known.written is None else len(known.written)
     if known.followers is None:
-        draws = len(messages) >= rules.activation.holdout_min_eligible
+        draws = len(messages) + n_written >= least
     else:
-        draws = bool(known.followers["is_held_out"].any())
+        draws = bool(known.followers["is_held_out"].any()) or len(known.followers) >= least
     if not campaign.holdout or campaign.kind == "event" or not draws:
         return kept
-    return kept | is_held_out(tenant.slug, as_of, messages["holdout_key"], rules.activation.holdout_share)
+    days = {as_of}
+    if known.written is not None:
+        days.add(pd.to_datetime(known.written["planned_at"], utc=True).min().tz_convert(tenant.zone).date())
+    for day in days:
+        kept = kept | is_held_out(tenant.slug, day, messages["holdout_key"], rules.activation.holdout_share)
+    return kept
 
 
 def _templates(tenant: Tenant, campaign: Campaign, messages: pd.DataFrame, step: int) -> pd.Series:

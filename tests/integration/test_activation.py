@@ -439,8 +439,8 @@ class TestSequence:
         sent.execute("delete from activation.campaigns")
         sent.execute("delete from activation.batches")
         sent.execute("update gate.next_actions set eligible = false, reason = 'BOUNCED' where customer_id = 'c03'")
-        counted = activation.plan_campaign(sent, TENANT, self.SEQUENCE, RULES, day, NOW, count_only=True)
-        assert counted.planned == 0
+        with pytest.raises(RefusalError, match="EMPTY_AUDIENCE: step 1 was sent before the database was restored"):
+            activation.plan_campaign(sent, TENANT, self.SEQUENCE, RULES, day, NOW, count_only=True)
         past = self.SEQUENCE.model_copy(update={"send_on": AS_OF})
         for campaign in (self.SEQUENCE, past):
             sent.execute("delete from activation.campaigns")
