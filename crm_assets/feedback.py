@@ -33,6 +33,7 @@ REFUSALS = ("events", "blocked", "contacts")
 CONSENT_ATTRIBUTE = "TRACKING_CONSENT"
 
 WINDOW_DAYS = 90  # Brevo's log answers for so many days at once
+_CLOCKS_DIFFER = timedelta(minutes=5)  # a cursor further in the future was set by a clock that was wrong
 _BATCH_ROWS = 50_000  # in memory at a time
 _BODIES_AT_ONCE = 200
 _PROCESS_POLLS = 5  # of an export of recipients, in one pull; what is not ready is fetched by the next
@@ -89,7 +90,7 @@ def pull(
         began = clock.now()
         found = summary.feeds[feed] = FeedSummary()
         try:
-            _FEEDS[feed](reading, _read_until(warehouse, feed), began, found)
+            _FEEDS[feed](reading, _read_until(warehouse, feed, began), began, found)
         except brevo.BrevoUnavailableError as error:
             found.problem, found.has_failed = str(error), True
         except WarehouseError as error:
@@ -102,7 +103,8 @@ def is_fresh(warehouse: Warehouse, rules: BusinessRules, now: datetime) -> bool:
     """Whether all refusals have been read so recently that a send may rely on them."""
     since = now - timedelta(minutes=rules.activation.pulls.fresh_minutes)
     found = warehouse.rows(
-        "select count(*) from activation.pulls where feed = any(%s) and read_until >= %s", [list(REFUSALS), since]
+        "select count(*) from activation.pulls where feed = any(%s) and read_until between %s and %s",
+        [list(REFUSALS), since, now + _CLOCKS_DIFFER],
     )
     return bool(found[0][0] == len(REFUSALS))
 
@@ -134,6 +136,10 @@ inner join (
         coalesce(contacts.is_unsubscribed_now, contacts.is_unsubscribed)
         or coalesce(contacts.is_blocked_now, contacts.is_blocked)
         or ((contacts.is_unsubscribed or contacts.is_blocked) and not {lifted})
+    union all
+    select contacts.address, 'BOUNCED'
+    from activation.contacts as contacts
+    where contacts.blocked_reason in ('hardBounce', 'contactFlaggedAsSpam')
     union all
     select address, 'BOUNCED'
     from outcomes.events
@@ -369,8 +375,9 @@ def _blocked(reading: _Reading, since: datetime | None, now: datetime, found: Fe
         found.n_read += len(entries)
     reading.warehouse.execute(
         "update activation.contacts set is_blocked_now = false, updated_at = %s"
-        " where is_blocked and is_blocked_now is distinct from false and address <> all(%s)",
-        [now, listed],
+        " where is_blocked and is_blocked_now is distinct from false and address <> all(%s)"
+        " and updated_at <= %s",  # what another pull has read meanwhile is newer than this list
+        [now, listed, now],
     )
 
 
@@ -520,8 +527,11 @@ def recipients_in(content: bytes) -> list[str] | None:
 # --- cursors
 
 
-def _read_until(warehouse: Warehouse, feed: str) -> datetime | None:
-    found = warehouse.rows("select read_until from activation.pulls where feed = %s", [feed])
+def _read_until(warehouse: Warehouse, feed: str, now: datetime) -> datetime | None:
+    """Until when a feed has been read; None where it never was, or nobody can know."""
+    found = warehouse.rows(
+        "select read_until from activation.pulls where feed = %s and read_until <= %s", [feed, now + _CLOCKS_DIFFER]
+    )
     return found[0][0] if found else None
 
 
@@ -530,13 +540,15 @@ def _note(warehouse: Warehouse, feed: str, began: datetime, found: FeedSummary) 
     warehouse.execute(
         "insert into activation.pulls as known (feed, read_until, tried_at, problem, n_rows, n_failures)"
         " values (%(feed)s, %(until)s, %(began)s, %(problem)s, %(rows)s, %(failed)s)"
-        " on conflict (feed) do update set read_until = greatest(known.read_until, excluded.read_until),"
+        " on conflict (feed) do update set read_until = greatest("
+        " case when known.read_until <= %(latest)s then known.read_until end, excluded.read_until),"
         " tried_at = excluded.tried_at, problem = excluded.problem, n_rows = excluded.n_rows,"
         " n_failures = case when excluded.n_failures = 0 then 0 else known.n_failures + 1 end",
         {
             "feed": feed,
             "until": None if found.has_failed else began,
             "began": began,
+            "latest": began + _CLOCKS_DIFFER,
             "problem": found.problem,
             "rows": found.n_read,
             "failed": int(found.has_failed),

@@ -145,8 +145,8 @@ def normalised(addresses: pd.Series) -> pd.Series:
 def moments(said: pd.Series) -> pd.Series:
     """What was said of when, as UTC: texts with a zone, texts without one (clocks in Paris), seconds or milliseconds.
 
-    NaT where it is nothing of these, or of no century that e-mails are of. In the hour that clocks in Paris show twice, a text without a zone is its first
-    pass.
+    NaT where it is nothing of these, or of no century that has e-mails. In the hour that clocks in Paris show twice, a
+    text without a zone is its first pass.
     """
     numbers = pd.to_numeric(said, errors="coerce")
     seconds = numbers.where(numbers < _MILLISECONDS_FROM, numbers / 1000)

@@ -215,6 +215,17 @@ def test_refusals_are_fresh_when_all_their_feeds_are(warehouse: Warehouse) -> No
     assert not feedback.is_fresh(warehouse, RULES, NOW + timedelta(minutes=minutes, seconds=1))
 
 
+def test_a_clock_that_was_wrong_once_does_not_make_refusals_fresh_for_ever(warehouse: Warehouse) -> None:
+    account = Account(log=[line()])
+    pull(warehouse, account, StillClock(NOW + timedelta(days=1000)))  # the machine's battery is new
+    assert not feedback.is_fresh(warehouse, RULES, NOW)
+    account.asked.clear()
+    pull(warehouse, account)
+    assert account.asked[0][1] == NOW.date() - timedelta(days=90)  # nobody knows what was read: all of it again
+    assert feedback.is_fresh(warehouse, RULES, NOW)
+    assert {until for (until,) in warehouse.rows("select read_until from activation.pulls")} == {NOW}
+
+
 # --- refusals
 
 
@@ -301,6 +312,33 @@ def test_who_is_barred_at_this_moment(warehouse: Warehouse) -> None:
     with warehouse.transaction() as connection:
         # Ada's is newer than her refusal; Bob's is of the same day, which is not newer.
         assert feedback.barred(connection, asked) == {"bob@x.fr": "OPT_OUT", "cy@x.fr": "BOUNCED"}
+
+
+def test_a_bounce_that_only_the_list_of_the_blocked_tells_is_for_good(warehouse: Warehouse) -> None:
+    account = Account(blocked=[blocked("ada@x.fr", "hardBounce")])
+    pull(warehouse, account)
+    account.blocked = []
+    pull(warehouse, account)
+    warehouse.execute("create table staging.address_refusals (address text, opted_in_on date)")
+    warehouse.execute("insert into staging.address_refusals values ('ada@x.fr', '2026-03-09')")
+    with warehouse.transaction() as connection:
+        assert feedback.barred(connection, ["ada@x.fr"]) == {"ada@x.fr": "BOUNCED"}
+
+
+def test_who_is_blocked_while_the_list_is_being_read_stays_blocked(warehouse: Warehouse) -> None:
+    account = Account(blocked=[blocked("bob@x.fr")])
+    pull(warehouse, account)
+
+    class Overtaken(Account):
+        """Between the last page and the end of the reading another pull hears of a new block."""
+
+        def blocked_contacts(self) -> Iterator[BlockedContact]:
+            yield from self.blocked
+            newer = Account(blocked=[*self.blocked, blocked("ada@x.fr")])
+            pull(warehouse, newer, StillClock(NOW + timedelta(seconds=9)), feeds=["blocked"])
+
+    pull(warehouse, Overtaken(blocked=account.blocked), StillClock(NOW + timedelta(seconds=5)), feeds=["blocked"])
+    assert refusals(warehouse)["ada@x.fr"][3] is True
 
 
 # --- campaigns of Brevo's own screens
