@@ -175,6 +175,7 @@ def accept_test(warehouse: Warehouse, campaign: str, now: datetime) -> None:
     warehouse.execute(
         "insert into activation.test_sends (test_id, campaign, template_hash, n_addresses, outcome, sent_at,"
         " accepted_by, accepted_at) select 'test', campaign, template_hash, 1, 'accepted', %(now)s, 'Anna', %(now)s"
-        " from activation.campaigns where campaign = %(campaign)s order by planned_at desc limit 1",
+        " from activation.campaigns where campaign = %(campaign)s order by planned_at desc limit 1"
+        " on conflict do nothing",
         {"campaign": campaign, "now": now},
     )

@@ -141,6 +141,13 @@ def tenant_warehouse(cluster: databases.Cluster, template: str) -> Iterator[Ware
         yield warehouse
 
 
+@pytest.fixture(scope="module")
+def module_warehouse(cluster: databases.Cluster, template: str) -> Iterator[Warehouse]:
+    """One tenant database for all tests of a module, each of which empties the tables that it uses."""
+    with fresh_warehouse(cluster, template, f"{PREFIX}w{next(_numbers)}") as warehouse:
+        yield warehouse
+
+
 @pytest.fixture(scope="session")
 def samples() -> Path:
     """The sample estate's files."""

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from crm_assets import databases, feedback
+from crm_assets import feedback
 from crm_assets.logic import events
 from crm_assets.logic.brevo_rows import BlockedContact, Contact, EmailCampaign, Event, Process
 from crm_assets.logic.outbox import tag_of
@@ -23,7 +23,6 @@ from crm_assets.resources.warehouse import Warehouse
 from crm_assets.settings import Settings
 from tests import standin
 from tests.clock import StillClock
-from tests.conftest import PREFIX, fresh_warehouse
 from tests.logic import estate
 
 TENANT = estate.tenant()
@@ -33,22 +32,15 @@ NOW = datetime(2026, 3, 10, 9, tzinfo=UTC)
 CSV = "Email_ID;Open_Date\nada@x.fr;\nBob@x.fr;2026-03-01\n".encode("utf-8-sig")
 
 
-@pytest.fixture(scope="module")
-def database(cluster: databases.Cluster, template: str) -> Iterator[Warehouse]:
-    """A tenant database for all of these tests."""
-    with fresh_warehouse(cluster, template, f"{PREFIX}{Path(__file__).stem}") as made:
-        yield made
-
-
 @pytest.fixture
-def warehouse(database: Warehouse) -> Warehouse:
-    """That database, emptied."""
-    database.execute(
+def warehouse(module_warehouse: Warehouse) -> Warehouse:
+    """A database, emptied."""
+    module_warehouse.execute(
         "drop table if exists staging.address_refusals; alter table outcomes.events drop constraint if exists no_eve;"
         " truncate outcomes.received, outcomes.events, outcomes.brevo_campaigns, activation.contacts, activation.pulls,"
         " activation.chunks"
     )
-    return database
+    return module_warehouse
 
 
 @dataclass

@@ -55,15 +55,9 @@ class Live:
             self.warehouse, self.estate.tenant, CAMPAIGN, self.estate.rules, AS_OF, self.running.clock.now()
         )
 
-    def accept_test(self) -> None:
-        self.warehouse.execute(
-            "insert into activation.test_sends select 't', campaign, template_hash, 1, 'accepted', now(), 'Anne', now()"
-            " from activation.campaigns on conflict do nothing"
-        )
-
     def send(self) -> sending.SendSummary:
         """One send: what the ramp-up allows, or all the rest."""
-        self.accept_test()
+        sending_estate.accept_test(self.warehouse, CAMPAIGN.name, self.running.clock.now())
         stored = activation.stored_plan(self.warehouse, CAMPAIGN.name, None)
         assert stored is not None
         return sending.send_campaign(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import pytest
 from crm_assets import databases, feedback, receiver, settings
 from crm_assets.resources.warehouse import Warehouse
 from crm_assets.settings import Settings
-from tests.conftest import PREFIX, fresh_warehouse
 from tests.logic import estate
 
 SLUG, TOKEN, VARIABLE = "demo", "a long token of this estate", "CRM_BREVO_WEBHOOK_TOKEN"
@@ -25,18 +24,11 @@ EVENT = {"event": "delivered", "email": "ada@x.fr", "message-id": "<1@smtp>", "t
 BODY = json.dumps([EVENT]).encode()
 
 
-@pytest.fixture(scope="module")
-def database(cluster: databases.Cluster, template: str) -> Iterator[Warehouse]:
-    """A tenant database for all of these tests."""
-    with fresh_warehouse(cluster, template, f"{PREFIX}{Path(__file__).stem}") as made:
-        yield made
-
-
 @pytest.fixture
-def warehouse(database: Warehouse) -> Warehouse:
-    """That database, emptied."""
-    database.execute("truncate outcomes.received, outcomes.events, activation.contacts")
-    return database
+def warehouse(module_warehouse: Warehouse) -> Warehouse:
+    """A database, emptied."""
+    module_warehouse.execute("truncate outcomes.received, outcomes.events, activation.contacts")
+    return module_warehouse
 
 
 @pytest.fixture
