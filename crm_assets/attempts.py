@@ -58,20 +58,21 @@ def begin(
     is_dry_run: bool,
     campaign: tuple[str, str, int] | None = None,
     tag: str | None = None,
+    account: str | None = None,
     attempt_id: str | None = None,
 ) -> str:
-    """Write that a call is about to be made; its attempt_id. `campaign`: name, occurrence, step.
+    """Write that a call is about to be made; its attempt_id. `campaign`: name, occurrence, step. `account`: at Brevo.
 
     The caller commits before it calls: a call that nobody knows of must not exist.
     """
     attempt_id = attempt_id or uuid.uuid4().hex
     name, occurrence, step = campaign or (None, None, None)
     connection.execute(
-        "insert into activation.attempts (attempt_id, endpoint, campaign, occurrence, step, tag, n_messages, n_bytes,"
-        " request_hash, is_dry_run, started_at) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+        "insert into activation.attempts (attempt_id, endpoint, campaign, occurrence, step, tag, account, n_messages,"
+        " n_bytes, request_hash, is_dry_run, started_at) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
         " on conflict (attempt_id) do update set started_at = excluded.started_at, ended_at = null, outcome = null",
         [
-            *(attempt_id, endpoint, name, occurrence, step, tag, n_messages, len(content)),
+            *(attempt_id, endpoint, name, occurrence, step, tag, account, n_messages, len(content)),
             *(keep(connection, content, now) if not is_dry_run else content_hash(content), is_dry_run, now),
         ],
     )
@@ -92,8 +93,9 @@ def write(warehouse: Warehouse, client: Brevo, request: WriteRequest, clock: Clo
     """Make one call that is no message, with its record before and after; a dry run is recorded as one."""
     with warehouse.transaction() as connection:
         attempt_id = begin(
-            connection, request.endpoint, request.body, request.n_rows, clock.now(), is_dry_run=client.is_dry_run
-        )
+            connection, request.endpoint, request.body, request.n_rows, clock.now(), is_dry_run=client.is_dry_run,
+            account=client.account or None,
+        )  # fmt: skip
         connection.commit()
         answer = client.write(request)
         end(connection, attempt_id, answer, clock.now())

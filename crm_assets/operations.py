@@ -364,8 +364,12 @@ def abandon(estate: Estate, campaign: str, by: str, now: datetime, occurrence: s
 
 
 def look_up(estate: Estate, client: Brevo, clock: Clock) -> dict[str, Any]:
-    """Look every call of unknown fate up in Brevo's log now, as a send would. Only for who holds the estate's lock."""
+    """Look every call of unknown fate up in Brevo's log now, as a send would; what never arrived is planned again, or
+    superseded where its occurrence is over. Only for who holds the estate's lock.
+    """
     settled = settlement.settle(estate.warehouse, estate.tenant, client, estate.rules, clock)
+    with estate.warehouse.transaction() as connection:
+        settlement.let_go(connection, settled.absent, clock.now())
     return asdict(settled)
 
 

@@ -23,6 +23,7 @@ from crm_assets.campaigns import Campaign
 from crm_assets.gating import SENT_STATES
 from crm_assets.logic import activation, audit, outbox
 from crm_assets.logic.activation import RefusalError
+from crm_assets.logic.events import TEST
 from crm_assets.logic.gate import NO_ELIGIBLE_CUSTOMER, REVIEW_REJECTED
 from crm_assets.logic.recommendations import stock_capacity
 from crm_assets.resources.warehouse import Warehouse
@@ -47,9 +48,14 @@ select events.address, (events.occurred_at at time zone 'UTC')::date, coalesce(e
 from outcomes.events as events
 where
     events.address = any(%(addresses)s) and events.event in ('sent', 'delivered', 'deferred', 'soft_bounce')
+    and events.occurrence is distinct from %(test)s
     and not exists (
         select 1 from activation.messages as messages
-        where messages.address = events.address and messages.campaign = events.campaign
+        where
+            messages.address = events.address and messages.campaign = events.campaign
+            and (messages.occurrence, messages.step)
+            = (coalesce(events.occurrence, messages.occurrence), coalesce(events.step, messages.step))
+            and messages.status = any(%(states)s)
     )
 """
 # A message of this very step that Brevo says it has, whatever the ledger believes: a restored or a late one.
@@ -198,6 +204,7 @@ class Recheck:
             "addresses": messages["address"].tolist(),
             "states": list(SENT_STATES),
             "own": messages["message_id"].tolist(),
+            "test": TEST,
         }
         rows = connection.execute(_CONTACTS.encode(), given).fetchall()
         if not rows:

@@ -204,16 +204,38 @@ class _Sender:
         self._refresh_refusals()
         if pause := self._settle():
             return self._end(pause)
+        if self.again and self._is_over():
+            self._let_go()
         if self.stored["began_at"] is not None and not self.again and not self._n_planned():
             return self._end(None)
-        self._require_plan()
-        self._require_live()
+        try:
+            self._require_plan()
+            self._require_live()
+        except RefusalError:
+            self._let_go()
+            raise
         self._load_batches()
         try:
             return self._end(self._work())
         except RefusalError as refusal:
             self._end(_Pause(None, refusal.code))
             raise
+
+    def _is_over(self) -> bool:
+        """Whether the occurrence has been given up, or followed by a newer one."""
+        found = self.run.warehouse.rows(
+            "select 1 from activation.campaigns as of where (campaign, occurrence, step) = (%s, %s, %s)"
+            f" and {settlement.IS_OVER}",
+            self.key,
+        )
+        return bool(found)
+
+    def _let_go(self) -> None:
+        """Calls that Brevo never got are not made again as they are, now that nothing may leave."""
+        if self.again:
+            with self.ledger.transaction() as connection:
+                settlement.let_go(connection, [tag for tag, _ in self.again], self.clock.now())
+            self.again.clear()
 
     def _require_live(self) -> None:
         run = self.run
@@ -334,7 +356,7 @@ class _Sender:
                     return None
                 self.halves.pop()
         if again:
-            self.again.clear()
+            self.again.pop()
         return pause
 
     def _require_unexpired(self, now: datetime) -> None:
@@ -424,8 +446,9 @@ class _Sender:
         tries: int,
     ) -> _Call:
         attempt_id = attempts.begin(
-            connection, brevo.SEND, body, len(message_ids), now, is_dry_run=False, campaign=self.key, tag=tag
-        )
+            connection, brevo.SEND, body, len(message_ids), now, is_dry_run=False, campaign=self.key, tag=tag,
+            account=self.client.account,
+        )  # fmt: skip
         connection.execute(
             "update activation.campaigns set status = %s, began_at = coalesce(began_at, %s), wait_until = null,"
             " wait_reason = null where (campaign, occurrence, step) = (%s, %s, %s)",
@@ -652,6 +675,7 @@ class _Sender:
         """Write where the campaign stands, and say it."""
         with self.ledger.transaction() as connection:
             settlement.take_over(connection, self.clock.now())
+            settlement.let_go(connection, [tag for tag, _ in self.again], self.clock.now())
             row = connection.execute(
                 "select count(*) filter (where status = 'planned'),"
                 " count(*) filter (where status in ('unknown', 'sending')) from activation.messages"

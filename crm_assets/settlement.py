@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 import psycopg
 
 from crm_assets.clock import Clock
+from crm_assets.logic.activation import NEWER_OCCURRENCE
 from crm_assets.logic.brevo_rows import Event
 from crm_assets.logic.events import PARIS, one_tag
 from crm_assets.resources.brevo import Brevo, BrevoUnavailableError
@@ -29,16 +30,38 @@ SETTLING = "SETTLING"
 INTERRUPTED = "INTERRUPTED"  # the sender ended between the call and its answer
 PARTLY_FOUND = "PARTLY_FOUND"
 
+# Of a row `of` of activation.campaigns: nothing more of it may leave, whatever turns up.
+IS_OVER = """(of.status = 'abandoned' or of.occurrence <> 'once' and exists (
+    select 1 from activation.campaigns as newer
+    where newer.campaign = of.campaign and newer.occurrence <> 'once' and newer.occurrence > of.occurrence
+))"""
+
 Key = tuple[str, str, int]  # campaign, occurrence, step
 
 # `unknown_since`: when the call had ended at the latest; every wait counts from there.
 _UNKNOWN = """
 select
     tag, campaign, occurrence, step, coalesce(first_tried_at, frozen_at), coalesce(unknown_since, frozen_at), looks,
-    looked_at
+    looked_at, array(
+        select distinct coalesce(tries.account, '') from activation.attempts as tries
+        where tries.tag = chunks.tag and not tries.is_dry_run and tries.outcome is distinct from 'not_sent'
+    )
 from activation.chunks
 where status = 'unknown' and (%(all)s or (campaign, occurrence, step) = (%(campaign)s, %(occurrence)s, %(step)s))
 order by frozen_at, tag
+"""
+
+
+# Messages of which a person has said that they failed, and Brevo says since that it has them.
+_FOUND_AFTER_ALL = """
+update activation.messages as messages set status = 'sent', sent_at = found.at, reason = 'AT_BREVO'
+from (
+    select events.tag, events.address, min(events.occurred_at) as at
+    from outcomes.events as events
+    where events.tag in (select tag from activation.interventions where what = 'failed')
+    group by events.tag, events.address
+) as found
+where (messages.tag, messages.address) = (found.tag, found.address) and messages.status = 'failed'
 """
 
 
@@ -72,6 +95,7 @@ class _Chunk:
     since: datetime
     looks: int
     looked_at: datetime | None
+    accounts: list[str]  # at Brevo, where it was tried
 
 
 def settle(
@@ -85,6 +109,7 @@ def settle(
     """Look up every chunk of unknown fate (of one step, or of the estate), each no oftener than `look_gap_minutes`."""
     given: dict[str, Any] = dict(zip(("campaign", "occurrence", "step"), key or (None, None, None), strict=True))
     settled = Settled()
+    warehouse.execute(_FOUND_AFTER_ALL)
     for row in warehouse.rows(_UNKNOWN, {"all": key is None, **given}):
         _settle_one(warehouse, tenant, client, rules.activation.settling, clock, _Chunk(*row), settled)
     return settled
@@ -138,8 +163,13 @@ def _settle_one(
     if counts and not n_found and _is_absent(chunk, looks, now, limits):
         settled.absent.append(chunk.tag)
         return
-    if n_found and now >= chunk.since + timedelta(hours=limits.person_after_hours):
-        _call_a_person(tenant, chunk, n_missing, now)
+    if client.account not in chunk.accounts and not counts and not n_found:
+        settled.problem = (
+            f"call {chunk.tag} was made with another key of Brevo than today's, whose log does not show that it is of"
+            " the same account: only the key that it was made with can tell what became of it"
+        )
+    if now >= chunk.since + timedelta(hours=limits.person_after_hours):
+        _call_a_person(tenant, chunk, n_found, n_missing, now)
     _still_waiting(warehouse, chunk, now + gap, settled, is_partial=bool(n_found))
 
 
@@ -178,22 +208,30 @@ def _add(found: dict[str, datetime], rows: Iterable[Event], tag: str) -> None:
 
 
 def _shows(warehouse: Warehouse, client: Brevo, limits: Settling, chunk: _Chunk, now: datetime) -> bool:
-    """Whether the log has what it must have: the newest call that Brevo said it took before this one was lost.
+    """Whether the log has what it must have: the newest call, a test included, that Brevo said it took before this one
+    was lost, in the account where this one was tried.
 
-    A log that lags behind that call says nothing of this one either.
+    A log that lags behind that call, or that is another account's, says nothing of this one either. Where no such call
+    is recent, a log is believed if it is asked for with the key that made the call.
     """
     days = timedelta(days=limits.log_days)
-    known = warehouse.rows(
-        "select tag, first_tried_at from activation.chunks where status = 'accepted' and settled_by = 'answer'"
-        " and first_tried_at between %s and %s order by first_tried_at desc limit 1",
-        [now - days, chunk.since],
-    )
-    if not known:
-        return True
-    tag, at = known[0]
-    found: dict[str, datetime] = {}
-    _add(found, client.events((at - days).date(), (now + days).date(), tag=tag, event="requests"), tag)
-    return bool(found)
+    for account in chunk.accounts:
+        known = warehouse.rows(
+            "select tag, started_at from activation.attempts where outcome = 'accepted' and reason = 'ok'"
+            " and not is_dry_run and tag is not null and account = %s and started_at between %s and %s"
+            " order by started_at desc limit 1",
+            [account, now - days, chunk.since],
+        )
+        if not known:
+            if account != client.account:
+                return False
+            continue
+        tag, at = known[0]
+        found: dict[str, datetime] = {}
+        _add(found, client.events((at - days).date(), (now + days).date(), tag=tag, event="requests"), tag)
+        if not found:
+            return False
+    return True
 
 
 def _mark_sent(connection: psycopg.Connection, tag: str, found: dict[str, datetime]) -> int:
@@ -237,14 +275,14 @@ def _still_waiting(
     settled.next_look(look_at)
 
 
-def _call_a_person(tenant: Tenant, chunk: _Chunk, n_missing: int, now: datetime) -> None:
+def _call_a_person(tenant: Tenant, chunk: _Chunk, n_found: int, n_missing: int, now: datetime) -> None:
     from crm_assets.resources.control import Control
 
     Control().raise_alert(
         tenant.slug,
         f"SETTLING {chunk.tag}",
-        f"{chunk.campaign} {chunk.occurrence}: Brevo's log has some of the messages of call {chunk.tag}, and not"
-        f" {n_missing} others. Nobody can know whether they left: look them up at Brevo, then say so with"
+        f"{chunk.campaign} {chunk.occurrence}: Brevo's log has {n_found or 'none'} of the messages of call {chunk.tag},"
+        f" and not {n_missing} others. Nobody can know whether they left: look them up at Brevo, then say so with"
         f" crm activation reconcile --tenant {tenant.slug} --tag {chunk.tag} --as sent|failed --by NAME",
         now,
     )
@@ -261,6 +299,26 @@ def release(connection: psycopg.Connection, tag: str, now: datetime, by: str) ->
         " where tag = %s and status in ('sending', 'unknown')",
         [tag],
     ).rowcount
+
+
+def let_go(connection: psycopg.Connection, tags: Iterable[str], now: datetime) -> int:
+    """Calls that Brevo never got, and that are not made again as they are: their messages are planned again, or
+    superseded where their occurrence has been given up or followed by a newer one; how many messages.
+    """
+    count = sum(release(connection, tag, now, "log") for tag in tags)
+    connection.execute(_GIVEN_UP.encode(), [NEWER_OCCURRENCE])
+    return count
+
+
+# Planned messages of occurrences that are over.
+_GIVEN_UP = f"""
+update activation.messages as messages
+set status = 'superseded', reason = case when of.status = 'abandoned' then 'ABANDONED' else %s end
+from activation.campaigns as of
+where
+    (messages.campaign, messages.occurrence, messages.step) = (of.campaign, of.occurrence, of.step)
+    and messages.status = 'planned' and {IS_OVER}
+"""
 
 
 def take_over(connection: psycopg.Connection, now: datetime) -> tuple[int, int]:

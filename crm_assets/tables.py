@@ -675,6 +675,7 @@ attempts = _table(
         sa.Column("occurrence", Text),
         sa.Column("step", Int),
         sa.Column("tag", Text),  # one per chunk
+        sa.Column("account", Text),  # where it was made: resources.brevo.Brevo.account; null: a dry run
         sa.Column("n_messages", BigInt, nullable=False),  # or rows, where it is no e-mail
         sa.Column("n_bytes", BigInt, nullable=False),
         sa.Column("request_hash", Text, nullable=False),
@@ -981,7 +982,7 @@ buckets = _table(
     "brevo.buckets",
     "One row per Brevo account and rate-limited group of endpoints: what its headers last said, shared by all runs.",
     [
-        sa.Column("account", Text, primary_key=True),  # first 16 hex of the SHA-256 of the key
+        sa.Column("account", Text, primary_key=True),  # resources.brevo.Brevo.account
         sa.Column("bucket", Text, primary_key=True),
         sa.Column("next_at", Stamp, nullable=False),  # earliest moment of the next call
         sa.Column("remaining", BigInt),  # as the last answer said

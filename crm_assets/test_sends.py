@@ -128,8 +128,9 @@ def _sent(estate: Estate, client: Brevo, clock: Clock, chunk: outbox.Chunk) -> A
     body = _marked(chunk.body)
     with estate.warehouse.transaction() as connection:
         attempt = attempts.begin(
-            connection, _ENDPOINT, body, len(chunk.message_ids), clock.now(), is_dry_run=False, tag=chunk.tag
-        )
+            connection, _ENDPOINT, body, len(chunk.message_ids), clock.now(), is_dry_run=False, tag=chunk.tag,
+            account=client.account,
+        )  # fmt: skip
     answer = client.send_email(body)
     with estate.warehouse.transaction() as connection:
         attempts.end(connection, attempt, answer, clock.now())

@@ -611,7 +611,7 @@ def test_a_test_that_the_log_does_not_show_yet_keeps_a_first_call_unknown(live: 
     it.warehouse.execute(
         "update activation.attempts set account = (select account from activation.attempts where account <> 'a')"
     )
-    for _ in range(6):
+    for _ in range(5):
         it.standin.clock.sleep(1200)
         assert it.send().unknown == 5
 
@@ -626,8 +626,8 @@ def test_a_test_that_the_log_does_not_show_yet_keeps_a_first_call_unknown(live: 
             " update activation.messages set occurrence = '2026-W11';"
             " update activation.batches set occurrence = '2026-W11';"
             " update activation.chunks set occurrence = '2026-W11';"
-            " insert into activation.campaigns (campaign, occurrence, step, run_id, plan_hash, audience, holdout, as_of,"
-            " planned_at, expires_on) select campaign, '2026-W12', step, run_id, plan_hash, 0, 0, as_of,"
+            " insert into activation.campaigns (campaign, occurrence, step, run_id, plan_hash, audience, holdout,"
+            " as_of, planned_at, expires_on) select campaign, '2026-W12', step, run_id, plan_hash, 0, 0, as_of,"
             " planned_at - interval '1 hour', expires_on from activation.campaigns",
         ),
     ],
@@ -661,7 +661,7 @@ def test_what_a_person_called_failed_is_sent_once_the_log_says_so(live: Callable
     it = live()
     tag = lost(it, 2, "reset_after", 40 * 3600)
     it.standin.clock.sleep(25 * 3600)
-    estate = operations.Estate(LIVE_TENANT, it.warehouse, it.config)
+    estate = operations.Estate(LIVE_TENANT, it.warehouse, it.client_config)
     operations.decide(estate, tag, False, "Anna", it.standin.clock.now())
     assert it.statuses()["failed"] == 5
     it.standin.clock.sleep(23 * 3600)
