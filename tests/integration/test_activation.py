@@ -12,6 +12,7 @@ import openpyxl
 import pandas as pd
 import pytest
 
+from benchmarks.sending_estate import DBT_TABLES, insert
 from crm_assets import activation, call_lists, documents, gating, tables
 from crm_assets.campaigns import Arm, Audience, Campaign, Step
 from crm_assets.dbt_manifest import ensure_manifest
@@ -33,35 +34,6 @@ TENANT = estate.tenant()
 RULES = TENANT.business_rules
 ARMS = {"A": Arm(share=0.5), "B": Arm(share=0.5, subject={"fr": "Trois vins pour vous"})}
 CAMPAIGN = Campaign.model_validate({"name": "spring", "kind": "reco", "subject": {"fr": "Notre sélection"}})
-
-# What dbt builds, with the columns that activation and the audit read.
-DBT_TABLES = """
-create table audit.customer_facts (
-    customer_id text, client_code text, population text, type text, status text, is_collective boolean,
-    opt_in boolean, opt_in_date date, opt_in_source text, n_qualifying_orders bigint, email text,
-    email_status text, is_email_contact boolean, is_refused boolean, is_bounced boolean,
-    last_contact_date date, contacts_90d bigint, last_order_date date, last_engagement_date date,
-    birth_date date, country text, postal_code text, language text,
-    price_75cl_ttc numeric, dominant_sweetness text);
-create table curated.dim_products (
-    product_key text, wine_id text, kind text, label text, vintage integer, format_cl numeric, family text,
-    sweetness text, price_ttc numeric, price_75cl_ttc numeric, is_price_estimated boolean, stock_status text,
-    sold_by integer, url text, image_url text, is_active boolean, is_archived boolean, is_inferred boolean);
-create table curated.dim_customers (customer_id text, profiling_objected boolean);
-create table rfm.customer_rfm (customer_id text, segment text);
-create table rfm.customer_wines (customer_id text, wine_id text, last_date date);
-"""
-
-
-def insert(warehouse: Warehouse, table: str, frame: pd.DataFrame) -> None:
-    """Rows of a frame into a table that Python does not own."""
-    columns = list(frame.columns)
-    marks = ", ".join(["%s"] * len(columns))
-    with warehouse.transaction() as connection:
-        connection.cursor().executemany(
-            f"insert into {table} ({', '.join(columns)}) values ({marks})".encode(),
-            [[None if pd.isna(v) else v for v in row] for row in frame.astype("object").itertuples(index=False)],
-        )
 
 
 def gated(warehouse: Warehouse, people: pd.DataFrame, run_id: str = "run", as_of: date = AS_OF) -> None:

@@ -12,12 +12,12 @@ import dagster as dg
 import pandas as pd
 import pytest
 
+from benchmarks.sending_estate import DBT_TABLES, insert
 from crm_assets import activation, tables, why
 from crm_assets.campaigns import CampaignFiles, folder
 from crm_assets.defs import explain
 from crm_assets.logic import audit, gate
 from crm_assets.resources.warehouse import Warehouse
-from tests.integration.test_activation import DBT_TABLES, insert
 from tests.logic import estate
 from tests.logic.estate import AS_OF, ago, customer, facts, item, items, product, products
 
