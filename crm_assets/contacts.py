@@ -25,6 +25,7 @@ from crm_assets.logic import contacts as rules_of
 from crm_assets.logic.activation import Gate, RefusalError, require_open
 from crm_assets.logic.brevo_answers import Answer, Reason
 from crm_assets.logic.brevo_rows import Contact
+from crm_assets.logic.brevo_rows import address as address_of
 from crm_assets.logic.contacts import ATTRIBUTES, EVERYBODY
 from crm_assets.logic.gate import NO_ELIGIBLE_CUSTOMER
 from crm_assets.rendering import texts
@@ -234,7 +235,7 @@ class _Sync:
         if answer.outcome != "accepted":
             return
         told = _said(answer).get("contacts")
-        done = {str(address).lower() for address in (told or {}).get("success") or []} & set(part)
+        done = {address_of(str(address)) for address in (told or {}).get("success") or []} & set(part)
         self.counts[what] += len(done)
         self.counts["failed"] += len(part) - len(done)
         if what == "added":
@@ -316,12 +317,12 @@ class _Sync:
 
     def _import(self, rows: Sequence[dict[str, Any]]) -> None:
         """Write many contacts by imports, each waited for."""
-        rows = self._allowed(rows)
-        written = [rules_of.contact_row(row, clears=False) for row in rows]
         limit = self.run.rules.brevo.contacts.import_max_bytes
-        start = 0
-        for request in requests.import_contacts(written, self.lists[EVERYBODY], limit):
-            part, start = rows[start : start + request.n_rows], start + request.n_rows
+        # Each takes minutes, in which people refuse: who is left is asked before each.
+        while rows := self._allowed(rows):
+            written = (rules_of.contact_row(row, clears=False) for row in rows)
+            request = next(requests.import_contacts(written, self.lists[EVERYBODY], limit))
+            part, rows = rows[: request.n_rows], rows[request.n_rows :]
             said = _said(answer) if (answer := self._write(request)).outcome == "accepted" else {}
             if not isinstance(said.get("processId"), int):
                 continue  # nothing of it is known to be there: it is part of the next sync

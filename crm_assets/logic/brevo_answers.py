@@ -14,10 +14,10 @@ from typing import Any, Literal
 Outcome = Literal["accepted", "rejected", "not_sent", "unknown", "dry_run"]
 # Why: accepted = ok | duplicate (already accepted, ids unknown); rejected = bad_request | too_large | not_found;
 # not_sent = throttled | unauthorized | forbidden | no_credit | not_connected; unknown = server_error | timed_out |
-# disconnected | unreadable.
+# disconnected | unreadable. Of reading page by page alone: moved.
 Reason = Literal[
     "ok", "duplicate", "bad_request", "too_large", "not_found", "throttled", "unauthorized", "forbidden", "no_credit",
-    "not_connected", "server_error", "timed_out", "disconnected", "unreadable", "dry_run",
+    "not_connected", "server_error", "timed_out", "disconnected", "unreadable", "moved", "dry_run",
 ]  # fmt: skip
 
 # How a call ended without a whole answer. not_connected: no byte has left. The others: the server may have got, and

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Literal
@@ -175,7 +175,7 @@ def upsert_contact(row: ContactRow) -> WriteRequest:
     return WriteRequest("POST /contacts", "/contacts", canonical(body))
 
 
-def import_contacts(rows: Sequence[ContactRow], list_id: int, max_bytes: int) -> Iterator[WriteRequest]:
+def import_contacts(rows: Iterable[ContactRow], list_id: int, max_bytes: int) -> Iterator[WriteRequest]:
     """Contacts, made or brought up to date in bulk by processes at Brevo, and put into a list, which Brevo asks for;
     bodies within `max_bytes`, in order.
     """

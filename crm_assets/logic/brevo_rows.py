@@ -12,6 +12,10 @@ from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import pandas as pd
+
+from crm_assets.logic.curated import validate_emails
+
 # Brevo's log is dated in Paris time; where a date says no offset, this is its zone (brevo.md A2, A6).
 LOG_ZONE = ZoneInfo("Europe/Paris")
 
@@ -27,8 +31,12 @@ def _maybe_instant(text: Any) -> datetime | None:
 
 
 def address(text: str) -> str:
-    """An address as we key by it."""
-    return text.strip().lower()
+    """An address as we key by it: of one with letters beyond ASCII Brevo may say the domain in either of its forms."""
+    plain = text.strip().lower()
+    if plain.isascii() and "xn--" not in plain:
+        return plain
+    known = validate_emails([plain])["email"].iloc[0]
+    return plain if pd.isna(known) else str(known)
 
 
 def _text(value: Any) -> str | None:
@@ -55,7 +63,7 @@ class Event:
         return cls(
             email=address(row["email"]),
             event=row["event"],
-            message_id=row["messageId"],
+            message_id=row.get("messageId") or "",
             date=row["date"],
             at=instant(row["date"]),
             tag=_text(row.get("tag")),

@@ -79,6 +79,7 @@ _ADVICE: Mapping[str, str] = {
     "timed_out": "Brevo did not answer in time",
     "disconnected": "the connection to Brevo broke",
     "unreadable": "the answer is none that Brevo documents",
+    "moved": "what was read changed too much in between: read it again",
     "dry_run": "a dry run asks Brevo nothing",
 }
 
@@ -377,14 +378,20 @@ class Brevo:
         **params: str,
     ) -> Iterator[T]:
         limit, unasked = page
-        offset = 0
+        offset, last = 0, list[T]()
         while True:
             said = self._read(path, {**params, "limit": limit, "offset": offset}, endpoint)
             rows = self._rows(said, name, of, endpoint or path)
-            yield from rows
+            # Where rows went from before the offset meanwhile, the others moved up: what a page begins with has been
+            # seen, or something was skipped.
+            if last and not any(row in last for row in rows):
+                raise self._unavailable("moved", f"GET {endpoint or path}")
+            yield from (row for row in rows[: len(last)] if row not in last)
+            yield from rows[len(last) :]
             if len(rows) < unasked:
                 return
-            offset += len(rows)
+            last = rows[-(unasked // 10) :]
+            offset += len(rows) - len(last)
 
     def _rows(self, said: Any, name: str, of: Callable[[Mapping[str, Any]], T], endpoint: str) -> list[T]:
         """The rows of a page. Brevo leaves the key out, or gives null, where there are none."""

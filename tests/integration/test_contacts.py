@@ -10,10 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
+import pandas as pd
 import pytest
 
 from benchmarks import sending_estate
-from crm_assets import contacts, databases
+from crm_assets import contacts, databases, feedback
 from crm_assets.contacts import ContactsSummary
 from crm_assets.dbt_manifest import ensure_manifest
 from crm_assets.logic.activation import RefusalError
@@ -204,6 +205,25 @@ def test_a_large_first_load_is_imported_and_those_left_out_come_next_time(world:
     second = world.sync()
     assert (second.changed, second.accepted) == (1, 1)
     assert world.members()["[demo] Clients"] == EVERYBODY
+
+
+def test_who_refuses_while_an_import_is_waited_for_is_in_no_later_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.tenant = world.estate(contacts={"import_from_rows": 3, "import_max_bytes": 900})
+    sleep = world.standin.clock.sleep
+
+    def meanwhile(seconds: float) -> None:
+        if seconds > 30:  # a process at Brevo is waited for: a webhook is kept
+            with world.warehouse.transaction() as connection:
+                said = pd.DataFrame({"address": ["c00008@example.com"], "is_unsubscribed": [True], "refused_at": [NOW]})
+                feedback.keep_refusals(connection, said, NOW)
+        sleep(seconds)
+
+    monkeypatch.setattr(world.standin.clock, "sleep", meanwhile)
+    assert world.sync().accepted == 7
+    assert world.there.find("email", "c00008@example.com") is None
+    assert all("c00008" not in members for members in world.members().values())
 
 
 def test_attributes_that_brevo_would_drop_stop_everything(world: World) -> None:
