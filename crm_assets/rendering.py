@@ -7,6 +7,7 @@ template that asks for a value it was not given fails: nothing is ever rendered 
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import date
 from functools import cache, lru_cache
 from pathlib import Path
@@ -167,7 +168,17 @@ def euros(amount: float, locale: str) -> str:
 
 def centilitres(format_cl: float, locale: str) -> str:
     """A bottle's content: 75 cl, 37,5 cl."""
-    return f"{format_decimal(format_cl, format='0.##', locale=locale)} cl"
+    return f"{format_decimal(format_cl, format='0.##', locale=locale)}{_NBSP}cl"
+
+
+# Signs that a line of French must not begin or end with.
+_FRENCH_SPACES = re.compile(r" (?=[;:!?»])|(?<=\d) (?=[%€])|(?<=«) ")
+
+
+def spaced(text: str, locale: str) -> str:
+    """A written text on one line: its runs of spaces are one, no-break spaces stay, and French has those it needs."""
+    line = re.sub(r"[ \t\r\n]+", " ", text).strip(" ")
+    return _FRENCH_SPACES.sub(_NBSP, line) if locale == "fr" else line
 
 
 def long_date(day: date, locale: str) -> str:

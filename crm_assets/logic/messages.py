@@ -197,13 +197,13 @@ def message_items(items: pd.DataFrame, pieces: dict[str, dict[str, Any]]) -> tup
     return frame, refused
 
 
-def _paragraphs(text: str) -> list[str]:
-    return [" ".join(paragraph.split()) for paragraph in text.split("\n\n") if paragraph.strip()]
+def _paragraphs(text: str, locale: str) -> list[str]:
+    return [rendering.spaced(paragraph, locale) for paragraph in re.split(r"\n[ \t]*\n", text) if paragraph.strip()]
 
 
 def subject_of(campaign: Campaign, tenant: Tenant, arm: str | None = None, step: int = 1) -> str:
     """The subject line in the estate's language: one line, in which no header and no template syntax can be read."""
-    return " ".join(rendering.plain(campaign.says(step, arm).subject[tenant.locale]).split())
+    return rendering.spaced(rendering.plain(campaign.says(step, arm).subject[tenant.locale]), tenant.locale)
 
 
 def _preheader(items: Sequence[Mapping[str, Any]], paragraphs: Sequence[str]) -> str:
@@ -224,7 +224,7 @@ def _values(
     items = params["items"]
     subject = subject_of(campaign, tenant, arm, step)
     text = campaign.says(step, arm).text.get(locale)
-    paragraphs = _paragraphs(text) if text else wording.get("intro", [])
+    paragraphs = _paragraphs(text, locale) if text else wording.get("intro", [])
     leads = bool(items) and (bool(text) or kind in (WELCOME, NEWS))
     is_private = set(campaign.audience.types) <= {"private"}
     return {
@@ -239,7 +239,7 @@ def _values(
         "website": web_address(tenant.website),
         "site": tenant.website.removeprefix("https://").removeprefix("http://").strip("/"),
         "way": _WAYS[bool(estate["reply_to"]), bool(estate["phone"])],
-        "phone_number": re.sub(r"[^+\d]", "", estate["phone"]),
+        "phone_number": re.sub(r"\(0\)|[^+\d]", "", estate["phone"]),
         "why": words["why"]["private" if is_private else "professional"].format(name=tenant.name),
         "is_chosen": kind in SCENARIOS,
         "siren": siren_as_written(tenant.siren),

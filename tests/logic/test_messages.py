@@ -45,7 +45,7 @@ class TestWhatAMessageSays:
         assert made == {
             "name": "Riesling p1",
             "vintage": "2022",
-            "format": "75 cl",
+            "format": "75\u00a0cl",
             "unit": "bottle",
             "price": "15,00\u00a0€",
             "price_carton": "90,00\u00a0€",
@@ -109,7 +109,7 @@ class TestWhatAMessageSays:
         html = messages.render(campaign(), estate.tenant(), {"items": [linked]}, kind="rebuy")
         assert "Voir ce coffret" in html
         assert "15,00 € TTC le coffret" in text_of(html)
-        assert not re.search("non millésimé|carton|bouteille| cl<", html)
+        assert not re.search("non millésimé|carton|bouteille|\u00a0cl<", html)
         assert self.shown({**box, "price_ttc": None, "label": None})[1] == {"p1": ["name", "price"]}
 
     @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ class TestWhatAMessageSays:
 
     def test_numbers_are_written_as_the_estate_reads_them(self) -> None:
         row = product("p1", format_cl=37.5, price_ttc=8.5)
-        assert self.shown(row, locale="fr")[0]["p1"]["format"] == "37,5 cl"
+        assert self.shown(row, locale="fr")[0]["p1"]["format"] == "37,5\u00a0cl"
         assert self.shown(row, locale="en")[0]["p1"]["price"] == "€8.50"
 
     def test_the_mail_carries_all_that_the_law_and_the_spec_ask_for(self) -> None:
@@ -294,6 +294,26 @@ class TestWording:
         assert message_checks.check_message(html, "Bonjour", estate.tenant(), RULES, shown["items"]) == []
 
 
+class TestTypography:
+    def test_no_line_begins_or_ends_with_a_french_sign(self) -> None:
+        text = "Il reste 10 % ; venez  !\n« Bon » :\u202f5\u00a0€\n \nEt après ?"
+        assert messages._paragraphs(text, "fr") == [
+            "Il reste 10\u00a0%\u00a0; venez\u00a0! «\u00a0Bon\u00a0»\u00a0:\u202f5\u00a0€", "Et après\u00a0?"
+        ]  # fmt: skip
+        assert messages._paragraphs("What ? 5\u00a0€", "en") == ["What ? 5\u00a0€"]
+
+    @pytest.mark.parametrize(
+        ("locale", "said"), [("fr", "messages\u00a0: {{ unsub"), ("en", "Unsubscribe: {{"), ("de", "erhalten: {{")]
+    )
+    def test_a_colon_of_plain_text_is_the_languages(self, locale: str, said: str) -> None:
+        made = campaign(subject={locale: "Subject"})
+        assert said in messages.render_text(made, estate.tenant(locale=locale), params(), kind="rebuy")
+
+    def test_a_number_written_for_both_countries_can_be_dialled(self) -> None:
+        html = messages.render(campaign(), estate.tenant(phone="+33 (0)3 89 00 00 00"), params(), kind="rebuy")
+        assert 'href="tel:+33389000000"' in html
+
+
 class TestHostileData:
     def hostile(self) -> tuple[Campaign, dict[str, Any], str]:
         made = campaign(subject={"fr": HOSTILE}, text={"fr": HOSTILE})
@@ -321,6 +341,10 @@ class TestHostileData:
         assert "{{ unsubscribe }}" in text
         (item,) = messages.brevo_params(shown, estate.tenant())["items"]
         assert not re.search(r"[{}\[\]\u202e\x00]", "".join(item.values()))
+
+    def test_a_name_without_a_space_does_not_push_the_price_off_the_screen(self) -> None:
+        html = messages.render(campaign(), estate.tenant(), params(product("p1", label="X" * 200)), kind="rebuy")
+        assert re.search(r'<table[^>]*class="card"[^>]*overflow-wrap:anywhere', html)
 
     @pytest.mark.parametrize(
         ("written", "sent"),
@@ -380,7 +404,7 @@ MUTILATIONS = [
     ("MINORS", r"Vente interdite aux mineurs", "Vente aux majeurs"),
     ("ITEM_1:name", r"Riesling Zinnkoepflé", "Riesling"),
     ("ITEM_1:vintage", r"\b2021\b", ""),
-    ("ITEM_1:format", r"\b75 cl", ""),
+    ("ITEM_1:format", r"\b75\scl", ""),
     ("ITEM_1:price", r"14,50\s€", "sur demande"),
     ("ITEM_1:carton", r"87,00\s€", "sur demande"),
     ("ITEM_1:link", r'href="https://estate.example/wine"', 'href="https://demo.example.com"'),
@@ -577,11 +601,11 @@ class TestTemplatesKeptAtBrevo:
         assert wine == {
             "name": "Riesling p1",
             "vintage": "2022",
-            "format": "75 cl",
+            "format": "75\u00a0cl",
             "sentence": "Un riesling droit et salin.",
             "price": "15,00\u00a0€ TTC la bouteille",
             "carton": "90,00\u00a0€ TTC le carton de 6",
-            "sold_by": "Vendu par multiples de 6 bouteilles",
+            "sold_by": "Vendu par multiples de 6\u00a0bouteilles",
             "url": "https://demo.example.com/p1",
             "image_url": "https://demo.example.com/p1.jpg",
         }

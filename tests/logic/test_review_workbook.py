@@ -217,7 +217,7 @@ def test_names_wines_and_orders_are_written_as_people_read_them(locale: str, rec
     assert set(items.loc[items["customer_id"] == "c6", "customer"]) == {"Cave Roth"}
     wines = items.set_index("product_key")["wine"].to_dict()
     mark = "." if locale == "en" else ","
-    assert wines == {"P1": "Riesling 2023 (75 cl)", "P2": f"Crémant 2022 (37{mark}5 cl)", "P3": "Coffret"}
+    assert wines == {"P1": "Riesling 2023 (75\u00a0cl)", "P2": f"Crémant 2022 (37{mark}5\u00a0cl)", "P3": "Coffret"}
     nobody = items[items["customer_id"] == "c7"]
     assert set(nobody["n_orders"]) == {0}
     assert set(nobody["recent_orders"]) == {""}
