@@ -28,6 +28,7 @@ from crm_assets.tenants import Tenant
 
 ABANDONED = "ABANDONED"
 ALL = "*"
+_INTERRUPTED = "send-interrupted:"  # how the cause of such an alert begins
 _OF = "(campaign, occurrence, step) = (%(campaign)s, %(occurrence)s, %(step)s)"
 
 
@@ -78,6 +79,7 @@ def status(estate: Estate, now: datetime) -> dict[str, Any]:
         disarmed = instances.why_disarmed(connection, estate.config, estate.tenant.slug)
         bound = instances.bound(connection)
         campaigns = _campaigns(connection)
+        interrupted = {tuple(_key(each).values()) for each in _interrupted(connection)}
         unknown = _unknown_chunks(connection, estate.rules, now)
         dead = _rows(
             connection,
@@ -112,7 +114,7 @@ def status(estate: Estate, now: datetime) -> dict[str, Any]:
         },
         "stop_sign": sign[1] if sign else None,
         "stops": stops,
-        "campaigns": campaigns,
+        "campaigns": [{**each, "is_interrupted": tuple(_key(each).values()) in interrupted} for each in campaigns],
         "unknown": unknown,
         "dead_letters": dead,
         "pulls": pulls,
@@ -142,6 +144,8 @@ def status_lines(found: dict[str, Any]) -> list[str]:
         lines.append(
             f"  {each['campaign']} {each['occurrence']} step {each['step']}: {each['status']}{waits}{by}: {counts}"
         )
+        if each["is_interrupted"]:
+            lines.append(f"    INTERRUPTED: {_what_to_do(found['tenant'], each)}")
     for chunk in found["unknown"]:
         lines.append(
             f"  unknown: {chunk['tag']}: {chunk['n_messages']} messages, {chunk['age_minutes']} minutes old;"
@@ -186,6 +190,41 @@ def _campaigns(connection: psycopg.Connection) -> list[dict[str, Any]]:
         order by campaigns.planned_at, campaigns.campaign, campaigns.occurrence, campaigns.step
         """,
     )
+
+
+def _interrupted(connection: psycopg.Connection) -> list[dict[str, Any]]:
+    """Steps that a sender has begun and left in the middle, killed or by an error: nothing goes on with them."""
+    from crm_assets import sending
+
+    if sending.is_under_way(connection):
+        return []
+    return _rows(
+        connection,
+        "select campaign, occurrence, step from activation.campaigns where status = 'sending' order by 1, 2, 3",
+    )
+
+
+def _what_to_do(slug: str, each: dict[str, Any]) -> str:
+    return (
+        "its sender ended in the middle, and nothing goes on by itself: somebody may have meant to stop it. To go on:"
+        f" crm send --tenant {slug} --campaign {each['campaign']} --occurrence {each['occurrence']} --live"
+    )
+
+
+def tell_interrupted(estate: Estate, now: datetime) -> list[str]:
+    """Raise an alert for each send that ended in the middle, and end those of sends that went on; their causes."""
+    from crm_assets.resources.control import Control
+
+    with estate.warehouse.transaction() as connection:
+        found = {
+            f"{_INTERRUPTED}{each['campaign']} {each['occurrence']} {each['step']}": each
+            for each in _interrupted(connection)
+        }
+    control, slug = Control(estate.config), estate.tenant.slug
+    for cause, each in found.items():
+        control.raise_alert(slug, cause, f"{each['campaign']} {each['occurrence']}: {_what_to_do(slug, each)}", now)
+    control.recover(slug, _INTERRUPTED, now, still_open=found)
+    return list(found)
 
 
 def _unknown_chunks(connection: psycopg.Connection, rules: BusinessRules, now: datetime) -> list[dict[str, Any]]:
@@ -247,7 +286,10 @@ def resume(estate: Estate, campaign: str | None, by: str, now: datetime) -> dict
     if ended and campaign is not None:
         from crm_assets.resources.control import Control
 
-        Control(estate.config).recover(estate.tenant.slug, safeguards.pause_cause(campaign), now)
+        control, slug, cause = Control(estate.config), estate.tenant.slug, safeguards.pause_cause(campaign)
+        # Of this campaign only, not of those whose names begin with its name.
+        others = [alert.cause for alert in control.open_alerts(slug) if alert.cause != cause]
+        control.recover(slug, cause, now, still_open=others)
     return {
         "campaign": what,
         "resumed_by": who,

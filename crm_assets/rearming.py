@@ -91,6 +91,7 @@ def rearm(estate: Estate, client: Brevo, clock: Clock, *, by: str) -> Rearming:
             "BREVO_UNREADABLE", f"live sending stays disarmed: not all could be read back from Brevo: {error}"
         ) from None
     with estate.warehouse.transaction() as connection:
+        _require_own_account(connection, log, read_from)
         marked, added, strangers = _rebuild(connection, slug, log, clock.now())
         row, file = instances.bound(connection), instances.kept(estate.config, slug)
         mark = max(row.mark if row else 0, file.mark if file else 0) + 1
@@ -125,6 +126,23 @@ def _require_settled_log(estate: Estate, last_call: datetime, now: datetime) -> 
             "TOO_EARLY",
             "Brevo's log may not show the last calls yet; live sending stays disarmed. Ask again from"
             f" {complete.astimezone(estate.tenant.zone):%Y-%m-%d %H:%M} ({estate.tenant.timezone}) on",
+        )
+
+
+def _require_own_account(connection: psycopg.Connection, log: pd.DataFrame, read_from: date) -> None:
+    """RefusalError unless the log names the newest call that the ledger has as taken: that of another account would
+    give back nothing, and what the ledger lacks would leave again.
+    """
+    newest = connection.execute(
+        "select tag from activation.attempts where outcome = 'accepted' and reason = 'ok' and campaign is not null"
+        " and not is_dry_run and started_at >= %s order by started_at desc limit 1",
+        [read_from],
+    ).fetchone()
+    if newest is not None and newest[0] not in set(log["tag"]):
+        raise RefusalError(
+            "OTHER_ACCOUNT",
+            f"live sending stays disarmed: Brevo's log does not name call {newest[0]}, which the ledger has as taken."
+            " Look whether the key is of the account that sent before, and try again",
         )
 
 

@@ -754,6 +754,16 @@ def _all_messages(warehouse: Warehouse, key: list[Any]) -> Iterator[pd.DataFrame
             return
 
 
+def is_under_way(connection: psycopg.Connection) -> bool:
+    """Whether a live send of this estate is at work at this moment."""
+    row = connection.execute(
+        "select exists (select 1 from pg_locks where locktype = 'advisory' and granted and objsubid = 1"
+        " and database = (select oid from pg_database where datname = current_database())"
+        f" and objid = ({_LOCK}::bigint & 4294967295)::oid)".encode()
+    ).fetchone()
+    return bool(row and row[0])
+
+
 def send_campaign(run: Sending) -> SendSummary:
     """Send a planned occurrence (the latest unless said): live where the hash of its plan is confirmed, else dry.
 

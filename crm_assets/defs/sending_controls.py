@@ -224,7 +224,9 @@ def _is_sending(instance: dg.DagsterInstance, slug: str) -> bool:
 
 
 def _continued(tenant: Tenant, now: datetime) -> Iterator[dg.RunRequest]:
-    for each in operations.to_continue(_estate(tenant), now):
+    estate = _estate(tenant)
+    operations.tell_interrupted(estate, now)
+    for each in operations.to_continue(estate, now):
         config = {
             "campaign": each["campaign"],
             "occurrence": each["occurrence"],

@@ -283,6 +283,18 @@ def test_it_stays_disarmed_while_anything_cannot_be_read_back(live: Live) -> Non
     assert set(live.written_to().values()) == {1}
 
 
+def test_the_log_of_another_account_arms_nothing(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    live.plan()
+    live.send()
+    live.running.clock.sleep(31 * 60)
+    other = standin.in_process("none", limits=False, senders=(sending_estate.SENDER,))
+    other.clock.sleep(31 * 60)
+    monkeypatch.setattr(live, "running", other)
+    monkeypatch.setattr(live, "connect", functools.partial(brevo.client, transport=other.transport))
+    code, sentence = refusal(live.rearm)
+    assert (code, "of the account that sent before" in sentence) == ("OTHER_ACCOUNT", True)
+
+
 def test_who_refused_since_the_dump_is_not_written_to(
     live: Live, cluster: databases.Cluster, template: str, tmp_path: Path
 ) -> None:

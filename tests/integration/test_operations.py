@@ -11,10 +11,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from crm_assets import attempts, operations, safeguards, tables, test_sends
+from crm_assets import attempts, operations, safeguards, sending, tables, test_sends
 from crm_assets.dbt_manifest import ensure_manifest
 from crm_assets.logic.outbox import parse_tag
 from crm_assets.operations import Estate
+from crm_assets.resources.control import Control
 from crm_assets.resources.warehouse import Warehouse
 from tests.integration.test_instances import Live, live
 from tests.integration.test_safeguards import KEY, NOW, chunk, config, event, message, put, ready, tenant
@@ -153,6 +154,25 @@ def test_status_tells_where_everything_stands(estate: Estate) -> None:
     ):
         assert part in lines
     assert "@" not in lines
+
+
+def test_a_send_that_ended_in_the_middle_is_told_and_goes_on_by_nobody(estate: Estate) -> None:
+    estate.warehouse.execute(
+        "update activation.campaigns set status = 'sending', confirmed_by = 'Anne', began_at = %s", [NOW]
+    )
+    control = Control(estate.config)
+    causes = lambda: {alert.cause for alert in control.open_alerts("demo") if "interrupted" in alert.cause}  # noqa: E731
+    with sending._Ledger.open(estate.warehouse):
+        assert "INTERRUPTED" not in "".join(operations.status_lines(operations.status(estate, NOW)))
+        assert operations.tell_interrupted(estate, NOW) == []
+    said = "".join(operations.status_lines(operations.status(estate, NOW)))
+    assert "crm send --tenant demo --campaign spring --occurrence once --live" in said
+    assert operations.tell_interrupted(estate, NOW) == ["send-interrupted:spring once 1"]
+    assert causes() == {"send-interrupted:spring once 1"}
+    assert operations.to_continue(estate, NOW) == [], "somebody may have meant to stop it"
+    estate.warehouse.execute("update activation.campaigns set status = 'done'")
+    assert operations.tell_interrupted(estate, NOW) == []
+    assert causes() == set()
 
 
 def test_only_what_a_person_began_and_that_waits_goes_on(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
