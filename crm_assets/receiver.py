@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ BODY_SECONDS = 20.0  # for a body to arrive whole
 CONNECT_SECONDS = 5  # to the database
 KEEP_MILLISECONDS = 5000  # for it to take a body
 MAX_AT_ONCE = 64  # bodies in memory
+MAX_OF_ONE_ESTATE = 48  # of them: what floods one leaves room for the others
 DOOR_SECONDS = 10.0  # a tenant's file and token are looked up again after so long
 SHUTDOWN_SECONDS = 10
 
@@ -72,7 +74,7 @@ class Receiver:
     is_closing: bool = False
     n_kept: int = 0
     n_refused: int = 0
-    _at_once: int = 0
+    _at_once: Counter[str] = field(default_factory=Counter)  # by estate
     _doors: dict[str, _Door] = field(default_factory=dict)
     _urls: dict[str, str] = field(default_factory=dict)
     _readers: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -117,6 +119,8 @@ class Receiver:
     def _file(self, slug: str) -> Path | None:
         if not SLUG.match(slug) or slug in RESERVED_SLUGS:
             return None
+        if not self.config.tenants.is_dir():
+            raise _CannotKeepError("the folder of tenants' files is not there")
         paths = (self.config.tenants / f"{slug}{ending}" for ending in (".yaml", ".yml"))
         return next((path for path in paths if path.is_file()), None)
 
@@ -174,16 +178,19 @@ class Receiver:
     async def post(self, request: Request) -> Response:
         """One body of Brevo's: 200 when it is kept, 401 for who has no token, 429 for all else."""
         slug = str(request.path_params["tenant"])
-        if self.is_closing or self._at_once >= MAX_AT_ONCE:
+        n_of_it, most = self._at_once[slug], min(MAX_OF_ONE_ESTATE, MAX_AT_ONCE)
+        if self.is_closing or n_of_it >= most or self._at_once.total() >= MAX_AT_ONCE:
             raise _CannotKeepError("shutting down" if self.is_closing else "too many at once")
-        self._at_once += 1
+        self._at_once[slug] += 1
         try:
             if not await run_in_threadpool(self.is_allowed, slug, request.headers.get("authorization", "")):
                 return JSONResponse({"status": "unknown"}, UNKNOWN, {"WWW-Authenticate": "Bearer", **_CLOSE})
             body = await _whole_body(request)
             await run_in_threadpool(self.keep, slug, body)
         finally:
-            self._at_once -= 1
+            self._at_once[slug] -= 1
+            if not self._at_once[slug]:
+                del self._at_once[slug]  # names that nobody has would fill the memory
         self.n_kept += 1
         self.has_news(slug)
         return JSONResponse({"status": "kept"}, TAKEN)
@@ -193,7 +200,7 @@ class Receiver:
         return JSONResponse({"status": "closing" if self.is_closing else "ok", "kept": self.n_kept, **self._refusals()})
 
     def _refusals(self) -> dict[str, int]:
-        return {"asked_to_try_again": self.n_refused, "under_way": self._at_once}
+        return {"asked_to_try_again": self.n_refused, "under_way": self._at_once.total()}
 
     async def close(self) -> None:
         """Take nothing more, and let what is being read end."""
@@ -296,6 +303,7 @@ def app(receiver: Receiver) -> ASGIApp:
 
     routes = [
         Route("/brevo/{tenant}", receiver.post, methods=["POST"]),
+        Route("/brevo/{tenant}/", receiver.post, methods=["POST"]),  # Brevo gives an event up at a redirect
         Route("/health", receiver.health, methods=["GET"]),
     ]
     inner = Starlette(routes=routes, exception_handlers={_CannotKeepError: cannot_keep}, lifespan=lifespan)
@@ -315,6 +323,7 @@ def serve(config: Settings) -> None:
         log_config=None,
         lifespan="on",
         ws="none",
+        http="h11",  # the other parser takes headers without end into memory, before anybody has shown a token
         server_header=False,
         # No limit_concurrency: at the limit uvicorn itself says 503, and Brevo would throw the event away.
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,

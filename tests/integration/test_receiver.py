@@ -200,6 +200,44 @@ def test_too_many_at_once_and_a_receiver_that_closes_are_asked_again(
     assert post(made) == 429
 
 
+def test_an_estate_that_is_flooded_leaves_room_for_the_others(
+    made: receiver.Receiver, config: Settings, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiver, "MAX_AT_ONCE", 3)
+    monkeypatch.setattr(receiver, "MAX_OF_ONE_ESTATE", 2)
+    content = json.loads((config.tenants / f"{SLUG}.yaml").read_text(encoding="utf-8"))
+    (config.tenants / "other.yaml").write_text(json.dumps({**content, "slug": "other"}), encoding="utf-8")
+
+    async def talk(client: httpx.AsyncClient) -> list[int]:
+        end = asyncio.Event()
+
+        async def slow() -> AsyncIterator[bytes]:
+            yield b"["
+            await end.wait()
+            yield b"]"
+
+        flood = [asyncio.create_task(client.post(f"/brevo/{SLUG}", content=slow(), headers=AUTH)) for _ in range(2)]
+        while made._at_once[SLUG] < 2:
+            await asyncio.sleep(0.001)
+        answers = [
+            (await client.post(f"/brevo/{slug}", content=BODY, headers=AUTH)).status_code for slug in (SLUG, "other")
+        ]
+        end.set()
+        return answers + [(await each).status_code for each in flood]
+
+    assert talking(made, talk) == [429, 200, 200, 200]
+    assert not made._at_once
+
+
+def test_a_slash_too_many_and_a_folder_that_is_not_there_lose_no_event(
+    made: receiver.Receiver, warehouse: Warehouse
+) -> None:
+    assert post(made, slug=f"{SLUG}/") == 200
+    made.config = made.config.model_copy(update={"tenants": made.config.tenants / "unmounted"})
+    made._doors.clear()
+    assert post(made) == 429
+
+
 def test_what_cannot_be_read_now_is_read_at_the_next_pull(
     made: receiver.Receiver, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,5 +272,6 @@ def test_the_receiver_is_served_without_a_log_of_its_calls(config: Settings, mon
     seen: list[uvicorn.Config] = []
     monkeypatch.setattr(uvicorn.Server, "run", lambda self: seen.append(self.config))
     receiver.serve(config)
+    assert seen[0].http == "h11"  # whose headers end somewhere
     assert (seen[0].access_log, seen[0].limit_concurrency, seen[0].port) == (False, None, config.receiver_port)
     assert settings.secret(VARIABLE) is not None
