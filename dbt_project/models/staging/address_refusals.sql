@@ -1,8 +1,9 @@
 with cards as (
 
+    -- A row without a client code names nobody whom we know, but an address that says no.
     select cards.*, profiles.email as current_email
     from {{ ref('stg_customers') }} as cards
-    inner join {{ ref('customer_profiles') }} as profiles on cards.customer_id = profiles.customer_id
+    left join {{ ref('customer_profiles') }} as profiles on cards.customer_id = profiles.customer_id
 
 ),
 
