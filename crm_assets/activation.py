@@ -190,14 +190,19 @@ def _held_by_review(
     return {str(customer): str(code) for customer, code in held.items()}
 
 
+def cards_of_channel(warehouse: Warehouse, campaign: Campaign) -> pd.DataFrame:
+    """Every customer with the telephone number or the postal address as address, null where it is not known whole."""
+    cards = warehouse.read("curated", "dim_customers", _CHANNEL_COLUMNS)
+    street = cards["address"] + ", " + cards["postal_code"] + ", " + cards["city"]  # null where a part is unknown
+    cards["address"] = cards["phone"] if campaign.channel == PHONE else street
+    return cards.drop(columns=["phone", "postal_code", "city"])
+
+
 def _on_channel(
     warehouse: Warehouse, campaign: Campaign, people: pd.DataFrame, rules: BusinessRules, as_of: date
 ) -> pd.DataFrame:
     """`people` with the telephone number or the postal address as address, and who may not be reached that way."""
-    cards = warehouse.read("curated", "dim_customers", _CHANNEL_COLUMNS)
-    street = cards["address"] + ", " + cards["postal_code"] + ", " + cards["city"]  # null where a part is unknown
-    cards["address"] = cards["phone"] if campaign.channel == PHONE else street
-    cards = cards.drop(columns=["phone", "postal_code", "city"])
+    cards = cards_of_channel(warehouse, campaign)
     people = people.drop(columns="address").merge(cards, on="customer_id", how="left", validate="one_to_one")
     people["holdout_key"] = people["holdout_key"].where(people["holdout_key"].notna(), people["address"])
     barred = activation.barred_from_channel(campaign, people)

@@ -12,9 +12,10 @@ from typing import Any
 
 import pandas as pd
 
+from crm_assets import activation as planning
 from crm_assets import databases, gating
-from crm_assets.campaigns import CampaignFiles
-from crm_assets.logic import audit
+from crm_assets.campaigns import Campaign, CampaignFiles
+from crm_assets.logic import activation, audit
 from crm_assets.logic import why as logic
 from crm_assets.logic.why import CampaignState, Known
 from crm_assets.resources.warehouse import Warehouse
@@ -83,7 +84,9 @@ def known_of(warehouse: Warehouse, tenant: Tenant, tenants_folder: Path, code: s
         events=_events(warehouse, customer),
         contact_code=_contact_code(warehouse, customer),
         tripped=_tripped(warehouse, run["run_id"]),
-        campaigns=[_campaign_state(warehouse, customer, campaign) for campaign in files.campaigns.values()],
+        campaigns=[
+            _campaign_state(warehouse, customer, campaign, run["as_of"]) for campaign in files.campaigns.values()
+        ],
         campaign_errors=files.errors,
     )
 
@@ -286,7 +289,7 @@ def _contact_code(warehouse: Warehouse, customer: Row) -> str | None:
     return found[0][0] if found else None
 
 
-def _campaign_state(warehouse: Warehouse, customer: Row, campaign: Any) -> CampaignState:
+def _campaign_state(warehouse: Warehouse, customer: Row, campaign: Campaign, as_of: Any) -> CampaignState:
     """The newest plan of a campaign, this customer's message in it, and whoever has that of the same address."""
     plan = _first(
         warehouse.query(
@@ -313,4 +316,44 @@ def _campaign_state(warehouse: Warehouse, customer: Row, campaign: Any) -> Campa
         own = found["customer_id"] == customer["customer_id"]
         message, other = _first(found[own]), _first(found[~own])
         contact_code = other["client_code"] if other else None
-    return CampaignState(campaign, plan, message, contact_code, paused[0][0] if paused else None)
+    return CampaignState(
+        campaign,
+        plan,
+        message,
+        contact_code,
+        paused[0][0] if paused else None,
+        _purchase_misses(warehouse, customer["customer_id"], campaign, as_of),
+        _barred_from_channel(warehouse, customer["customer_id"], campaign),
+    )
+
+
+def _purchase_misses(warehouse: Warehouse, customer_id: str, campaign: Campaign, as_of: Any) -> list[str]:
+    """`bought`, `not_bought`: those of the two that the customer does not meet."""
+    wanted = {
+        name: (purchase, should)
+        for name, purchase, should in (
+            ("bought", campaign.audience.bought, True),
+            ("not_bought", campaign.audience.not_bought, False),
+        )
+        if purchase is not None
+    }
+    if not wanted:
+        return []
+    columns = ["customer_id", "wine_id", "sale_date"]
+    purchases = warehouse.read("rfm", "purchases", columns, "customer_id = %s", [customer_id])
+    products = warehouse.read("curated", "dim_products", ["wine_id", "product_key", "family"])
+    person, day = pd.DataFrame({"customer_id": [customer_id]}), pd.Timestamp(as_of).date()
+    return [
+        name
+        for name, (purchase, should) in wanted.items()
+        if activation.purchase_filter(person, purchase, purchases, products, day)[0] != should
+    ]
+
+
+def _barred_from_channel(warehouse: Warehouse, customer_id: str, campaign: Campaign) -> str | None:
+    """Why the customer cannot be called or written a letter; None for a campaign by e-mail."""
+    if campaign.channel == activation.EMAIL:
+        return None
+    cards = planning.cards_of_channel(warehouse, campaign)
+    barred = activation.barred_from_channel(campaign, cards)[cards["customer_id"] == customer_id].dropna()
+    return str(barred.iloc[0]) if len(barred) else None

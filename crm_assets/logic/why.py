@@ -39,6 +39,17 @@ _MESSAGE_STATES = {
     "failed": "No message: Brevo refused the one of {plan}, batch {batch}",
     "superseded": "No message: the one of {plan} was replaced before it was sent",
 }
+_PURCHASES = {
+    "bought": "bought: none of the wines asked for in those days",
+    "not_bought": "not_bought: has bought one of these wines in those days",
+}
+_BARRED = {
+    "PHONE_OPT_OUT": "calls to this number are refused",
+    "POST_OPT_OUT": "letters to this address are refused",
+    "MOVED": "the customer has moved",
+    "NO_PHONE": "no telephone number is known",
+    "NO_POSTAL_ADDRESS": "no whole postal address is known",
+}
 _REVIEW_REASONS = (gate.REVIEW_PENDING, gate.REVIEW_FAILED, gate.REVIEW_REJECTED)
 
 
@@ -47,7 +58,8 @@ class CampaignState:
     """What a campaign file says, and what became of it: its newest plan and this customer's message in it.
 
     `plan`: the row of activation.campaigns of its newest occurrence; `message`: of activation.messages, with batch_no;
-    `contact_code`: the code of another customer who has the message of the same address.
+    `contact_code`: the code of another customer who has the message of the same address. `purchase_misses`: of bought
+    and not_bought, what the customer does not meet. `barred`: why the customer cannot be called or written a letter.
     """
 
     campaign: Campaign
@@ -55,6 +67,8 @@ class CampaignState:
     message: dict[str, Any] | None = None
     contact_code: str | None = None
     paused: str | None = None
+    purchase_misses: list[str] = field(default_factory=list)
+    barred: str | None = None
 
 
 @dataclass(frozen=True)
@@ -317,7 +331,7 @@ def _message_sentence(known: Known, state: CampaignState) -> str:
 def left_out(known: Known, state: CampaignState) -> tuple[str, str]:
     """Why a campaign has no message for this customer: code and words."""
     campaign = state.campaign
-    misses = audience_misses(known, campaign)
+    misses = audience_misses(known, campaign) + [_PURCHASES[name] for name in state.purchase_misses]
     if misses:
         return "NOT_IN_AUDIENCE", f"not in the audience of {campaign.name} ({'; '.join(misses)})"
     if not campaign.active:
@@ -325,6 +339,8 @@ def left_out(known: Known, state: CampaignState) -> tuple[str, str]:
     blocked = _blocked_for(known, campaign)
     if blocked:
         return blocked
+    if state.barred:
+        return state.barred, _with_reason(state.barred, _BARRED[state.barred])
     if not _is_current(known, state):
         if not campaign.is_due(pd.Timestamp(known.run["as_of"]).date(), known.rules):
             return "NOT_DUE", f"campaign {campaign.name} is for {campaign.send_on}: it is not its day"

@@ -155,6 +155,30 @@ def test_any_code_of_a_customer_leads_to_the_same_answer(warehouse: Warehouse, t
     assert [secret for secret in SECRETS if secret.lower() in told.lower()] == []
 
 
+def test_purchases_and_refused_calls_are_named(warehouse: Warehouse, tenants_folder: Path) -> None:
+    warehouse.execute(
+        "create table rfm.purchases (customer_id text, wine_id text, sale_date date);"
+        "insert into rfm.purchases values ('c1', 'w1', '2025-12-01');"
+        "alter table curated.dim_customers add column if not exists status text, add column if not exists phone text,"
+        " add column if not exists phone_opt_out boolean, add column if not exists post_opt_out boolean,"
+        " add column if not exists address text, add column if not exists postal_code text,"
+        " add column if not exists city text;"
+        "update curated.dim_customers set phone = '+33388000001' where customer_id in ('c1', 'c2');"
+        "update curated.dim_customers set phone_opt_out = true where customer_id = 'c2'"
+    )
+    (files := folder(tenants_folder, TENANT.slug)).joinpath("weekly.yaml").unlink()
+
+    def answer(content: str) -> str:
+        (files / "spring.yaml").write_text(f"kind: reco\nsubject: {{fr: Notre sélection}}\n{content}", "utf-8")
+        return why.logic.answer(why.known_of(warehouse, TENANT, tenants_folder, "00123")).sentence
+
+    assert "(not_bought: has bought" in answer("audience: {not_bought: {wines: [w1]}}")
+    assert "(bought: none of" in answer("audience: {bought: {wines: [w1], days: 10}}")
+    assert "has not been planned" in answer("audience: {bought: {wines: [p1]}, not_bought: {wines: [w2]}}")
+    assert "PHONE_OPT_OUT: calls to this number are refused" in answer("channel: phone"), "C2 has the same number"
+    assert "NO_POSTAL_ADDRESS" in answer("channel: post")
+
+
 def test_a_reason_a_run_of_the_past_and_a_customer_who_was_not_there(
     warehouse: Warehouse, tenants_folder: Path
 ) -> None:

@@ -318,6 +318,16 @@ def test_review_holds_back(given: dict[str, Any], code: str, words: str) -> None
             " (segments: Champions, wanted Prospects; departments: 68, wanted 67)",
         ),
         (
+            CampaignState(campaign(), purchase_misses=["not_bought"]),
+            "NOT_IN_AUDIENCE",
+            "No message: the customer may be written to, but is not in the audience of weekly (not_bought: has bought",
+        ),
+        (
+            CampaignState(campaign(channel="phone"), barred="PHONE_OPT_OUT"),
+            "PHONE_OPT_OUT",
+            "No message: the customer may be written to, but PHONE_OPT_OUT: calls to this number are refused",
+        ),
+        (
             CampaignState(campaign(active=False)),
             "NOT_ACTIVE",
             "No message: the customer may be written to, but is campaign",
