@@ -133,17 +133,20 @@ inner join (
     select contacts.address, 'OPT_OUT' as reason
     from activation.contacts as contacts
     where
-        coalesce(contacts.is_unsubscribed_now, contacts.is_unsubscribed)
-        or coalesce(contacts.is_blocked_now, contacts.is_blocked)
-        or ((contacts.is_unsubscribed or contacts.is_blocked) and not {lifted})
+        contacts.address = any(%(addresses)s)
+        and (
+            coalesce(contacts.is_unsubscribed_now, contacts.is_unsubscribed)
+            or coalesce(contacts.is_blocked_now, contacts.is_blocked)
+            or ((contacts.is_unsubscribed or contacts.is_blocked) and not {lifted})
+        )
     union all
     select contacts.address, 'BOUNCED'
     from activation.contacts as contacts
-    where contacts.blocked_reason in ('hardBounce', 'contactFlaggedAsSpam')
+    where contacts.address = any(%(addresses)s) and contacts.blocked_reason in ('hardBounce', 'contactFlaggedAsSpam')
     union all
     select address, 'BOUNCED'
     from outcomes.events
-    where event in ('hard_bounce', 'blocked', 'invalid', 'spam')
+    where address = any(%(addresses)s) and event in ('hard_bounce', 'blocked', 'invalid', 'spam')
 ) as news on news.address = asked.address
 group by asked.address
 """
