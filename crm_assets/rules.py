@@ -675,7 +675,6 @@ class Pace(Section):
 
 class BrevoBuckets(Section):
     smtp_email: Pace
-    smtp_emails: Pace
     blocked_contacts: Pace
     smtp: Pace
     contacts: Pace

@@ -230,20 +230,3 @@ class EmailCampaign:
             n_recipients=int(counted) if counted is not None else None,
             tag=_text(row.get("tag")),
         )
-
-
-@dataclass(frozen=True)
-class AccountInfo:
-    """The account that a key opens. `credits`: messages left, by its plans that count sends; null: not told."""
-
-    company: str
-    credits: float | None
-
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> AccountInfo:
-        counted = [
-            float(plan["credits"])
-            for plan in row.get("plan") or ()
-            if plan.get("creditsType") == "sendLimit" and plan.get("type") != "sms"
-        ]
-        return cls(row["companyName"], sum(counted) if counted else None)

@@ -30,7 +30,6 @@ from crm_assets.logic.brevo_requests import (
     check_write,
 )
 from crm_assets.logic.brevo_rows import (
-    AccountInfo,
     Attribute,
     BlockedContact,
     Contact,
@@ -114,8 +113,6 @@ def bucket_of(method: str, path: str) -> str:
     """The group of endpoints whose rate limit a call counts for: a key of rules.brevo.buckets."""
     if path.startswith("/smtp/email") and method == "POST":
         return "smtp_email"
-    if path.startswith("/smtp/emails"):
-        return "smtp_emails"
     if path.startswith("/smtp/blockedContacts"):
         return "blocked_contacts"
     if path.startswith("/smtp/"):
@@ -331,10 +328,6 @@ class Brevo:
         if statistics is not None:
             wanted["statistics"] = statistics
         return self._pages("/emailCampaigns", "campaigns", _CAMPAIGNS_PAGE, EmailCampaign.of, **wanted)
-
-    def account_info(self) -> AccountInfo:
-        """Whose key it is and what credit is left."""
-        return self._one("/account", AccountInfo.of, "/account")
 
     def export_recipients(self, campaign_id: int) -> int:
         """Have Brevo write down who got a campaign; the process that does. Nothing changes by it, so that a client

@@ -310,7 +310,7 @@ def test_no_code_can_lift_a_refusal() -> None:
     """Neither by a call that deletes a block or changes a contact's refusal, nor by a value for one."""
     surface = {name for name in vars(brevo.Brevo) if not name.startswith("_")}
     assert surface == {
-        "account_info", "attributes", "blocked_contacts", "close", "contact", "contacts", "email_campaigns", "events",
+        "attributes", "blocked_contacts", "close", "contact", "contacts", "email_campaigns", "events",
         "export_recipients", "exported", "folders", "is_dry_run", "list_contacts", "lists", "process", "send_email",
         "template", "write",
     }  # fmt: skip

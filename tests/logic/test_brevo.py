@@ -233,7 +233,6 @@ class TestAnswers:
     ("method", "path", "bucket"),
     [
         ("POST", "/smtp/email", "smtp_email"),
-        ("GET", "/smtp/emails", "smtp_emails"),
         ("GET", "/smtp/blockedContacts", "blocked_contacts"),
         ("GET", "/smtp/statistics/events", "smtp"),
         ("GET", "/contacts/attributes", "contacts"),
