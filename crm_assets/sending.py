@@ -44,7 +44,9 @@ _WANTED = [*dict.fromkeys([*RECHECKED, *COLUMNS])]
 # Answers that concern the account, not the call: whoever is asked next gets the same.
 _REFUSED_ACCOUNT = {"unauthorized": "KEY_REFUSED", "forbidden": "FORBIDDEN", "no_credit": "NO_CREDIT"}
 _HASHED_AT_ONCE = 5_000
-_SUSPICIOUS_FAILURES = 2  # messages refused one by one with nothing accepted in between: it is not them
+# Messages refused one by one with nothing accepted in between: from so many on it is not them. More of them, where
+# Brevo has taken a call of this very step: bad rows may stand side by side, and would never be got past.
+_SUSPICIOUS_FAILURES, _SUSPICIOUS_LATER = 2, 6
 
 
 @dataclass(frozen=True)
@@ -596,7 +598,7 @@ class _Sender:
         self, connection: psycopg.Connection, call: _Call, answer: Answer, now: datetime
     ) -> Callable[[], _Pause | None]:
         """Halve a refused call; one refused message alone is a dead letter, unless everything is being refused."""
-        if answer.reason == "not_found" or len(self.suspects) >= _SUSPICIOUS_FAILURES:
+        if answer.reason == "not_found" or len(self.suspects) >= self._suspicious(connection):
             settlement.release(connection, call.tag, now, "answer")
             return lambda: self._everything_refused(answer)
         status = "split" if len(call.message_ids) > 1 else "rejected"
@@ -622,8 +624,20 @@ class _Sender:
 
     def _judge_suspects(self) -> None:
         """Messages that were refused one by one while nothing of their call was accepted are not to blame."""
-        if len(self.suspects) >= _SUSPICIOUS_FAILURES and not self.accepted_since_split:
+        if self.accepted_since_split:
+            return
+        with self.ledger.transaction() as connection:
+            is_suspicious = len(self.suspects) >= self._suspicious(connection)
+        if is_suspicious:
             self._everything_refused(self.last_refusal)
+
+    def _suspicious(self, connection: psycopg.Connection) -> int:
+        taken = connection.execute(
+            "select 1 from activation.chunks where (campaign, occurrence, step) = (%s, %s, %s)"
+            " and status = 'accepted' limit 1",
+            self.key,
+        ).fetchone()
+        return _SUSPICIOUS_LATER if taken else _SUSPICIOUS_FAILURES
 
     def _everything_refused(self, answer: Answer) -> NoReturn:
         with self.ledger.transaction() as connection:

@@ -274,6 +274,19 @@ def test_one_bad_row_is_found_and_nobody_else_pays_for_it(live: Callable[..., Li
     assert len(set(it.warehouse.rows("select idempotency_key from activation.chunks"))) == sum(it.chunks().values())
 
 
+def test_bad_rows_side_by_side_do_not_hold_up_the_others_for_ever(live: Callable[..., Live]) -> None:
+    it = live()
+    order = it.warehouse.rows(
+        "select address, customer_id from activation.messages inner join activation.batches using (batch_id)"
+        ' order by batch_no, message_id collate "C"'
+    )
+    bad = dict([*order[5:9], *order[-2:]])
+    it.control.faults(*({"do": "bad_row", "path": "/smtp/email", "method": "POST", "address": each} for each in bad))
+    done = it.finish()
+    assert (done.status, done.failed, done.remaining) == ("done", 6, 0)
+    it.assert_once(but=set(bad.values()))
+
+
 def test_what_brevo_refuses_of_everybody_is_nobody_s_dead_letter(live: Callable[..., Live]) -> None:
     it = live()
     it.standin.standin.account.senders.clear()  # type: ignore[union-attr]
