@@ -65,7 +65,7 @@ where address = any(%s) and (campaign, occurrence, step) = (%s, %s, %s)
 group by address
 """
 _STEP_BEFORE = """
-select messages.customer_id, messages.sent_at, exists (
+select messages.address, messages.sent_at, exists (
     select 1 from outcomes.events as events
     where
         events.address = messages.address and events.event = 'clicked' and not coalesce(events.is_machine, false)
@@ -73,7 +73,7 @@ select messages.customer_id, messages.sent_at, exists (
 ) as clicked
 from activation.messages as messages
 where
-    messages.customer_id = any(%s) and (campaign, occurrence, step) = (%s, %s, %s) and messages.status = any(%s)
+    messages.address = any(%s) and (campaign, occurrence, step) = (%s, %s, %s) and messages.status = any(%s)
 """
 
 
@@ -254,11 +254,11 @@ class Recheck:
         """A further step ends with an order or a click since the step before."""
         if self.step == 1:
             return {}
-        customers = messages["customer_id"].tolist()
         key = [self.campaign.name, self.occurrence, self.step - 1]
-        rows = connection.execute(_STEP_BEFORE.encode(), [customers, *key, list(SENT_STATES)]).fetchall()
-        before = pd.DataFrame(rows, columns=["customer_id", "sent_at", "clicked"])
-        before = messages[["message_id", "customer_id"]].merge(before, on="customer_id")
+        addresses = messages["address"].tolist()  # customers may have been merged since, or read back without a name
+        rows = connection.execute(_STEP_BEFORE.encode(), [addresses, *key, list(SENT_STATES)]).fetchall()
+        before = pd.DataFrame(rows, columns=["address", "sent_at", "clicked"])
+        before = messages[["message_id", "customer_id", "address"]].merge(before, on="address")
         before = before.merge(facts[["customer_id", "last_order_date"]], on="customer_id")
         sent_on = pd.to_datetime(before["sent_at"], utc=True).dt.tz_localize(None).dt.normalize()
         why: dict[str, str] = {}
