@@ -279,11 +279,11 @@ def history_warnings(warehouse: Warehouse, tenant: Tenant) -> list[str]:
         read_until, problem = known.get(feed, (None, None))
         if not problem and (read_until or not tenant.brevo.live):
             continue
-        why = f"the last try failed ({problem})" if problem else "it has never been read"
+        why = f"the last try failed ({problem})" if problem else "they have never been read"
         until = f"; what is here ends at {read_until:%Y-%m-%d %H:%M} UTC" if read_until else ""
         said.append(
-            f"{feed} of Brevo cannot be read: {why}{until}. Messages sent from Brevo's own screens since do not count"
-            " as contacts here: somebody may be written to within the days of silence"
+            f"{feed} of Brevo cannot be read: {why}{until}. What was sent from Brevo's own screens and has not been"
+            " read does not count as a contact here: somebody may be written to within the days of silence"
         )
     return said
 
@@ -296,10 +296,13 @@ def _step_to_plan(
     if stored is None:
         return FIRST_STEP, None, ""
     last = int(stored["step"])
+    if stored["status"] == "abandoned" and last < campaign.n_steps:
+        return last, stored, f"there is no step {last + 1}: step {last} was abandoned"
+    if stored["status"] == "abandoned":
+        again = "a copy of its file under another name is" if occurrence == "once" else "its next occurrence is"
+        return last, stored, f"{occurrence} was abandoned and is not planned again; {again}"
     if last >= campaign.n_steps:
         return last, stored, ""
-    if stored["status"] == "abandoned":
-        return last, stored, f"there is no step {last + 1}: step {last} was abandoned"
     open_messages, newest = warehouse.rows(
         "select count(*) filter (where status in ('planned', 'sending', 'unknown')), max(sent_at) filter"
         f" (where status = 'sent') from activation.messages where {_STEP}",

@@ -87,7 +87,8 @@ def require_same_templates(estate: Estate, campaign: Campaign, stored: dict[str,
         raise RefusalError(
             "TEMPLATE_CHANGED",
             f"the templates or the wording of {campaign.name} have changed since its plan: give it up"
-            f" (crm activation abandon) and plan the next occurrence, or change them back",
+            " (crm activation abandon) and plan the next occurrence, of a campaign that runs once a copy of its file"
+            " under another name; or change them back",
         )
 
 
