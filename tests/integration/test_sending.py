@@ -681,3 +681,20 @@ def test_what_a_person_called_failed_is_sent_once_the_log_says_so(live: Callable
     assert it.finish().status == "done"
     assert it.statuses() == {"sent": 29}
     it.assert_once()
+
+
+def test_each_call_is_in_crm_home_before_it_is_made_and_the_holdout_is_in_none(live: Callable[..., Live]) -> None:
+    it = live()
+    it.warehouse.execute("update activation.messages set status = 'holdout' where customer_id <= 'c00003'")
+    marks: list[int] = []
+
+    def told(request: Any, route: str, _: Any) -> None:
+        if route == "/smtp/email":
+            kept = instances.kept(it.config, "demo")
+            marks.append(kept.mark if kept else -1)
+
+    assert it.standin.standin is not None
+    it.standin.standin.on_answer = told
+    assert it.send().status == "done"
+    assert marks == [1, 2, 3, 4, 5, 6]
+    it.assert_once(but={"c00001", "c00002", "c00003"})
