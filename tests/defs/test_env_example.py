@@ -67,7 +67,8 @@ def test_every_variable_that_the_code_names_is_listed() -> None:
         f"{path.relative_to(ROOT)}: {name}"
         for path in sources()
         for name in NAME.findall(path.read_text(encoding="utf-8", errors="ignore"))
-        # What estates made by tests name for their own keys; or a prefix, as in "CRM_DBT_*" or f"CRM_BREVO_KEY_{slug}", is no variable by itself.
+        # No variable by itself: what estates made by tests name for their own keys; a prefix, as in "CRM_DBT_*" or
+        # f"CRM_BREVO_KEY_{slug}".
         if name not in known
         and not name.startswith("CRM_TEST_")
         and not any(other.startswith(f"{name}_") for other in known)

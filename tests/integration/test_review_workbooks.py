@@ -102,7 +102,11 @@ def test_a_workbook_is_made_of_what_the_database_holds(reviewed: Warehouse, tmp_
     rejected, warned = by_key["002", 1], by_key["001", 1]
     assert [rejected[name] for name in ("Décision", "Note (1-5)", "Commentaire")] == ["Rejeter", 1, "trop jeune"]
     assert warned["À vérifier"] == "Proposition trop incertaine"
-    assert (warned["Client"], warned["Vin proposé"], warned["Commandes"]) == ("Muller Anne", "Riesling 2023 (75\u00a0cl)", 3)
+    assert (warned["Client"], warned["Vin proposé"], warned["Commandes"]) == (
+        "Muller Anne",
+        "Riesling 2023 (75\u00a0cl)",
+        3,
+    )
     assert warned["Dernière commande"] == datetime(2025, 11, 12)
     assert str(warned["Trois dernières commandes (HT)"]).count("1\u202f234,50") == 3
 
