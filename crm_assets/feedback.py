@@ -90,12 +90,12 @@ def pull(
         began = clock.now()
         found = summary.feeds[feed] = FeedSummary()
         try:
-            _FEEDS[feed](reading, _read_until(warehouse, feed, began), began, found)
+            _FEEDS[feed](reading, _read_until(warehouse, feed, client.account, began), began, found)
         except brevo.BrevoUnavailableError as error:
             found.problem, found.has_failed = str(error), True
         except WarehouseError as error:
             found.problem, found.has_failed = f"what was read could not be kept: {error}", True
-        _note(warehouse, feed, began, found)
+        _note(warehouse, feed, client.account, began, found)
     return summary
 
 
@@ -530,25 +530,30 @@ def recipients_in(content: bytes) -> list[str] | None:
 # --- cursors
 
 
-def _read_until(warehouse: Warehouse, feed: str, now: datetime) -> datetime | None:
-    """Until when a feed has been read; None where it never was, or nobody can know."""
+def _read_until(warehouse: Warehouse, feed: str, account: str, now: datetime) -> datetime | None:
+    """Until when a feed of this account has been read; None where it never was, or nobody can know."""
     found = warehouse.rows(
-        "select read_until from activation.pulls where feed = %s and read_until <= %s", [feed, now + _CLOCKS_DIFFER]
+        "select read_until from activation.pulls where feed = %s and account = %s and read_until <= %s",
+        [feed, account, now + _CLOCKS_DIFFER],
     )
     return found[0][0] if found else None
 
 
-def _note(warehouse: Warehouse, feed: str, began: datetime, found: FeedSummary) -> None:
-    """Write how a feed's try ended; the cursor moves to when it began, if it succeeded."""
+def _note(warehouse: Warehouse, feed: str, account: str, began: datetime, found: FeedSummary) -> None:
+    """Write how a feed's try ended; the cursor moves to when it began, if it succeeded. Another account's says nothing
+    of what this one has.
+    """
     warehouse.execute(
-        "insert into activation.pulls as known (feed, read_until, tried_at, problem, n_rows, n_failures)"
-        " values (%(feed)s, %(until)s, %(began)s, %(problem)s, %(rows)s, %(failed)s)"
+        "insert into activation.pulls as known (feed, account, read_until, tried_at, problem, n_rows, n_failures)"
+        " values (%(feed)s, %(account)s, %(until)s, %(began)s, %(problem)s, %(rows)s, %(failed)s)"
         " on conflict (feed) do update set read_until = greatest("
-        " case when known.read_until <= %(latest)s then known.read_until end, excluded.read_until),"
+        " case when known.read_until <= %(latest)s and known.account = excluded.account then known.read_until end,"
+        " excluded.read_until), account = excluded.account,"
         " tried_at = excluded.tried_at, problem = excluded.problem, n_rows = excluded.n_rows,"
         " n_failures = case when excluded.n_failures = 0 then 0 else known.n_failures + 1 end",
         {
             "feed": feed,
+            "account": account,
             "until": None if found.has_failed else began,
             "began": began,
             "latest": began + _CLOCKS_DIFFER,

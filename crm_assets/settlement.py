@@ -132,14 +132,14 @@ def _settle_one(
         "select address from activation.messages where tag = %s and status = 'unknown'", [chunk.tag]
     )}  # fmt: skip
     try:
-        found = _found(warehouse, client, limits, chunk, wanted, now)
-        counts = not found and _is_seen(now) and _shows(warehouse, client, limits, chunk, now)
+        logged = _found(warehouse, client, limits, chunk, wanted, now)
+        counts = not logged and _is_seen(now) and _shows(warehouse, client, limits, chunk, now)
     except BrevoUnavailableError as error:
         settled.problem = str(error)
         _still_waiting(warehouse, chunk, now + gap, settled)
         return
     with warehouse.transaction() as connection:
-        n_sent = _mark_sent(connection, chunk.tag, found)
+        n_sent = _mark_sent(connection, chunk.tag, logged)
         settled.n_sent += n_sent
         there = connection.execute(
             "select count(*) filter (where status = 'sent'), count(*) filter (where status = 'unknown')"
@@ -176,7 +176,8 @@ def _settle_one(
 def _found(
     warehouse: Warehouse, client: Brevo, limits: Settling, chunk: _Chunk, wanted: set[str], now: datetime
 ) -> dict[str, datetime]:
-    """Those of the addresses that Brevo has of the chunk, and since when.
+    """The addresses that Brevo has of the chunk, and since when. One that is none of the chunk's shows all the same
+    that the call arrived.
 
     What a webhook or an earlier pull has told is as good as the log.
     """
@@ -197,7 +198,7 @@ def _found(
         asked = sorted(wanted)
         for address in {asked[0], asked[len(asked) // 2], asked[-1]}:
             _add(found, client.events(start, end, email=address), chunk.tag)
-    return {address: at for address, at in found.items() if address in wanted}
+    return found
 
 
 def _add(found: dict[str, datetime], rows: Iterable[Event], tag: str) -> None:

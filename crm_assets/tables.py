@@ -814,6 +814,7 @@ pulls = _table(
         sa.Column("problem", Text),  # of the last try: why it failed, or what it could not tell; null: none
         sa.Column("n_rows", BigInt, nullable=False),
         sa.Column("n_failures", Int, nullable=False, server_default="0"),  # tries that failed since the last good one
+        sa.Column("account", Text),  # at Brevo, that was read: another one's cursor says nothing
     ],
 )
 

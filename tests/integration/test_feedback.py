@@ -47,6 +47,7 @@ def warehouse(module_warehouse: Warehouse) -> Warehouse:
 class Account:
     """Brevo as feedback sees it: what it would answer, and what it was asked."""
 
+    account: str = "the estate's"
     log: list[Event] = field(default_factory=list)
     blocked: list[BlockedContact] = field(default_factory=list)
     people: list[Contact] = field(default_factory=list)
@@ -511,3 +512,14 @@ def test_the_stand_ins_log_and_webhooks_meet_and_its_campaigns_are_read(
     refused = {address.split("@")[0]: row[:2] for address, row in refusals(warehouse).items()}
     assert refused == {"bob": (True, True), "fay": (False, True), "gus": (True, False)}
     assert feedback.is_fresh(warehouse, RULES, made.clock.now())
+
+
+def test_another_account_is_read_from_its_beginning(warehouse: Warehouse) -> None:
+    long_ago = person("ada@x.fr", True, "2025-01-05T10:00:00Z")
+    pull(warehouse, Account(), feeds=feedback.REFUSALS)
+    later = StillClock(NOW + timedelta(minutes=10))
+    pull(warehouse, Account(account="a new one", people=[long_ago], down={"blocked"}), later, feedback.REFUSALS)
+    with warehouse.transaction() as connection:
+        assert feedback.barred(connection, ["ada@x.fr"]) == {"ada@x.fr": "OPT_OUT"}
+    # What was read of the account before says nothing of this one: its blocked could not be read yet.
+    assert not feedback.is_fresh(warehouse, RULES, later.now())

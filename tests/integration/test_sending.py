@@ -451,6 +451,21 @@ def test_a_log_that_lags_behind_a_call_it_must_have_proves_nothing(live: Callabl
     it.assert_once()
 
 
+def test_a_trace_of_a_call_under_another_address_is_a_trace_of_it(live: Callable[..., Live]) -> None:
+    it = live()
+    it.control.faults({"do": "reset_before", "path": "/smtp/email", "method": "POST", "nth": 2})
+    done = it.send()
+    it.warehouse.execute(
+        "insert into outcomes.events (event_key, address, tag, event, occurred_at, channel)"
+        " select 'as brevo spells it', 'c00007@xn--exmple-cua.com', tag, 'sent', first_tried_at, 'email'"
+        " from activation.chunks where status = 'unknown'"
+    )
+    for _ in range(6):
+        it.standin.clock.sleep(15 * 60)
+        done = it.send()
+    assert (done.wait_reason, done.unknown) == ("SETTLING", 5), "Brevo has something of it: it is not absent"
+
+
 def test_some_found_and_others_not_are_waited_for_and_then_a_person_is_called(
     live: Callable[..., Live], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -536,14 +551,23 @@ def test_a_stop_a_closed_gate_and_an_expired_plan_hold_within_one_call(live: Cal
     assert refused(it).startswith("GATE_CLOSED")
     assert it.statuses() == {"planned": 14, "sent": 15}
     it.warehouse.execute("update gate.decisions set status = 'open', reasons = '{}'")
-    after(1, lambda: it.warehouse.execute("update activation.campaigns set status = 'abandoned'"))
-    assert refused(it).startswith("ABANDONED")
-    assert it.statuses() == {"planned": 9, "sent": 20}
-    it.warehouse.execute("update activation.campaigns set status = 'waiting'")
-    after(9, lambda: None)
-    it.standin.clock.sleep(8 * 24 * 3600)
+    after(1, lambda: it.standin.clock.sleep(8 * 24 * 3600))
     assert refused(it).startswith("EXPIRED")
     assert it.statuses() == {"planned": 9, "sent": 20}
+
+
+def test_a_campaign_that_is_given_up_while_it_leaves_stops_within_one_call(live: Callable[..., Live]) -> None:
+    it = live()
+    standin = it.standin.standin
+    assert standin is not None
+
+    def give_up(request: Any, route: str, _: Any) -> None:
+        if route == "/smtp/email":
+            it.warehouse.execute("update activation.campaigns set status = 'abandoned'")
+
+    standin.on_answer = give_up
+    assert refused(it).startswith("ABANDONED")
+    assert it.statuses() == {"superseded": 24, "sent": 5}
 
 
 def test_a_live_send_needs_the_hash_the_day_and_to_be_the_only_one(
