@@ -816,7 +816,8 @@ def cmd_test(config: Settings, args: argparse.Namespace) -> int:
     # In processes beside each other, each with a server of its own; the tests of a file share what it sets up.
     # In the order of the folders: by number of tests, the four that take minutes would come last, on one process.
     arguments = args.arguments or [
-        *("--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile", "--no-loadscope-reorder"),
+        # One more than there are cores: each waits a third of its time, for dbt, PostgreSQL or a server that hangs.
+        *(f"--numprocesses={min(4, (os.cpu_count() or 1) + 1)}", "--dist=loadfile", "--no-loadscope-reorder"),
     ]
     return min(1, _call(["python", "-m", "pytest", *arguments]))
 

@@ -69,6 +69,7 @@ class Quiet:
     """Brevo with nothing to say, or out of reach."""
 
     is_down = False
+    account = "the estate's"
 
     def __enter__(self) -> Quiet:
         return self

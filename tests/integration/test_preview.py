@@ -66,6 +66,7 @@ def test_who_gets_none_sees_it_too_and_why_and_what_cannot_be_shown_is_said(
     calls.write_text("kind: reco\nchannel: phone\n", encoding="utf-8")
     with pytest.raises(preview.NoPreviewError, match="campaign calls is by phone"):
         shown(warehouse, tenants_folder, "00123", campaign="calls")
+    calls.unlink()
     (folder(tenants_folder, TENANT.slug) / "pushed.yaml").write_text(
         "kind: reco\nwines: {push: [p2]}\nsubject: {fr: Nouveautés}\n", encoding="utf-8"
     )

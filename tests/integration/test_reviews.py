@@ -45,7 +45,9 @@ Make = Callable[..., run_context.TenantRun]
 
 
 @pytest.fixture
-def make(tenant_warehouse: Warehouse, environment: Settings, cluster: databases.Cluster, tmp_path: Path) -> Make:
+def make(
+    tenant_warehouse: Warehouse, at_home: Callable[..., Settings], cluster: databases.Cluster, tmp_path: Path
+) -> Make:
     """Opens a run of an estate whose review is `required` unless said, with four customers and two wines for each."""
     warehouse = tenant_warehouse
     warehouse.execute(DBT_TABLES + MORE_TABLES)
@@ -61,7 +63,7 @@ def make(tenant_warehouse: Warehouse, environment: Settings, cluster: databases.
             warehouse=warehouse,
             is_historical=False,
             state_version="state",
-            config=environment.model_copy(update={"home": tmp_path / "home"}),
+            config=at_home(tmp_path / "home"),
             cluster=cluster,
         )
         return dataclasses.replace(run, **changes)
@@ -401,9 +403,9 @@ def test_a_rejection_since_the_plan_is_held_back_at_the_send(make: Make, tmp_pat
     campaigns.mkdir(parents=True)
     (campaigns / "spring.yaml").write_text("kind: reco\nsubject: {en: Our selection}\n")
     run.config = run.config.model_copy(update={"tenants": tmp_path / "tenants"})
-    sent = sending.send(run, "spring")
-    assert sent["held_back"] == {"REVIEW_PENDING": 1, "REVIEW_REJECTED": 1}
-    assert sent["messages"] == 2
+    sent = sending.send_campaign(sending.sending_of(run, "spring"))
+    assert sent.held_back == {"REVIEW_PENDING": 1, "REVIEW_REJECTED": 1}
+    assert sent.messages == 2
 
 
 def test_no_recommendation_is_planned_by_itself_while_customers_wait_for_review(make: Make, tmp_path: Path) -> None:
